@@ -1,0 +1,439 @@
+"""The app: the one place where buses, transports, routing and handlers are put together."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from postbus import stamps
+from postbus.bus import MessageBus, Middleware
+from postbus.config import BusConfig, Config, TransportConfig, check, find_file, load_module, load_object, read_file
+from postbus.dsn import Dsn
+from postbus.envelope import Envelope
+from postbus.errors import ConfigurationError, HandlerFailed, NoHandler, PostbusError, TransportError
+from postbus.events import Observer, Observers
+from postbus.failures import Failures
+from postbus.handlers import Handler, Handlers, qualified_name
+from postbus.limits import Limits, StopSignal
+from postbus.middleware import (
+    AddBusName,
+    CollectMessages,
+    HandleMessage,
+    SendMessage,
+    add_identity,
+    dispatch_after_current,
+    restore_failed,
+)
+from postbus.plugins import Plugins, installed_plugins
+from postbus.retry import RetryPolicy
+from postbus.routing import Route, Router
+from postbus.serialization import JsonSerializer, Serializer, TypeRegistry, can_be_message
+from postbus.stamps import Stamp
+from postbus.transport import Receiver, Sender, Transport, TransportContext
+from postbus.worker import Worker
+
+T = TypeVar("T", bound=type)
+
+
+class Postbus(Handlers):
+    """An application's buses, transports and handlers.
+
+    Without arguments it reads ``postbus.toml``, or ``[tool.postbus]`` of ``pyproject.toml``, in the current
+    folder; where neither is, ``POSTBUS_TRANSPORT_DSN``; and without that, it handles everything at once.
+    Raises `ConfigurationError` with every mistake that it finds. Nothing is connected to before it is used.
+
+    A `TypeError` aside, the arguments have the structure of the file; ``docs/configuration.md`` has all keys.
+    """
+
+    def __init__(
+        self,
+        *,
+        transports: Mapping[str, str | Mapping[str, object] | TransportConfig | Transport] | None = None,
+        routing: Mapping[Route, str | Sequence[str]] | None = None,
+        buses: Mapping[str, Mapping[str, object] | BusConfig] | None = None,
+        default_bus: str | None = None,
+        failure_transport: str | None = None,
+        retry: RetryPolicy | Mapping[str, object] | None = None,
+        handlers: Sequence[str | Handlers] = (),
+        name: str | None = None,
+        config: Mapping[str, object] | str | Path | None = None,
+        plugins: Plugins | None = None,
+    ) -> None:
+        super().__init__()
+        given: dict[str, object] = {
+            "transports": transports,
+            "routing": routing,
+            "buses": buses,
+            "default_bus": default_bus,
+            "failure_transport": failure_transport,
+            "retry": retry,
+            "handlers": handlers or None,
+            "name": name,
+        }
+        given = {key: value for key, value in given.items() if value is not None}
+        self.config = check({**_configured(config, given), **given})
+        self.types = TypeRegistry()
+        self.observers = Observers()
+        self._plugins = plugins
+        self._own_transports: dict[type, Sequence[str]] = {}
+        self._lock = threading.RLock()
+        self._buses: dict[str, MessageBus] | None = None
+        self.transports = _Transports(self._make_transport, self.config.transports)
+        self.router = Router(self.transports, self.config.routing, self._own_transports)
+        self._check_transports()
+
+    # declaring
+
+    @overload
+    def message(self, cls: T, /) -> T: ...
+    @overload
+    def message(
+        self, name: str | None = None, /, *, transport: str | Sequence[str] | None = None, aliases: Iterable[str] = ()
+    ) -> Callable[[T], T]: ...
+    def message(
+        self,
+        target: Any = None,
+        /,
+        *,
+        transport: str | Sequence[str] | None = None,
+        aliases: Iterable[str] = (),
+    ) -> Any:
+        """Make a class known as a message; a decorator, with or without options.
+
+        ``target`` is the name under which it travels, by default its module and qualified name; ``aliases``
+        are names that it had before. ``transport`` is where it is sent unless the routing says otherwise.
+        """
+        if isinstance(target, type):
+            self.types.register(target)
+            return target
+        return partial(self._register, target, transport, tuple(aliases))
+
+    def _register(self, name: str | None, transport: str | Sequence[str] | None, aliases: Sequence[str], cls: T) -> T:
+        self.types.register(cls, name, aliases)
+        if transport is not None:
+            names = [transport] if isinstance(transport, str) else list(transport)
+            for one in names:
+                if one not in self.config.transports:
+                    known = ", ".join(self.config.transports) or "none"
+                    raise ConfigurationError(
+                        f"{cls.__qualname__} names the transport {one!r}, which is not configured. Transports: {known}."
+                    )
+            self._own_transports[cls] = names
+            self.router.forget()
+        return cls
+
+    def add(self, handler: Handler) -> None:
+        """Add one handler, and make the messages that it is annotated with known."""
+        super().add(handler)
+        if handler.bus is not None and handler.bus not in self.config.buses:
+            raise ConfigurationError(
+                f"Handler {handler.name!r} is for the bus {handler.bus!r}, which is not configured. "
+                f"Buses: {', '.join(self.config.buses)}."
+            )
+        for type_ in handler.types:
+            if isinstance(type_, type) and can_be_message(type_):
+                self.types.register(type_)
+
+    def observe(self, observer: Observer) -> Observer:
+        """Tell this callable of every event; a decorator."""
+        self.observers.add(observer)
+        return observer
+
+    # dispatching
+
+    def dispatch(self, message: Any, *stamps: Stamp, bus: str | None = None) -> Envelope:
+        """Dispatch a message, or an envelope, on a bus, by default the default one; return the envelope.
+
+        When it returns, the message has been handled, or every transport that it is routed to has stored it.
+        Raises `HandlerFailed`, `NoHandler`, or `TransportError` if it is in doubt whether it was stored.
+        """
+        return self.bus(bus).dispatch(message, *stamps)
+
+    def dispatch_many(self, messages: Iterable[Any], *stamps: Stamp, bus: str | None = None) -> list[Envelope]:
+        """Dispatch many messages, each through the same chain, and store them in batches.
+
+        One round trip for each transport and batch. When it returns, all have been handled or stored; the
+        envelopes are in the order of the messages. If a batch cannot be stored, raises `TransportError`,
+        whose ``stored`` maps positions in ``messages`` of those that are stored for certain.
+        """
+        chosen = self.bus(bus)
+        (send,) = [step for step in chosen.middleware if isinstance(step, SendMessage)]
+        collect = CollectMessages(send)
+        chain = MessageBus(chosen.name, [collect if step is send else step for step in chosen.middleware])
+        envelopes: list[Envelope] = []
+        try:
+            for position, message in enumerate(messages):
+                collect.position = position
+                envelopes.append(chain.dispatch(message, *stamps))
+                if (position + 1) % self.BATCH == 0:
+                    collect.flush(envelopes)
+        finally:  # One message that fails here takes none of those before it along.
+            collect.flush(envelopes)
+        return envelopes
+
+    BATCH = 1000
+    """How many messages `dispatch_many` collects before it sends them."""
+
+    async def dispatch_async(self, message: Any, *stamps: Stamp, bus: str | None = None) -> Envelope:
+        """Dispatch from an event loop without blocking it: as `dispatch`, in a thread, with the context's variables."""
+        import asyncio  # noqa: PLC0415  Who awaits this has imported it; who does not need not wait for it.
+
+        return await asyncio.to_thread(self.dispatch, message, *stamps, bus=bus)
+
+    def query(self, message: Any, *stamps_: Stamp, bus: str | None = None) -> Any:
+        """Handle a message here, whatever its route, and return what its one handler returned.
+
+        Raises what the handler raised, `NoHandler` without a handler, and `PostbusError` with several.
+        """
+        try:
+            envelope = self.dispatch(message, *stamps_, stamps.TransportNames(()), bus=bus)
+        except HandlerFailed as failed:
+            if len(failed.errors) == 1 and not failed.succeeded:
+                raise next(iter(failed.errors.values())) from None
+            raise
+        handled = envelope.all(stamps.Handled)
+        name = qualified_name(type(envelope.message))
+        if not handled:
+            raise NoHandler(f"No handler answered {name}. Add one with @app.handler.")
+        if len(handled) > 1:
+            names = ", ".join(stamp.handler for stamp in handled)
+            raise PostbusError(f"{len(handled)} handlers answered {name}: {names}. A query has exactly one.")
+        result = envelope.last(stamps.Result)
+        return result.value if result is not None else None
+
+    def bus(self, name: str | None = None) -> MessageBus:
+        """Return a bus by name, by default the default bus."""
+        buses = self._buses if self._buses is not None else self._make_buses()
+        try:
+            return buses[name or self.config.default_bus]
+        except KeyError:
+            raise ConfigurationError(f"There is no bus {name!r}. Buses: {', '.join(buses)}.") from None
+
+    # receiving
+
+    def worker(
+        self,
+        *names: str,
+        limits: Limits | None = None,
+        queues: Sequence[str] = (),
+        bus: str | None = None,
+        fetch_size: int | None = None,
+    ) -> Worker:
+        """Return a worker for some transports, in order of priority; by default for all but the failure transports.
+
+        ``bus`` handles everything on that bus, whichever it was dispatched on.
+        """
+        if bus is not None:
+            self.bus(bus)
+        chosen = names or [name for name in self.config.transports if name not in self.failure_transports]
+        receivers: dict[str, Receiver] = {}
+        for name in chosen:
+            transport = self.transport(name)
+            if isinstance(transport, Receiver):
+                receivers[name] = transport
+            elif names:
+                raise ConfigurationError(f"Transport {name!r} handles at once, so there is nothing to consume.")
+        return Worker(
+            receivers,
+            partial(self.handle, bus=bus),
+            self.failures,
+            limits=limits,
+            queues=queues,
+            fetch_size=fetch_size,
+            observers=self.observers,
+            stop_signal=self.stop_signal(),
+        )
+
+    def handle(self, envelope: Envelope, *, bus: str | None = None) -> Envelope:
+        """Take an envelope that a transport delivered through the bus that it was dispatched on."""
+        named = envelope.last(stamps.BusName)
+        return self.bus(bus or (named.name if named is not None else None)).dispatch(envelope)
+
+    @property
+    def failures(self) -> Failures:
+        """What deals with messages that failed."""
+        return Failures(self.transports, self.retry_policy_for, self.failure_transport_for, self.observers)
+
+    def retry_policy_for(self, transport: str) -> RetryPolicy:
+        """Return the retry policy of a transport: its own, or the global one."""
+        config = self.config.transports.get(transport)
+        own = config.retry if isinstance(config, TransportConfig) else None
+        return own if own is not None else self.config.retry
+
+    def failure_transport_for(self, transport: str) -> str | None:
+        """Return where messages of a transport are buried: its own, or the global one; a failure transport keeps them."""
+        config = self.config.transports.get(transport)
+        own = config.failure_transport if isinstance(config, TransportConfig) else None
+        if own is not None:
+            return own
+        return transport if transport in self.failure_transports else self.config.failure_transport
+
+    @property
+    def failure_transports(self) -> list[str]:
+        """The names of the transports that others bury their messages in, the global one first."""
+        own = [config.failure_transport for config in self.config.transports.values() if isinstance(config, TransportConfig)]
+        return list(dict.fromkeys(name for name in [self.config.failure_transport, *own] if name is not None))
+
+    # transports
+
+    def transport(self, name: str) -> Transport:
+        """Return a transport by name."""
+        try:
+            return self.transports[name]
+        except KeyError:
+            known = ", ".join(self.transports) or "none"
+            raise ConfigurationError(f"There is no transport {name!r}. Transports: {known}.") from None
+
+    def close(self) -> None:
+        """Close every transport that was used."""
+        self.transports.close()
+
+    def __enter__(self) -> Postbus:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def plugins(self) -> Plugins:
+        """The plugins that serve this app: the installed ones, unless others were given."""
+        if self._plugins is None:
+            self._plugins = installed_plugins()
+        return self._plugins
+
+    def stop_signal(self) -> StopSignal:
+        """Return the signal that stops all workers of this app, which is known by its name, for this user."""
+        home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        folder = Path(os.environ.get("POSTBUS_STATE_DIR") or Path(home) / "postbus")
+        return StopSignal(folder / self.config.name / "stop-workers")
+
+    # putting it together
+
+    def _make_buses(self) -> dict[str, MessageBus]:
+        with self._lock:
+            if self._buses is None:
+                self.load_handlers()
+                for observer in self.plugins.observers if self.config.transports else ():
+                    self.observers.add(observer)
+                self._buses = {name: self._make_bus(name, config) for name, config in self.config.buses.items()}
+            return self._buses
+
+    def _make_bus(self, name: str, config: BusConfig) -> MessageBus:
+        return MessageBus(
+            name,
+            [
+                AddBusName(name),
+                add_identity,
+                dispatch_after_current,
+                restore_failed,
+                *(self._middleware(step, f"buses.{name}.middleware") for step in config.middleware),
+                SendMessage(self.router, allow_no_senders=config.allow_no_senders),
+                HandleMessage(self, name, allow_no_handlers=config.allow_no_handlers),
+            ],
+        )
+
+    def _middleware(self, step: str | Middleware, key: str) -> Middleware:
+        if not isinstance(step, str):
+            return step
+        if ":" not in step:
+            try:
+                return self.plugins.middleware[step]
+            except KeyError:
+                known = ", ".join(self.plugins.middleware) or "none"
+                raise ConfigurationError(
+                    f"{key} names {step!r}, which no plugin brings. Write 'module:attribute', or one of: {known}."
+                ) from None
+        found: Middleware = load_object(step, key)
+        return found
+
+    def load_handlers(self) -> None:
+        """Import and include what the configuration lists under ``handlers``; again changes nothing."""
+        for entry in self.config.handlers:
+            if isinstance(entry, str) and ":" not in entry:
+                load_module(entry, "handlers")
+                continue
+            group: Any = load_object(entry, "handlers") if isinstance(entry, str) else entry
+            if not isinstance(group, Handlers):
+                raise ConfigurationError(f"handlers names {entry!r}, which is no group of handlers. Make it Handlers().")
+            if group is not self:
+                self.include(group)
+
+    def _check_transports(self) -> None:
+        """Check every DSN and its options before any is used; no client library is imported for that."""
+        problems: list[str] = []
+        for name, config in self.config.transports.items():
+            if not isinstance(config, TransportConfig):
+                continue
+            try:
+                dsn = Dsn.parse(config.dsn).with_options(config.options)
+                scheme = self.plugins.scheme_for(dsn)
+                if scheme.options is not None:
+                    scheme.options.from_dsn(dsn)
+                self._serializer(name, config)
+            except ConfigurationError as error:
+                problems += [f"transports.{name}: {problem}" for problem in error.problems]
+        if problems:
+            raise ConfigurationError(*problems)
+
+    def _make_transport(self, name: str) -> Transport:
+        config = self.config.transports[name]
+        if not isinstance(config, TransportConfig):
+            return config
+        context = TransportContext(name, self._serializer(name, config), self.handle, self.observers)
+        return self.plugins.make_transport(config.dsn, config.options, context)
+
+    def _serializer(self, name: str, config: TransportConfig) -> Serializer:
+        wanted = config.serializer
+        if not isinstance(wanted, str):
+            return wanted
+        if wanted == "json":
+            return JsonSerializer(self.types)
+        factory = self.plugins.serializers.get(wanted)
+        if factory is None:
+            known = ", ".join(["json", *self.plugins.serializers])
+            raise ConfigurationError(f"There is no serializer {wanted!r}. Serializers: {known}.")
+        return factory(self.types)
+
+
+class _Transports(Mapping[str, Transport]):
+    """The transports by name, each made when it is first used."""
+
+    def __init__(self, make: Callable[[str], Transport], names: Iterable[str]) -> None:
+        self._make = make
+        self._names = tuple(names)
+        self._made: dict[str, Transport] = {}
+        self._lock = threading.RLock()
+
+    def __getitem__(self, name: str) -> Transport:
+        made = self._made.get(name)
+        if made is not None:
+            return made
+        if name not in self._names:
+            raise KeyError(name)
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = self._make(name)
+            return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def close(self) -> None:
+        for transport in self._made.values():
+            transport.close()
+
+
+def _configured(config: Mapping[str, object] | str | Path | None, given: Mapping[str, object]) -> Mapping[str, object]:
+    if isinstance(config, Mapping):
+        return config
+    if config is not None:
+        return read_file(Path(config))
+    path = find_file() if not given else None
+    return read_file(path) if path is not None else {}

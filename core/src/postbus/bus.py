@@ -1,0 +1,45 @@
+"""A bus: an ordered chain of middleware that an envelope goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import FunctionType
+from typing import Any
+
+from postbus.envelope import Envelope
+from postbus.stamps import Stamp
+
+Next = Callable[[Envelope], Envelope]
+"""The rest of the chain."""
+
+Middleware = Callable[[Envelope, Next], Envelope]
+"""Takes an envelope and the rest of the chain, which it calls or not; returns an envelope."""
+
+
+class MessageBus:
+    """A chain of middleware, built once.
+
+    The first in the list is the outermost. An envelope that reaches the end is returned as it is.
+    """
+
+    def __init__(self, name: str, middleware: Sequence[Middleware]) -> None:
+        self.name = name
+        self.middleware = tuple(middleware)
+        chain: Next = _return
+        for step in reversed(self.middleware):
+            chain = _link(step, chain)
+        self._chain = chain
+
+    def dispatch(self, message: Any, *stamps: Stamp) -> Envelope:
+        """Take a message, or an envelope, through the chain; return the envelope that comes back."""
+        return self._chain(message.with_(*stamps) if isinstance(message, Envelope) else Envelope(message, stamps))
+
+
+def _return(envelope: Envelope) -> Envelope:
+    return envelope
+
+
+def _link(step: Middleware, call_next: Next) -> Next:
+    # Python calls a bound method without leaving the interpreter's loop, but an object with __call__ not.
+    call: Middleware = step if isinstance(step, FunctionType) else step.__call__
+    return lambda envelope: call(envelope, call_next)

@@ -1,0 +1,326 @@
+"""Configuration: a TOML file, or the arguments of the app, checked and with the environment filled in.
+
+Both have the same structure. Every mistake is found before any is reported, and each is named by its key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeGuard, TypeVar, cast
+
+from msgspec import Struct, field
+
+from postbus.bus import Middleware
+from postbus.errors import ConfigurationError
+from postbus.handlers import Handlers
+from postbus.retry import Backoff, RetryPolicy
+from postbus.routing import Route
+from postbus.serialization import Serializer
+from postbus.transport import Transport
+
+T = TypeVar("T")
+
+ENVIRONMENT_DSN = "POSTBUS_TRANSPORT_DSN"
+ENVIRONMENT_TRANSPORT = "async"
+"""What the transport is called that the environment variable alone configures."""
+
+
+class TransportConfig(Struct, frozen=True, kw_only=True):
+    """One transport: where it is, how it is set up, and what becomes of messages that fail there."""
+
+    dsn: str
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+    serializer: str | Serializer = "json"
+    retry: RetryPolicy | None = None
+    failure_transport: str | None = None
+
+
+class BusConfig(Struct, frozen=True, kw_only=True):
+    """One bus: the user's middleware, and whether a message must have a handler, or a route."""
+
+    middleware: Sequence[str | Middleware] = ()
+    allow_no_handlers: bool = False
+    allow_no_senders: bool = True
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Everything that can be configured, checked."""
+
+    name: str = "postbus"
+    app: str | None = None
+    transports: Mapping[str, TransportConfig | Transport] = field(default_factory=dict[str, TransportConfig | Transport])
+    routing: Mapping[Route, Sequence[str]] = field(default_factory=dict[Route, Sequence[str]])
+    buses: Mapping[str, BusConfig] = field(default_factory=lambda: {"default": BusConfig()})
+    default_bus: str = "default"
+    failure_transport: str | None = None
+    retry: RetryPolicy = field(default_factory=Backoff)
+    handlers: Sequence[str | Handlers] = ()
+
+
+def find_file(folder: Path | None = None) -> Path | None:
+    """Return ``postbus.toml``, or a ``pyproject.toml`` with a table ``[tool.postbus]``, in a folder; None without one."""
+    folder = folder or Path.cwd()
+    if (folder / "postbus.toml").is_file():
+        return folder / "postbus.toml"
+    pyproject = folder / "pyproject.toml"
+    return pyproject if pyproject.is_file() and _table(pyproject) is not None else None
+
+
+def read_file(path: Path) -> Mapping[str, object]:
+    """Return what a configuration file holds, unchecked."""
+    return _table(path) or {}
+
+
+def check(given: Mapping[str, object], environment: Mapping[str, str] = os.environ) -> Config:
+    """Return the configuration that a mapping holds; raise `ConfigurationError` with all mistakes in it."""
+    reader = _Reader(environment)
+    given = cast(Mapping[str, object], reader.expand("", given))
+    reader.known("", given, Config.__struct_fields__)
+
+    transports = reader.table("transports", given.get("transports", {}), reader.transport)
+    routing = reader.routing(given.get("routing", {}))
+    if not transports and environment.get(ENVIRONMENT_DSN):
+        transports = {ENVIRONMENT_TRANSPORT: TransportConfig(dsn=environment[ENVIRONMENT_DSN])}
+        routing = routing or {"*": [ENVIRONMENT_TRANSPORT]}
+    buses = reader.table("buses", given.get("buses", {}), reader.bus) or {"default": BusConfig()}
+    default_bus = reader.text("default_bus", given.get("default_bus")) or next(iter(buses))
+    if len(buses) > 1 and not given.get("default_bus"):
+        reader.problem("default_bus", "is missing", f"name one of the buses: {', '.join(buses)}")
+    config = Config(
+        name=reader.text("name", given.get("name")) or "postbus",
+        app=reader.text("app", given.get("app")),
+        transports=transports,
+        routing=routing,
+        buses=buses,
+        default_bus=default_bus,
+        failure_transport=reader.text("failure_transport", given.get("failure_transport")),
+        retry=reader.retry("retry", given.get("retry")) or Backoff(),
+        handlers=reader.handlers(given.get("handlers", ())),
+    )
+    reader.cross_check(config)
+    if reader.problems:
+        raise ConfigurationError(*reader.problems)
+    return config
+
+
+def load_object(reference: str, key: str) -> Any:
+    """Return what ``module:attribute`` names; raise `ConfigurationError` naming the key that it was used for."""
+    module_name, colon, path = reference.partition(":")
+    if not colon or not path:
+        raise ConfigurationError(f"{key} must be written 'module:attribute', got {reference!r}.")
+    found: Any = load_module(module_name, key)
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise ConfigurationError(f"{key} names {reference!r}, but {module_name!r} has no {path!r}.")
+        found = getattr(found, name)
+    return found
+
+
+def load_module(name: str, key: str) -> Any:
+    """Return an imported module; raise `ConfigurationError` if there is none of that name."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # It exists, and misses something itself: the traceback is the answer.
+        raise ConfigurationError(f"{key} names the module {name!r}, which cannot be found on the Python path.") from None
+
+
+class _Reader:
+    """Reads parts of the configuration, and notes what is wrong with them."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.problems: list[str] = []
+
+    def problem(self, key: str, fact: str, remedy: str) -> None:
+        self.problems.append(f"{key} {fact}; {remedy}.")
+
+    def expand(self, key: str, value: object) -> object:
+        """Return a value with every ``${NAME}`` and ``${NAME:-default}`` filled in, at any depth."""
+        if isinstance(value, str):
+            return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", lambda match: self._variable(key, match), value)
+        if _is_mapping(value):
+            return {name: self.expand(f"{key}.{_show(name)}".lstrip("."), item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            items = cast(Iterable[object], value)
+            return [self.expand(f"{key}[{index}]", item) for index, item in enumerate(items)]
+        return value
+
+    def _variable(self, key: str, match: re.Match[str]) -> str:
+        name, default = match.groups()
+        found = self._environment.get(name) or default
+        if found is None:
+            self.problem(key, f"uses ${{{name}}}, which is not set in the environment", f"set it, or write ${{{name}:-default}}")
+            return match[0]
+        return found
+
+    def known(self, key: str, given: Mapping[str, object], names: Sequence[str]) -> None:
+        for name in given:
+            if name not in names:
+                nearest = get_close_matches(str(name), names, n=1)
+                hint = f"did you mean {nearest[0]!r}" if nearest else f"known are {', '.join(names)}"
+                self.problem(f"{key}.{_show(name)}".lstrip("."), "is not known", hint)
+
+    def typed(self, key: str, value: object, type: type | tuple[type, ...], wanted: str) -> bool:
+        """Say whether a value has a type, None not being one; note it if not."""
+        if isinstance(value, type):
+            return True
+        if value is not None:
+            self.problem(key, f"must be {wanted}", f"got {_show_value(key, value)}")
+        return False
+
+    def text(self, key: str, value: object) -> str | None:
+        return str(value) if self.typed(key, value, str, "a string") else None
+
+    def flag(self, key: str, value: object, default: bool) -> bool:
+        return bool(value) if self.typed(key, value, bool, "true or false") else default
+
+    def table(self, key: str, value: object, read: Callable[[str, object], T | None]) -> dict[str, T]:
+        """Read each entry of a table by itself; those that cannot be read are left out."""
+        if not _is_mapping(value):
+            self.problem(key, "must be a table", f"got {_show_value(key, value)}")
+            return {}
+        entries = {name: read(f"{key}.{name}", entry) for name, entry in value.items()}
+        return {name: entry for name, entry in entries.items() if entry is not None}
+
+    def names(self, key: str, value: object) -> list[str]:
+        """Return a name, or a list of names, as a list."""
+        if isinstance(value, str):
+            return [value]
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in cast(Iterable[object], value)):
+            return list(cast(Iterable[str], value))
+        self.problem(key, "must be a name or a list of names", f"got {_show_value(key, value)}")
+        return []
+
+    def transport(self, key: str, value: object) -> TransportConfig | Transport | None:
+        if isinstance(value, str):
+            return TransportConfig(dsn=value)
+        if isinstance(value, TransportConfig) or hasattr(value, "send"):
+            return cast(Any, value)
+        if not _is_mapping(value):
+            self.problem(key, "must be a DSN or a table with 'dsn'", f"got {_show_value(key, value)}")
+            return None
+        self.known(key, value, TransportConfig.__struct_fields__)
+        dsn = self.text(f"{key}.dsn", value.get("dsn"))
+        if dsn is None:
+            if "dsn" not in value:
+                self.problem(f"{key}.dsn", "is missing", "give a DSN such as redis://localhost:6379/messages")
+            return None
+        options = value.get("options", {})
+        self.typed(f"{key}.options", options, Mapping, "a table")
+        serializer = value.get("serializer", "json")
+        return TransportConfig(
+            dsn=dsn,
+            options=options if _is_mapping(options) else {},
+            serializer=cast(Any, serializer),
+            retry=self.retry(f"{key}.retry", value.get("retry")),
+            failure_transport=self.text(f"{key}.failure_transport", value.get("failure_transport")),
+        )
+
+    def retry(self, key: str, value: object) -> RetryPolicy | None:
+        if value is None or hasattr(value, "next_delay"):
+            return cast("RetryPolicy | None", value)
+        if not _is_mapping(value):
+            self.problem(key, "must be a table or a RetryPolicy", f"got {_show_value(key, value)}")
+            return None
+        self.known(key, value, Backoff.__struct_fields__)
+        numbers = {
+            name: number
+            for name, number in value.items()
+            if name in Backoff.__struct_fields__
+            and self.typed(f"{key}.{name}", number, int if name == "max_retries" else (int, float), "a number")
+        }
+        try:
+            return Backoff(**cast(Any, numbers))
+        except ConfigurationError as error:
+            self.problems += [f"{key}: {problem}" for problem in error.problems]
+            return None
+
+    def bus(self, key: str, value: object) -> BusConfig | None:
+        if isinstance(value, BusConfig):
+            return value
+        if not _is_mapping(value):
+            self.problem(key, "must be a table", f"got {_show_value(key, value)}")
+            return None
+        self.known(key, value, BusConfig.__struct_fields__)
+        middleware = value.get("middleware", ())
+        if not isinstance(middleware, list | tuple):
+            self.problem(f"{key}.middleware", "must be a list", f"got {_show_value(key, middleware)}")
+            middleware = ()
+        return BusConfig(
+            middleware=tuple(cast(Iterable[Any], middleware)),
+            allow_no_handlers=self.flag(f"{key}.allow_no_handlers", value.get("allow_no_handlers"), False),
+            allow_no_senders=self.flag(f"{key}.allow_no_senders", value.get("allow_no_senders"), True),
+        )
+
+    def routing(self, value: object) -> dict[Route, Sequence[str]]:
+        if not _is_mapping(value):
+            self.problem("routing", "must be a table", f"got {_show_value('routing', value)}")
+            return {}
+        routes: dict[Route, Sequence[str]] = {}
+        for route, names in cast(Mapping[Any, object], value).items():
+            key = f"routing.{_show(route)}"
+            if isinstance(route, str) and "*" in route.removesuffix("*").removesuffix(".") or route in ("", ".*"):
+                self.problem(key, "is no route", "write a class, 'package.module.*', or '*'")
+            elif not isinstance(route, str | type):
+                self.problem(key, "is no route", "write a class, its dotted name, 'package.module.*', or '*'")
+            routes[route] = self.names(key, names)
+        return routes
+
+    def handlers(self, value: object) -> list[str | Handlers]:
+        items = [value] if isinstance(value, str | Handlers) else value
+        if isinstance(items, list | tuple):
+            entries = list(cast(Iterable[object], items))
+            if all(isinstance(entry, str | Handlers) for entry in entries):
+                return cast("list[str | Handlers]", entries)
+        self.problem("handlers", "must be a list of modules, of 'module:group', or of groups", f"got {value!r}")
+        return []
+
+    def cross_check(self, config: Config) -> None:
+        """Note every name that is used and not defined."""
+        used = {f"routing.{_show(route)}": names for route, names in config.routing.items()}
+        used["failure_transport"] = [config.failure_transport] if config.failure_transport else []
+        for name, transport in config.transports.items():
+            own = transport.failure_transport if isinstance(transport, TransportConfig) else None
+            used[f"transports.{name}.failure_transport"] = [own] if own else []
+        for key, names in used.items():
+            for name in names:
+                self._defined(key, name, "transport", list(config.transports))
+        self._defined("default_bus", config.default_bus, "bus", list(config.buses))
+
+    def _defined(self, key: str, name: str, what: str, known: Sequence[str]) -> None:
+        if name in known:
+            return
+        nearest = get_close_matches(name, known, n=1)
+        there_are = f"there are {', '.join(known)}" if known else f"no {what} is configured"
+        self.problem(key, f"names the {what} {name!r}, which is not configured", f"did you mean {nearest[0]!r}" if nearest else there_are)
+
+
+def _table(path: Path) -> Mapping[str, object] | None:
+    try:
+        document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}.") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
+    return document.get("tool", {}).get("postbus") if path.name == "pyproject.toml" else document
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(value, Mapping)
+
+
+def _show(name: object) -> str:
+    return name.__qualname__ if isinstance(name, type) else str(name)
+
+
+def _show_value(key: str, value: object) -> str:
+    # What stands where a DSN is expected may be one, with a password in it.
+    return f"a {type(value).__name__}" if key.endswith(".dsn") or _is_mapping(value) else repr(value)

@@ -1,0 +1,134 @@
+"""Every exception of Postbus; each docstring says when it is raised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+
+class PostbusError(Exception):
+    """The common ancestor, for who wants to catch them all; never raised itself."""
+
+
+class ConfigurationError(PostbusError):
+    """What the user declared cannot work: an option, a route, a handler's signature.
+
+    ``problems`` holds one sentence for each mistake that was found, so that all can be mended at once.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class DsnError(ConfigurationError):
+    """A DSN, or an option in it, is not what its transport takes. The text holds no secret."""
+
+
+class UnknownScheme(ConfigurationError):
+    """No installed plugin serves the scheme of a DSN."""
+
+
+class NoHandler(PostbusError):
+    """A message has neither a route nor a handler, or arrived at a worker that has no handler for it."""
+
+
+class NoRoute(PostbusError):
+    """A message has no route, on a bus that was told to require one (``allow_no_senders = false``)."""
+
+
+class HandlerFailed(PostbusError):
+    """One or more handlers of a message raised; the others were run all the same.
+
+    ``errors`` maps the name of each handler that failed to what it raised; ``succeeded`` names those
+    that finished, which a retry does not run again. The cause is the first error.
+    """
+
+    def __init__(self, message_type: str, errors: Mapping[str, Exception], succeeded: Iterable[str] = ()) -> None:
+        first = next(iter(errors.values()))
+        others = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        super().__init__(f"Handling {message_type} failed: {describe(first)}{others}")
+        self.errors = errors
+        self.succeeded = tuple(succeeded)
+        self.__cause__ = first
+
+
+class DeferredFailed(PostbusError):
+    """A message was handled, but one that it had deferred until afterwards failed.
+
+    A worker treats it as a failure of the whole message: what was deferred exists nowhere else, so all
+    of it is done again.
+    """
+
+    def __init__(self, errors: Iterable[Exception]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("A deferred message failed: " + "; ".join(describe(error) for error in self.errors))
+        self.__cause__ = self.errors[0]
+
+
+class Recoverable(PostbusError):
+    """Raised by a handler, or by a subclass of the user's: try again, however often it has failed.
+
+    ``delay`` is the wait in seconds; None leaves it to the transport's retry policy.
+    """
+
+    def __init__(self, *args: object, delay: float | None = None) -> None:
+        super().__init__(*args)
+        self.delay = delay
+
+
+class Unrecoverable(PostbusError):
+    """Raised by a handler, or by a subclass of the user's: trying again is no use, bury the message now."""
+
+
+class NotDecoded(Unrecoverable):
+    """A message that came from a transport could not be decoded, so no handler has seen it."""
+
+
+class StopWorker(PostbusError):
+    """Raised by a handler: stop the worker after this message, which counts as failed."""
+
+
+class SerializationError(PostbusError):
+    """A message or a stamp cannot be written: its type is not registered, or a value has no JSON form."""
+
+
+class TransportError(PostbusError):
+    """A broker refused something, or it is in doubt whether it did.
+
+    When raised while publishing a batch, ``stored`` maps the positions in that batch that the broker
+    has certainly taken to the ids it gave them; every other position is in doubt.
+    """
+
+    def __init__(self, message: str, *, stored: Mapping[int, str | None] | None = None) -> None:
+        super().__init__(message)
+        self.stored: Mapping[int, str | None] = stored or {}
+
+
+class ConnectionLost(TransportError):
+    """The broker cannot be reached (any more) through this connection; a new one may do better."""
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors inside a failure, without its wrappers: failed handlers, groups, and causes that decide.
+
+    An error that was raised ``from`` a `Recoverable` or an `Unrecoverable` counts as that one.
+    """
+    if isinstance(error, HandlerFailed):
+        return [leaf for inner in error.errors.values() for leaf in leaves(inner)]
+    if isinstance(error, DeferredFailed):
+        return [leaf for inner in error.errors for leaf in leaves(inner)]
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, Recoverable | Unrecoverable | StopWorker):
+            return [cause]
+        cause = cause.__cause__
+    return [error]
+
+
+def describe(error: BaseException) -> str:
+    """Return an error as one line: its type and what it says."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

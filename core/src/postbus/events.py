@@ -1,0 +1,127 @@
+"""Frozen records of what happened. Observers see them and cannot change any outcome."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from postbus.envelope import Envelope
+
+logger = logging.getLogger("postbus")
+
+
+class Event(Struct, frozen=True):
+    """Something that happened."""
+
+
+Observer = Callable[[Event], None]
+
+
+class Observers:
+    """Those who are told of events, in the order in which they were added.
+
+    One that raises is logged and stops nobody: neither the next observer nor the message.
+    """
+
+    def __init__(self) -> None:
+        self._observers: list[Observer] = []
+
+    def add(self, observer: Observer) -> None:
+        """Tell this one of every event from now on."""
+        self._observers.append(observer)
+
+    def __bool__(self) -> bool:
+        return bool(self._observers)
+
+    def notify(self, event: Event) -> None:
+        """Tell everybody."""
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception:  # A border: what an observer does wrong is no reason to fail a message.
+                logger.exception("Observer %r failed on %s; the message goes on.", observer, type(event).__name__)
+
+
+class MessageSent(Event):
+    """A transport has stored a message that was dispatched."""
+
+    envelope: Envelope
+    transport: str
+
+
+class MessageReceived(Event):
+    """A worker is about to handle a message."""
+
+    envelope: Envelope
+    transport: str
+
+
+class MessageHandled(Event):
+    """Every handler succeeded; ``seconds`` is how long they took together. The message is acknowledged next."""
+
+    envelope: Envelope
+    transport: str
+    seconds: float
+
+
+class MessageFailed(Event):
+    """Handling failed; what is done about it is told by the event that follows."""
+
+    envelope: Envelope
+    transport: str
+    error: Exception
+
+
+class MessageRetried(Event):
+    """A copy was stored, to be delivered after ``delay`` seconds, and the original is settled."""
+
+    envelope: Envelope
+    transport: str
+    error: Exception
+    delay: float
+
+
+class MessageBuried(Event):
+    """A copy was stored in the failure transport, and the original is settled."""
+
+    envelope: Envelope
+    transport: str
+    error: Exception
+    failure_transport: str
+
+
+class MessageDropped(Event):
+    """The message finally failed and there was no failure transport; the log has all of it."""
+
+    envelope: Envelope
+    transport: str
+    error: Exception
+
+
+class TransportLost(Event):
+    """A broker cannot be reached; told once, until it is back."""
+
+    transport: str
+    error: Exception
+
+
+class TransportRestored(Event):
+    """A broker that was lost can be reached again."""
+
+    transport: str
+
+
+class WorkerStarted(Event):
+    """A worker begins to receive."""
+
+    transports: tuple[str, ...]
+
+
+class WorkerStopped(Event):
+    """A worker has stopped, and why."""
+
+    reason: str
+    handled: int
+    failed: int

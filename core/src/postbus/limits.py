@@ -1,0 +1,105 @@
+"""When a worker stops by itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from msgspec import Struct
+
+from postbus.errors import ConfigurationError
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How much a worker does before it stops; None for no limit."""
+
+    messages: int | None = None
+    """Messages taken in hand, whatever became of them."""
+    failures: int | None = None
+    """Messages that failed, those that are retried included."""
+    time: float | None = None
+    """Seconds since the start; a running handler is waited for."""
+    memory: int | None = None
+    """Bytes of resident memory."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"Limit {name!r} must be more than 0, got {value!r}."
+            for name in self.__struct_fields__
+            if (value := getattr(self, name)) is not None and value <= 0
+        ]
+        if problems:
+            raise ConfigurationError(*problems)
+
+
+class Counters:
+    """What a worker has done so far, held against its limits."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._started = time.monotonic()
+        self.handled = 0
+        self.failed = 0
+
+    @property
+    def left(self) -> int | None:
+        """How many more messages may be taken in hand; None for any number."""
+        return None if self._limits.messages is None else self._limits.messages - self.handled - self.failed
+
+    def reached(self) -> str | None:
+        """Return which limit is reached, as a sentence for the log; None while there is none."""
+        limits = self._limits
+        if limits.messages is not None and self.handled + self.failed >= limits.messages:
+            return f"it has handled {self.handled + self.failed} messages"
+        if limits.failures is not None and self.failed >= limits.failures:
+            return f"{self.failed} messages have failed"
+        if limits.time is not None and time.monotonic() - self._started >= limits.time:
+            return f"it has run for {limits.time:g} s"
+        return None
+
+    def outgrown(self) -> str | None:
+        """Return how the memory limit is reached; apart from the others because it takes longer to find out."""
+        if self._limits.memory is not None and (used := resident_memory()) > self._limits.memory:
+            return f"it uses {used // 2**20} MiB of memory"
+        return None
+
+
+class StopSignal:
+    """A file that tells workers to stop, also those of other processes, and of other machines that share its folder.
+
+    Only a change counts, so clocks that differ do not matter.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = self._changed_at()
+
+    def send(self) -> None:
+        """Tell every worker that runs now to stop after the message in hand."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(f"{time.time_ns()}\n")
+
+    def was_sent(self) -> bool:
+        """Say whether it was sent since this object was made."""
+        return self._changed_at() != self._seen
+
+    def _changed_at(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino
+
+
+def resident_memory() -> int:
+    """Return the bytes of memory that this process holds now; its peak, where the system does not tell that."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        import resource  # noqa: PLC0415  Not on every system.
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")

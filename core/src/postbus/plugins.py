@@ -1,0 +1,184 @@
+"""Plugins: found by their entry points, asked by the hooks, and turned into transports by the scheme of a DSN."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires
+from typing import Any
+
+import pluggy
+from msgspec import Struct
+
+from postbus import hookspecs
+from postbus.bus import Middleware
+from postbus.dsn import Dsn, Options
+from postbus.errors import UnknownScheme, describe
+from postbus.events import Observer
+from postbus.hookspecs import SerializerFactory, TransportFactory
+from postbus.transport import Guarantees, Transport, TransportContext
+
+logger = logging.getLogger("postbus")
+
+GROUP = "postbus"
+
+
+class Plugin(Struct, frozen=True):
+    """One plugin that was loaded: its name, and the distribution that brought it."""
+
+    name: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+
+class Scheme(Struct, frozen=True):
+    """What a plugin registered for one scheme."""
+
+    name: str
+    plugin: Plugin
+    factory: TransportFactory
+    options: type[Options] | None
+    guarantees: Guarantees | None
+
+
+class Problem(Struct, frozen=True):
+    """A plugin, or a part of one, that cannot be used, and why. It stops nobody else."""
+
+    plugin: Plugin
+    reason: str
+
+    def __str__(self) -> str:
+        return f"Plugin {self.plugin.name!r} of {self.plugin} {self.reason}"
+
+
+class Plugins:
+    """The plugins of this process, and what they registered."""
+
+    def __init__(self, found: Iterable[EntryPoint] = ()) -> None:
+        self.loaded: list[Plugin] = []
+        self.problems: list[Problem] = []
+        self.schemes: dict[str, Scheme] = {}
+        self.serializers: dict[str, SerializerFactory] = {}
+        self.middleware: dict[str, Middleware] = {}
+        self.observers: list[Observer] = []
+        self._owners: dict[tuple[str, str], Plugin] = {}
+        self._manager = pluggy.PluginManager(GROUP)
+        self._manager.add_hookspecs(hookspecs)
+        for entry_point in found:
+            self._load(entry_point)
+
+    def add(self, module: object, plugin: Plugin) -> None:
+        """Take in a plugin that is imported already, and let it register what it has."""
+        self._manager.register(module, plugin.name)
+        self.loaded.append(plugin)
+
+        def register_transport(
+            scheme: str,
+            factory: TransportFactory,
+            *,
+            options: type[Options] | None = None,
+            guarantees: Guarantees | None = None,
+        ) -> None:
+            self._claim(self.schemes, "scheme", scheme, Scheme(scheme, plugin, factory, options, guarantees), plugin)
+
+        self._call(plugin, "register_transports", register=register_transport)
+        self._call(plugin, "register_serializers", register=self._registrar(self.serializers, "serializer", plugin))
+        self._call(plugin, "register_middleware", register=self._registrar(self.middleware, "middleware", plugin))
+        self._call(plugin, "register_observers", register=self.observers.append)
+
+    def add_commands(self, group: Any) -> None:
+        """Let every plugin add its commands to the command line."""
+        for plugin in self.loaded:
+            self._call(plugin, "register_commands", group=group)
+
+    def scheme_for(self, dsn: Dsn) -> Scheme:
+        """Return what serves a DSN; raise `UnknownScheme`, which says what to install."""
+        scheme = self.schemes.get(dsn.scheme) or self.schemes.get(dsn.scheme.partition("+")[0])
+        if scheme is not None:
+            return scheme
+        nearest = get_close_matches(dsn.scheme, self.schemes, n=1, cutoff=0.75)
+        if nearest:
+            raise UnknownScheme(f"No plugin serves {dsn.scheme}://. Did you mean {nearest[0]}://?")
+        broken = "".join(f" {problem}" for problem in self.problems)
+        raise UnknownScheme(f"No plugin serves {dsn.scheme}://. {_install_hint(dsn.scheme)}{broken}")
+
+    def make_transport(self, text: str, options: Mapping[str, object], context: TransportContext) -> Transport:
+        """Return the transport of a DSN; ``options`` win over those in its query."""
+        dsn = Dsn.parse(text)
+        if options:
+            dsn = dsn.with_options(options)
+        return self.scheme_for(dsn).factory(dsn, context)
+
+    def _load(self, entry_point: EntryPoint) -> None:
+        plugin = _plugin(entry_point)
+        try:
+            module = entry_point.load()
+        except Exception as error:  # A border: a broken plugin must not take the others down.
+            self._report(plugin, f"could not be imported, so it is left out: {describe(error)}.")
+            return
+        self.add(module, plugin)
+
+    def _call(self, plugin: Plugin, hook: str, **arguments: Any) -> None:
+        others = [other for name, other in self._manager.list_name_plugin() if name != plugin.name]
+        try:
+            self._manager.subset_hook_caller(hook, others)(**arguments)
+        except Exception as error:  # A border, as above.
+            self._report(plugin, f"failed in {hook}: {describe(error)}.")
+
+    def _registrar(self, registered: dict[str, Any], what: str, plugin: Plugin) -> Callable[[str, Any], None]:
+        def register(name: str, thing: Any) -> None:
+            self._claim(registered, what, name, thing, plugin)
+
+        return register
+
+    def _claim(self, registered: dict[str, Any], what: str, name: str, thing: Any, plugin: Plugin) -> None:
+        if name not in registered:
+            registered[name] = thing
+            self._owners[what, name] = plugin
+            return
+        owner = self._owners[what, name]
+        self._report(plugin, f"registers the {what} {name!r}, which {owner} has registered before. {owner} keeps it.")
+
+    def _report(self, plugin: Plugin, reason: str) -> None:
+        problem = Problem(plugin, reason)
+        self.problems.append(problem)
+        logger.warning("%s", problem)
+
+
+@cache
+def installed_plugins() -> Plugins:
+    """Load the installed plugins, once for the process; with POSTBUS_PLUGINS set, only those that it names."""
+    found = sorted(entry_points(group=GROUP), key=lambda entry_point: entry_point.name)
+    chosen = os.environ.get("POSTBUS_PLUGINS")
+    if chosen is not None:
+        wanted = {name.strip() for name in chosen.split(",")}
+        found = [entry_point for entry_point in found if entry_point.name in wanted]
+    return Plugins(found)
+
+
+def _plugin(entry_point: EntryPoint) -> Plugin:
+    distribution = entry_point.dist
+    if distribution is None:
+        return Plugin(entry_point.name, entry_point.module, "?")
+    return Plugin(entry_point.name, distribution.name, distribution.version)
+
+
+def _install_hint(scheme: str) -> str:
+    """Say what to install: the extras of this distribution are named after the schemes that are known to it."""
+    family = scheme.partition("+")[0]
+    try:
+        wanted = requires("postbus") or []
+    except PackageNotFoundError:
+        wanted = []
+    for requirement in wanted:
+        package, _, marker = requirement.partition(";")
+        for name in (family, family.removesuffix("s")):
+            if marker.strip() in (f"extra == '{name}'", f'extra == "{name}"'):
+                return f"Install it: pip install {package.strip()}"
+    return f"Install the plugin for it; such packages are usually called postbus-{family}."

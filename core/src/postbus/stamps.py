@@ -1,0 +1,175 @@
+"""`Stamp`, and the stamps that the core itself reads or writes.
+
+They are always written qualified (``stamps.Delay``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar
+
+from msgspec import Struct
+
+_by_wire_name: dict[str, type[Stamp]] = {}
+
+
+class Stamp(Struct, frozen=True):
+    """A frozen value with metadata about one journey of a message.
+
+    A subclass with a ``wire_name`` travels with the message, as JSON, under that name; one without
+    stays in the process. Declare fields as in a dataclass::
+
+        class Tenant(Stamp):
+            wire_name = "tenant"
+            name: str
+    """
+
+    wire_name: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.wire_name is None or "wire_name" not in cls.__dict__:
+            return
+        other = _by_wire_name.get(cls.wire_name)
+        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(
+                f"Two stamps travel as {cls.wire_name!r}: {other.__module__}.{other.__qualname__} and "
+                f"{cls.__module__}.{cls.__qualname__}. Give one of them another wire_name."
+            )
+        _by_wire_name[cls.wire_name] = cls
+
+
+def type_for(wire_name: str) -> type[Stamp] | None:
+    """Return the stamp that travels under this name; None for one that this process does not know."""
+    return _by_wire_name.get(wire_name)
+
+
+# What a user puts on a message.
+
+
+class Delay(Stamp):
+    """Not to be delivered before so many seconds have passed."""
+
+    seconds: float
+
+
+class TransportNames(Stamp):
+    """Where to send this message, whatever the routing says; an empty list means: handle it here."""
+
+    names: Sequence[str]
+
+
+class AfterCurrent(Stamp):
+    """Wait until the message that is being handled has succeeded; forgotten if it fails."""
+
+
+# Who a message is.
+
+
+class BusName(Stamp):
+    """The bus that a message was first dispatched on, which handles it at the other end."""
+
+    wire_name = "bus"
+    name: str
+
+
+class MessageId(Stamp):
+    """The message's own id: survives retries and burials, and is the same in every copy."""
+
+    wire_name = "id"
+    id: str
+
+
+class Correlation(Stamp):
+    """The id of the message that began the conversation, the same at any depth."""
+
+    wire_name = "correlation"
+    id: str
+
+
+class Causation(Stamp):
+    """The id of the message whose handler dispatched this one."""
+
+    wire_name = "causation"
+    id: str
+
+
+# What has happened to it.
+
+
+class Received(Stamp):
+    """Came from a transport; such an envelope is handled, never sent.
+
+    ``tag`` is what the connection settles the delivery by. ``count`` says how often the broker has
+    delivered it, this time included; None where the broker does not tell.
+    """
+
+    transport: str
+    tag: Any = None
+    id: str | None = None
+    count: int | None = None
+
+
+class Sent(Stamp):
+    """Stored by a transport, under the id that its broker gave (None where it gives none)."""
+
+    transport: str
+    id: str | None = None
+
+
+class Handled(Stamp):
+    """A handler of this name has succeeded and is not run again when the message is retried."""
+
+    wire_name = "handled"
+    handler: str
+
+
+class Result(Stamp):
+    """What a handler returned, for the caller in the same process."""
+
+    handler: str
+    value: Any
+
+
+class Retried(Stamp):
+    """How many times the message has failed and been sent again, and when last."""
+
+    wire_name = "retried"
+    count: int
+    at: datetime
+
+
+class ErrorDetails(Stamp):
+    """Why the message failed, as text; live exceptions do not travel."""
+
+    wire_name = "error"
+    type: str
+    message: str
+    at: datetime
+    handler: str | None = None
+    traceback: str | None = None
+
+
+class Buried(Stamp):
+    """Finally failed, and kept in a failure transport; ``transport`` is where it had come from."""
+
+    wire_name = "buried"
+    transport: str
+
+
+# What a serializer leaves for itself, so that what it received can be sent on unchanged.
+
+
+class Encoded(Stamp):
+    """The bytes that this very message object was decoded from, and by which serializer."""
+
+    body: bytes
+    message: Any
+    serializer: Any
+
+
+class UnknownHeaders(Stamp):
+    """Headers that arrived and mean nothing here, stamps of unknown names among them."""
+
+    headers: Mapping[str, str]
