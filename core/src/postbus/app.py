@@ -11,10 +11,10 @@ from typing import Any, TypeVar, overload
 
 from postbus import stamps
 from postbus.bus import MessageBus, Middleware
-from postbus.config import BusConfig, Config, TransportConfig, check, find_file, load_module, load_object, read_file
+from postbus.config import BusConfig, TransportConfig, check, find_file, load_module, load_object, read_file
 from postbus.dsn import Dsn
 from postbus.envelope import Envelope
-from postbus.errors import ConfigurationError, HandlerFailed, NoHandler, PostbusError, TransportError
+from postbus.errors import ConfigurationError, HandlerFailed, NoHandler, PostbusError
 from postbus.events import Observer, Observers
 from postbus.failures import Failures
 from postbus.handlers import Handler, Handlers, qualified_name
@@ -33,7 +33,7 @@ from postbus.retry import RetryPolicy
 from postbus.routing import Route, Router
 from postbus.serialization import JsonSerializer, Serializer, TypeRegistry, can_be_message
 from postbus.stamps import Stamp
-from postbus.transport import Receiver, Sender, Transport, TransportContext
+from postbus.transport import Receiver, Transport, TransportContext
 from postbus.worker import Worker
 
 T = TypeVar("T", bound=type)
@@ -265,7 +265,7 @@ class Postbus(Handlers):
         return own if own is not None else self.config.retry
 
     def failure_transport_for(self, transport: str) -> str | None:
-        """Return where messages of a transport are buried: its own, or the global one; a failure transport keeps them."""
+        """Return where messages of a transport are buried; those of a failure transport stay in it."""
         config = self.config.transports.get(transport)
         own = config.failure_transport if isinstance(config, TransportConfig) else None
         if own is not None:
@@ -275,7 +275,11 @@ class Postbus(Handlers):
     @property
     def failure_transports(self) -> list[str]:
         """The names of the transports that others bury their messages in, the global one first."""
-        own = [config.failure_transport for config in self.config.transports.values() if isinstance(config, TransportConfig)]
+        own = [
+            config.failure_transport
+            for config in self.config.transports.values()
+            if isinstance(config, TransportConfig)
+        ]
         return list(dict.fromkeys(name for name in [self.config.failure_transport, *own] if name is not None))
 
     # transports
@@ -358,7 +362,9 @@ class Postbus(Handlers):
                 continue
             group: Any = load_object(entry, "handlers") if isinstance(entry, str) else entry
             if not isinstance(group, Handlers):
-                raise ConfigurationError(f"handlers names {entry!r}, which is no group of handlers. Make it Handlers().")
+                raise ConfigurationError(
+                    f"handlers names {entry!r}, which is no group of handlers. Make it Handlers()."
+                )
             if group is not self:
                 self.include(group)
 

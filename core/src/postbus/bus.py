@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 from postbus.envelope import Envelope
 from postbus.stamps import Stamp
@@ -41,5 +41,5 @@ def _return(envelope: Envelope) -> Envelope:
 
 def _link(step: Middleware, call_next: Next) -> Next:
     # Python calls a bound method without leaving the interpreter's loop, but an object with __call__ not.
-    call: Middleware = step if isinstance(step, FunctionType) else step.__call__
+    call: Middleware = step if isinstance(step, FunctionType) else cast(Any, step).__call__
     return lambda envelope: call(envelope, call_next)

@@ -54,7 +54,9 @@ class Config(Struct, frozen=True, kw_only=True):
 
     name: str = "postbus"
     app: str | None = None
-    transports: Mapping[str, TransportConfig | Transport] = field(default_factory=dict[str, TransportConfig | Transport])
+    transports: Mapping[str, TransportConfig | Transport] = field(
+        default_factory=dict[str, TransportConfig | Transport]
+    )
     routing: Mapping[Route, Sequence[str]] = field(default_factory=dict[Route, Sequence[str]])
     buses: Mapping[str, BusConfig] = field(default_factory=lambda: {"default": BusConfig()})
     default_bus: str = "default"
@@ -64,7 +66,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
 
 def find_file(folder: Path | None = None) -> Path | None:
-    """Return ``postbus.toml``, or a ``pyproject.toml`` with a table ``[tool.postbus]``, in a folder; None without one."""
+    """Return a folder's ``postbus.toml``, or its ``pyproject.toml`` if that has ``[tool.postbus]``."""
     folder = folder or Path.cwd()
     if (folder / "postbus.toml").is_file():
         return folder / "postbus.toml"
@@ -83,7 +85,9 @@ def check(given: Mapping[str, object], environment: Mapping[str, str] = os.envir
     given = cast(Mapping[str, object], reader.expand("", given))
     reader.known("", given, Config.__struct_fields__)
 
-    transports = reader.table("transports", given.get("transports", {}), reader.transport)
+    transports: dict[str, TransportConfig | Transport] = reader.table(
+        "transports", given.get("transports", {}), reader.transport
+    )
     routing = reader.routing(given.get("routing", {}))
     if not transports and environment.get(ENVIRONMENT_DSN):
         transports = {ENVIRONMENT_TRANSPORT: TransportConfig(dsn=environment[ENVIRONMENT_DSN])}
@@ -129,7 +133,9 @@ def load_module(name: str, key: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # It exists, and misses something itself: the traceback is the answer.
-        raise ConfigurationError(f"{key} names the module {name!r}, which cannot be found on the Python path.") from None
+        raise ConfigurationError(
+            f"{key} names the module {name!r}, which cannot be found on the Python path."
+        ) from None
 
 
 class _Reader:
@@ -157,7 +163,9 @@ class _Reader:
         name, default = match.groups()
         found = self._environment.get(name) or default
         if found is None:
-            self.problem(key, f"uses ${{{name}}}, which is not set in the environment", f"set it, or write ${{{name}:-default}}")
+            self.problem(
+                key, f"uses ${{{name}}}, which is not set in the environment", f"set it, or write ${{{name}:-default}}"
+            )
             return match[0]
         return found
 
@@ -196,14 +204,14 @@ class _Reader:
             return [value]
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in cast(Iterable[object], value)):
             return list(cast(Iterable[str], value))
-        self.problem(key, "must be a name or a list of names", f"got {_show_value(key, value)}")
+        self.problem(key, "must be a name or a list of names", f"got {_show_value(key, cast(object, value))}")
         return []
 
     def transport(self, key: str, value: object) -> TransportConfig | Transport | None:
         if isinstance(value, str):
             return TransportConfig(dsn=value)
         if isinstance(value, TransportConfig) or hasattr(value, "send"):
-            return cast(Any, value)
+            return cast("TransportConfig | Transport", value)
         if not _is_mapping(value):
             self.problem(key, "must be a DSN or a table with 'dsn'", f"got {_show_value(key, value)}")
             return None
@@ -252,7 +260,7 @@ class _Reader:
         self.known(key, value, BusConfig.__struct_fields__)
         middleware = value.get("middleware", ())
         if not isinstance(middleware, list | tuple):
-            self.problem(f"{key}.middleware", "must be a list", f"got {_show_value(key, middleware)}")
+            self.problem(f"{key}.middleware", "must be a list", f"got a {type(middleware).__name__}")
             middleware = ()
         return BusConfig(
             middleware=tuple(cast(Iterable[Any], middleware)),
@@ -267,7 +275,7 @@ class _Reader:
         routes: dict[Route, Sequence[str]] = {}
         for route, names in cast(Mapping[Any, object], value).items():
             key = f"routing.{_show(route)}"
-            if isinstance(route, str) and "*" in route.removesuffix("*").removesuffix(".") or route in ("", ".*"):
+            if (isinstance(route, str) and "*" in route.removesuffix("*").removesuffix(".")) or route in ("", ".*"):
                 self.problem(key, "is no route", "write a class, 'package.module.*', or '*'")
             elif not isinstance(route, str | type):
                 self.problem(key, "is no route", "write a class, its dotted name, 'package.module.*', or '*'")
@@ -300,7 +308,11 @@ class _Reader:
             return
         nearest = get_close_matches(name, known, n=1)
         there_are = f"there are {', '.join(known)}" if known else f"no {what} is configured"
-        self.problem(key, f"names the {what} {name!r}, which is not configured", f"did you mean {nearest[0]!r}" if nearest else there_are)
+        self.problem(
+            key,
+            f"names the {what} {name!r}, which is not configured",
+            f"did you mean {nearest[0]!r}" if nearest else there_are,
+        )
 
 
 def _table(path: Path) -> Mapping[str, object] | None:

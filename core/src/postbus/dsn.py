@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from difflib import get_close_matches
 from fractions import Fraction
-from functools import partial
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeGuard, TypeVar, Union, cast
 from urllib.parse import quote, unquote
@@ -16,9 +15,8 @@ from urllib.parse import quote, unquote
 from postbus.errors import DsnError
 
 T = TypeVar("T")
-Reader = Callable[[object], object]
-
 _NO_DEFAULT: Any = MISSING
+
 _DSN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?=[/?]|$)(?://)?([^?]*)\??(.*)", re.DOTALL)
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f.]*:[\w:.%-]*)\]|([\w.~*-]+))(?::([0-9]{1,5}))?")
 _OPTION_NAME = re.compile(r"[A-Za-z0-9_.-]+(?:\[[^\[\]]*\])*")
@@ -63,11 +61,11 @@ class Dsn:
     options: Mapping[str, object] = field(default_factory=dict[str, object])
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "options", _freeze(self.options))
+        object.__setattr__(self, "options", _copied(self.options, MappingProxyType, tuple))
 
     @classmethod
     def parse(cls, text: str) -> Dsn:
-        """Return the DSN that a text holds; raise `DsnError`, which never quotes a secret, where one must guess."""
+        """Return the DSN that a text is; raise `DsnError`, which quotes no secret, if it is none or is ambiguous."""
         match = _DSN.fullmatch(text.strip())
         if match is None:
             raise DsnError("A DSN starts with a scheme and '://'. Write one such as redis://localhost:6379/messages.")
@@ -158,8 +156,9 @@ def _split_query(scheme: str, query: str) -> tuple[list[Host], dict[str, object]
             continue
         if not _OPTION_NAME.fullmatch(name):
             raise DsnError(f"An option of {scheme}:// has no proper name. Write 'name=value' or 'name[key]=value'.")
-        if not equals and any(map(_is_secret, options)):
-            raise DsnError(f"An option of {scheme}:// has no value. Percent-encode '&' in a secret as %26.")
+        # Without a "=" this may be the rest of a secret that holds an unencoded "&" or "?".
+        if not equals and ("@" in query or _SECRET.search(query)):
+            raise DsnError(f"An option of {scheme}:// has no value. Percent-encode '&' in a value as %26.")
         if not equals:
             raise DsnError(f"Option {name!r} of {scheme}:// has no value. Write it as '{name}=value'.")
         if "+" in value and _is_secret(name):
@@ -193,10 +192,15 @@ def _is_list(value: object) -> TypeGuard[Sequence[object]]:
     return isinstance(value, list | tuple)
 
 
-def _freeze(value: object) -> object:
+def _copied(
+    value: object, mapping: Callable[[dict[str, object]], object], items: Callable[[list[object]], object]
+) -> object:
+    """Return a value with every mapping and list in it made anew, as one of those types."""
     if _is_mapping(value):
-        return MappingProxyType({key: _freeze(item) for key, item in value.items()})
-    return tuple(_freeze(item) for item in value) if _is_list(value) else value
+        return mapping({key: _copied(item, mapping, items) for key, item in value.items()})
+    if _is_list(value):
+        return items([_copied(item, mapping, items) for item in value])
+    return value
 
 
 def _is_secret(name: str) -> bool:
@@ -222,90 +226,10 @@ def _query_items(name: str, value: object) -> Iterator[str]:
     if _is_list(value):
         value = {str(index): item for index, item in enumerate(value)}
     if not _is_mapping(value) or _is_secret(name):
-        yield quote(f"{name}={_masked(name, value)}", safe="=[]/:@*+,<>")
+        yield quote(f"{name}={_masked(name, value)}", safe="=[]/:@*+,<>", errors="replace")
         return
     for key, item in value.items():
         yield from _query_items(f"{name}[{key}]", item)
-
-
-class _Type(NamedTuple):
-    """A type of option. ``read`` returns a value in it, or None if the value is nothing of the kind."""
-
-    type: str
-    wanted: str
-    read: Reader
-    choices: tuple[str, ...] = ()
-
-
-def _read_str(choices: tuple[str, ...], value: object) -> str | None:
-    return value if isinstance(value, str) and (not choices or value in choices) else None
-
-
-def _read_bool(value: object) -> bool | None:
-    if isinstance(value, str):
-        return _BOOLS.get(value.lower())
-    return value if isinstance(value, bool) else None
-
-
-def _read_number(kind: type[int] | type[float], unit: str | None, value: object) -> float | None:
-    if isinstance(value, str):
-        value = _number(value, unit)
-    is_number = isinstance(value, kind | int) and not isinstance(value, bool)
-    return kind(value) if is_number else None
-
-
-def _number(text: str, unit: str | None) -> float | None:
-    """Return the number that a text is; if it has a suffix, as so many of the unit, which must be one of time."""
-    match = _NUMBER.fullmatch(text)
-    if match is None or (match[2] and unit not in _MILLISECONDS):
-        return None
-    if not match[2]:
-        return float(text) if "." in text else int(text)
-    number = Fraction(match[1]) * _MILLISECONDS[match[2]] / _MILLISECONDS[unit]
-    return int(number) if number.denominator == 1 else float(number)
-
-
-def _read_list(kind: Callable[[Sequence[object]], object], value: object) -> object:
-    if _is_mapping(value):
-        value = [value.get(str(index)) for index in range(len(value))]
-    return kind(value) if _is_list(value) and all(isinstance(item, str) for item in value) else None
-
-
-def _read_mapping(value: object) -> dict[str, object] | None:
-    return dict(value) if _is_mapping(value) else None
-
-
-def _read_object(value: object) -> object:
-    return None if isinstance(value, str) or _is_mapping(value) else value
-
-
-_TYPES: dict[object, _Type] = {
-    str: _Type("str", "a string", partial(_read_str, ())),
-    bool: _Type("bool", "true or false", _read_bool),
-    list[str]: _Type("list of str", "a list of strings", partial(_read_list, list)),
-    tuple[str, ...]: _Type("list of str", "a list of strings", partial(_read_list, tuple)),
-    dict: _Type("mapping", "a mapping", _read_mapping),
-    Mapping: _Type("mapping", "a mapping", _read_mapping),
-    object: _Type("object", "an object that is passed in code", _read_object),
-}
-
-
-def _type_of(annotation: Any, unit: str | None) -> _Type:
-    """Return the type of an option that has this annotation and unit."""
-    origin = typing.get_origin(annotation)
-    arms = tuple(arm for arm in typing.get_args(annotation) if arm is not NoneType)
-    if origin in (Union, UnionType) and len(arms) == 1:
-        return _type_of(arms[0], unit)
-    if origin is Literal:
-        return _Type("str", f"one of {', '.join(map(repr, arms))}", partial(_read_str, arms), arms)
-    if annotation in (int, float):
-        wanted = "an int" if annotation is int else "a number"
-        duration = f" of {unit} or a duration such as '90s'" if unit in _MILLISECONDS else ""
-        return _Type(annotation.__name__, wanted + duration, partial(_read_number, annotation, unit))
-    for form in (annotation, origin):
-        if form in _TYPES:
-            return _TYPES[form]
-    raise TypeError(f"An option cannot have the type {annotation!r}. Take one that Options lists.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,13 +243,11 @@ class OptionInfo:
     symfony: str | None = None
     aliases: tuple[str, ...] = ()
     no_effect: bool = False
-    # The field that the option stands at says the rest.
+    # The rest is known once the option has its place in a class.
     name: str = ""
-    default: object = None
     type: str = "str"
-    wanted: str = "a string"
-    read: Reader = field(default=str, repr=False)
     choices: tuple[str, ...] = ()
+    default: object = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -341,16 +263,82 @@ class OptionInfo:
         """Return a value of this option as people may see it."""
         return "***" if self.secret else repr(_masked(self.name, value))
 
+    def read(self, value: object) -> object:
+        """Return a value in the option's type, or None if it is nothing of the kind."""
+        match self.type:
+            case "str" if isinstance(value, str):
+                return value if not self.choices or value in self.choices else None
+            case "bool" if isinstance(value, str):
+                return _BOOLS.get(value.lower())
+            case "bool" if isinstance(value, bool):
+                return value
+            case "int" | "float" if isinstance(value, str):
+                return self.read(_number(value, self.unit))
+            case "int" if type(value) is int:
+                return value
+            case "float" if type(value) is int or isinstance(value, float):
+                return float(value)
+            case "list of str" | "tuple of str" if _is_mapping(value):
+                return self.read([value.get(str(index)) for index in range(len(value))])
+            case "list of str" | "tuple of str" if _is_list(value) and all(isinstance(item, str) for item in value):
+                return list(value) if self.type == "list of str" else tuple(value)
+            case "mapping" if _is_mapping(value):
+                return _copied(value, dict, list)
+            case "object passed in code" if not isinstance(value, str | Mapping):
+                return value
+            case _:
+                return None
+
     def problem(self, value: object) -> str | None:
         """Return what is wrong with a value, as "what it must be, got what", or None."""
         read = self.read(value)
         if read is None:
-            return f"{self.wanted}, got {self.shown(value)}"
+            return f"{self._wanted()}, got {self.shown(value)}"
         if isinstance(read, int | float) and self.minimum is not None and read < self.minimum:
             return f"at least {self.minimum}, got {self.shown(read)}"
         if isinstance(read, int | float) and self.maximum is not None and read > self.maximum:
             return f"at most {self.maximum}, got {self.shown(read)}"
         return None
+
+    def _wanted(self) -> str:
+        if self.choices:
+            return f"one of {', '.join(map(repr, self.choices))}"
+        if self.type in ("list of str", "tuple of str"):
+            return f"a list, written '{self.name}[]=a&{self.name}[]=b'"
+        duration = f" of {self.unit} or a duration such as '90s'" if self.unit in _MILLISECONDS else ""
+        return f"{'an' if self.type[0] in 'io' else 'a'} {self.type}{duration}"
+
+
+def _number(text: str, unit: str | None) -> float | None:
+    """Return the number that a text is, if it is one; with a suffix such as "s", as so many of the unit of time."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        return None
+    if not match[2]:
+        return float(text) if "." in text else int(text)
+    if unit not in _MILLISECONDS:
+        return None
+    number = Fraction(match[1]) * _MILLISECONDS[match[2]] / _MILLISECONDS[unit]
+    return int(number) if number.denominator == 1 else float(number)
+
+
+def _type_of(annotation: Any) -> tuple[str, tuple[str, ...]]:
+    """Return the type of a field in words, and its choices if it has some."""
+    origin = typing.get_origin(annotation)
+    arms = tuple(arm for arm in typing.get_args(annotation) if arm is not NoneType)
+    if origin in (Union, UnionType) and len(arms) == 1:
+        return _type_of(arms[0])
+    if origin is Literal:
+        return "str", arms
+    if annotation in (str, bool, int, float):
+        return annotation.__name__, ()
+    if annotation in (list[str], tuple[str, ...]):
+        return f"{origin.__name__} of str", ()
+    if annotation is dict or origin in (dict, Mapping):
+        return "mapping", ()
+    if annotation is object:
+        return "object passed in code", ()
+    raise TypeError(f"An option cannot be of type {annotation!r}. Take one of those that Options lists.")
 
 
 def option(
@@ -402,7 +390,7 @@ class Options:
     def describe(cls) -> list[OptionInfo]:
         """Return what the fields declare, in their order."""
         hints = typing.get_type_hints(cls)
-        return [_describe(declared, hints[declared.name]) for declared in fields(cls)]
+        return [_info_of(declared, hints[declared.name]) for declared in fields(cls)]
 
     @classmethod
     def from_dsn(cls, dsn: Dsn, **positional: object) -> Self:
@@ -416,16 +404,17 @@ class Options:
         problems = [_unknown(name, dsn.scheme, declared) for name in dsn.options if name not in known]
         values: dict[str, Any] = {}
         for info in declared:
-            value = positional.pop(info.name, None)
-            names = [name for name in info.names if name in dsn.options]
-            if len(names) > 1:
-                problems.append(f"Options {' and '.join(map(repr, names))} of {dsn.scheme}:// are one. Give it once.")
-            if names:
-                value = dsn.options[names[0]]
+            given = [name for name in info.names if name in dsn.options]
+            if len(given) > 1:
+                both = " and ".join(map(repr, given))
+                problems.append(f"Options {both} of {dsn.scheme}:// mean the same. Give one of them.")
+            name, value = info.name, positional.pop(info.name, None)
+            if given:
+                name, value = given[0], dsn.options[given[0]]
             if value is None:
                 continue
             if problem := info.problem(value):
-                problems.append(f"Option {(names or [info.name])[0]!r} of {dsn.scheme}:// must be {problem}.")
+                problems.append(f"Option {name!r} of {dsn.scheme}:// must be {problem}.")
             values[info.name] = info.read(value)
         if problems:
             raise DsnError(*problems)
@@ -437,10 +426,11 @@ class Options:
         return [name for info in cls.describe() if info.no_effect for name in info.names if name in dsn.options]
 
 
-def _describe(declared: Field[Any], annotation: Any) -> OptionInfo:
+def _info_of(declared: Field[Any], annotation: Any) -> OptionInfo:
     info: OptionInfo = declared.metadata["option"]
+    type_name, choices = _type_of(annotation)
     default = declared.default_factory() if declared.default_factory is not MISSING else declared.default
-    return replace(info, name=declared.name, default=default, **_type_of(annotation, info.unit)._asdict())
+    return replace(info, name=declared.name, type=type_name, choices=choices, default=default)
 
 
 def _unknown(name: str, scheme: str, declared: Sequence[OptionInfo]) -> str:

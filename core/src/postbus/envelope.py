@@ -37,7 +37,7 @@ class Envelope(Struct, frozen=True):
 
     def last(self, type: type[S]) -> S | None:
         """Return the newest stamp of exactly this type, or None."""
-        found = None
+        found: Stamp | None = None
         for stamp in self.stamps:
             if stamp.__class__ is type:
                 found = stamp
@@ -45,7 +45,7 @@ class Envelope(Struct, frozen=True):
 
     def all(self, type: type[S]) -> list[S]:
         """Return every stamp of exactly this type, oldest first."""
-        return [cast(S, stamp) for stamp in self.stamps if stamp.__class__ is type]
+        return [stamp for stamp in cast("tuple[S, ...]", self.stamps) if stamp.__class__ is type]
 
     def has(self, type: type[Stamp]) -> bool:
         """Say whether a stamp of exactly this type is on the envelope."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 
 class PostbusError(Exception):
@@ -118,7 +119,8 @@ def leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, DeferredFailed):
         return [leaf for inner in error.errors for leaf in leaves(inner)]
     if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in leaves(inner)]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return [leaf for inner in group.exceptions for leaf in leaves(inner)]
 
     cause: BaseException | None = error
     while cause is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import dataclass_transform
 
 from msgspec import Struct
 
@@ -12,6 +13,7 @@ from postbus.envelope import Envelope
 logger = logging.getLogger("postbus")
 
 
+@dataclass_transform(frozen_default=True)
 class Event(Struct, frozen=True):
     """Something that happened."""
 

@@ -8,8 +8,9 @@ import threading
 import types
 import typing
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, overload
 
 from msgspec import Struct
 
@@ -66,6 +67,8 @@ class Handlers:
     @overload
     def handler(
         self,
+        target: None = None,
+        /,
         *,
         bus: str | None = None,
         from_transport: str | None = None,
@@ -82,7 +85,7 @@ class Handlers:
         `Envelope` gets the envelope.
         """
         if target is None:
-            return lambda target: self.handler(target, **options)
+            return partial(self.handler, **options)
         for handler in _handlers_of(target, options):
             self.add(handler)
         return target
@@ -111,7 +114,7 @@ class Handlers:
         ``transport`` is where the message came from; None, when it is handled where it was dispatched,
         finds the handlers of every transport.
         """
-        key = (type(message), bus, transport)
+        key = (message.__class__, bus, transport)
         found = self._found.get(key)
         if found is None:
             found = self._found[key] = tuple(self._find(message, bus, transport))
@@ -132,6 +135,8 @@ class Handlers:
 def handles(method: T, /) -> T: ...
 @overload
 def handles(
+    method: None = None,
+    /,
     *,
     bus: str | None = None,
     from_transport: str | None = None,
@@ -141,7 +146,7 @@ def handles(
 ) -> Callable[[T], T]: ...
 def handles(method: Any = None, /, **options: Any) -> Any:
     """Mark a method as a handler; ``app.handler(Orders(...))`` then adds every marked method of the object."""
-    return _mark(method, options) if method is not None else lambda method: _mark(method, options)
+    return _mark(options, method) if method is not None else partial(_mark, options)
 
 
 def qualified_name(thing: Any) -> str:
@@ -165,13 +170,11 @@ def matches(message: Any, wanted: type) -> int | None:
 
 
 def _distance(message: Any, wanted: tuple[Handles, ...]) -> int | None:
-    distances = [
-        len(type(message).__mro__) + 1 if one == "*" else matches(message, typing.cast(type, one)) for one in wanted
-    ]
+    distances = [len(type(message).__mro__) + 1 if one == "*" else matches(message, one) for one in wanted]
     return min((distance for distance in distances if distance is not None), default=None)
 
 
-def _mark(method: T, options: dict[str, Any]) -> T:
+def _mark(options: dict[str, Any], method: T) -> T:
     setattr(method, _MARK, options)
     return method
 
@@ -184,7 +187,7 @@ def _handlers_of(target: Any, options: dict[str, Any]) -> list[Handler]:
     if inspect.isroutine(target):
         return [_make_handler(target, target, **options)]
 
-    kind: type = type(target)
+    kind = target.__class__
     marked = [name for name in dir(kind) if hasattr(getattr(kind, name), _MARK)]
     if marked:
         methods = [getattr(target, name) for name in marked]
@@ -245,11 +248,11 @@ def _types(wanted: Any, label: str) -> tuple[Handles, ...]:
         wanted = get_args(wanted)
     elif isinstance(wanted, str | type) or not isinstance(wanted, Iterable):
         wanted = (wanted,)
-    members = tuple(typing.cast(Iterable[Any], wanted))
+    members = tuple(cast(Iterable[Any], wanted))
     for member in members:
         if member == "*":
             continue
-        if not isinstance(member, type) or member.__module__ == "builtins" and member is not object:
+        if not isinstance(member, type) or (member.__module__ == "builtins" and member is not object):
             raise ConfigurationError(
                 f"Cannot tell which message {label} handles. Annotate its first parameter, or pass handles=..."
             )

@@ -36,8 +36,12 @@ class _Ids:
     """What `new_id` makes ids of: the millisecond, random bits drawn each millisecond, and a counter."""
 
     def __init__(self) -> None:
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Draw everything anew, as a forked process must, or it would make its parent's ids."""
         # Apart from the global generator, because programs seed that one.
-        self.random = Random()  # noqa: S311
+        self.random = Random()
         self.counter = count(self.random.randrange(1 << 44, 1 << 47))  # twelve hexadecimal digits, for years
         self.prefix, self.begins, self.ends = "", 0.0, 0.0
 
@@ -51,7 +55,7 @@ class _Ids:
 
 
 _ids = _Ids()
-os.register_at_fork(after_in_child=_ids.__init__)
+os.register_at_fork(after_in_child=_ids.start_over)
 
 
 def new_id() -> str:
@@ -62,7 +66,8 @@ def new_id() -> str:
     return _ids.prefix + hex(next(_ids.counter))[2:]
 
 
-_current: ContextVar[tuple[stamps.MessageId, stamps.Correlation] | None] = ContextVar("postbus_current_message", default=None)
+_Identity = tuple[stamps.MessageId, stamps.Correlation]
+_current: ContextVar[_Identity | None] = ContextVar("postbus_current", default=None)
 
 
 def add_identity(envelope: Envelope, call_next: Next) -> Envelope:
@@ -109,7 +114,7 @@ def dispatch_after_current(envelope: Envelope, call_next: Next) -> Envelope:
     elif waiting is not None:
         return call_next(envelope)
 
-    waiting = []
+    waiting = list[tuple[Envelope, Next]]()
     token = _deferred.set(waiting)
     try:
         result = call_next(envelope)

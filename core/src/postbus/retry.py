@@ -61,7 +61,7 @@ class Backoff(Struct, frozen=True, kw_only=True):
             wait = self.delay * self.factor**count
         except OverflowError:
             wait = ceiling
-        return min(wait * random.uniform(1 - self.jitter, 1 + self.jitter), ceiling)  # noqa: S311
+        return min(wait * random.uniform(1 - self.jitter, 1 + self.jitter), ceiling)
 
 
 def retries_of(envelope: Envelope) -> int:

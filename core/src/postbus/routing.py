@@ -32,7 +32,7 @@ class Router:
     ) -> None:
         self._senders = senders
         self._routes = routes
-        self._own_transports = own_transports if own_transports is not None else {}
+        self._own_transports = own_transports if own_transports is not None else dict[type, Sequence[str]]()
         self._found: dict[type, Mapping[str, Sender]] = {}
 
     def senders_for(self, envelope: Envelope) -> Mapping[str, Sender]:
@@ -40,7 +40,7 @@ class Router:
         override = envelope.last(stamps.TransportNames)
         if override is not None:
             return {name: self._sender(name) for name in override.names}
-        kind = type(envelope.message)
+        kind = envelope.message.__class__
         found = self._found.get(kind)
         if found is None:
             names = self.names_for(envelope.message)
@@ -58,7 +58,7 @@ class Router:
         if not names:
             names = [
                 name for ancestor in type(message).__mro__ for name in self._own_transports.get(ancestor, ())
-            ] or list(self._wildcard(type(message)))
+            ] or list(self._wildcard(message.__class__))
         return list(dict.fromkeys(names))
 
     def forget(self) -> None:
@@ -70,7 +70,7 @@ class Router:
         fitting = [
             route
             for route in self._routes
-            if isinstance(route, str) and (route == "*" or route.endswith(".*") and path.startswith(route[:-1]))
+            if isinstance(route, str) and (route == "*" or (route.endswith(".*") and path.startswith(route[:-1])))
         ]
         return self._routes[max(fitting, key=lambda route: len(str(route)))] if fitting else ()
 

@@ -121,7 +121,7 @@ class TypeRegistry:
         if other is not None and other is not type and not _same_definition(other, type):
             raise ConfigurationError(
                 f"{other.__module__}.{other.__qualname__} and {type.__module__}.{type.__qualname__} both travel as "
-                f"{name!r}. Give one of them another name: @app.message(\"...\")."
+                f'{name!r}. Give one of them another name: @app.message("...").'
             )
         self._types[name] = type
 
@@ -141,26 +141,32 @@ def can_be_message(type: type) -> bool:
     pydantic = sys.modules.get("pydantic")  # Without it having been imported, no class is a model.
     return (
         dataclasses.is_dataclass(type)
-        or hasattr(type, "__attrs_attrs__")
+        or hasattr(cast(Any, type), "__attrs_attrs__")
         or issubclass(type, msgspec.Struct)
-        or (pydantic is not None and issubclass(type, pydantic.BaseModel))
+        or (pydantic is not None and issubclass(type, cast(Any, pydantic).BaseModel))
     )
+
+
+def _encode_model(message: Any) -> bytes:
+    text: str = message.model_dump_json()
+    return text.encode()
 
 
 def make_codec(type: type) -> Codec:
     """Return the codec of a dataclass, attrs class, msgspec Struct or pydantic model."""
     name = f"{type.__module__}.{type.__qualname__}"
     pydantic = sys.modules.get("pydantic")
-    if pydantic is not None and issubclass(type, pydantic.BaseModel):
+    if pydantic is not None and issubclass(type, cast(Any, pydantic).BaseModel):
         model = cast(Any, type)
-        return Codec(lambda message: message.model_dump_json().encode(), partial(model.model_validate_json, strict=True))
+        decode = partial(model.model_validate_json, strict=True)
+        return Codec(_encode_model, decode)
     if not can_be_message(type):
         raise ConfigurationError(
             f"{name} cannot be a message: it is not a dataclass, attrs class, msgspec Struct or pydantic model. "
             "Make it one, for example with @dataclass(frozen=True)."
         )
     try:
-        decoder = msgspec.json.Decoder(type)
+        decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(type)
     except (TypeError, NameError) as error:
         raise ConfigurationError(f"{name} cannot be read from JSON: {error}") from error
     return Codec(_encode_json, decoder.decode)
@@ -187,7 +193,7 @@ class JsonSerializer:
         if isinstance(message, Undecodable):
             return Encoded(message.body, {**message.headers, **_stamp_headers(envelope)})
 
-        type_ = type(message)
+        type_ = message.__class__
         headers = {"type": self._registry.name_for(type_), "Content-Type": "application/json", WIRE: WIRE_VERSION}
         for unknown in envelope.all(stamps.UnknownHeaders):
             headers.update(unknown.headers)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 _by_wire_name: dict[str, type[Stamp]] = {}
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
 class Stamp(Struct, frozen=True):
     """A frozen value with metadata about one journey of a message.
 

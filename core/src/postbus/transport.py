@@ -336,9 +336,7 @@ class QueueTransport:
                 stored = dict(enumerate(ids)) | {start + position: id for position, id in error.stored.items()}
                 error.stored = stored
                 raise
-        sent = [
-            envelope.with_(stamps.Sent(self.name, id)) for envelope, id in zip(envelopes, ids, strict=True)
-        ]
+        sent = [envelope.with_(stamps.Sent(self.name, id)) for envelope, id in zip(envelopes, ids, strict=True)]
         if self._observers:
             for envelope in sent:
                 self._observers.notify(MessageSent(envelope, self.name))
@@ -390,7 +388,7 @@ class QueueTransport:
                 return []
             self._discard(connection, error)
             self._pause = min(max(self._pause * 2, self.first_pause), self.longest_pause)
-            self._retry_at = time.monotonic() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311
+            self._retry_at = time.monotonic() + self._pause * random.uniform(0.8, 1.2)
             return []
         self._found()
         return [self.decode(delivery) for delivery in deliveries]

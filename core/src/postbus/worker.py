@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -172,8 +172,7 @@ class Worker:
         except Exception as problem:  # A border: while the copy cannot be stored, the broker keeps the original.
             self._pause = min(max(1.0, self._pause * 2), 30.0)
             logger.error(
-                "Keeping %s with its broker, because what is to become of it cannot be stored: %s "
-                "Pausing for %.0f s.",
+                "Keeping %s with its broker, because what is to become of it cannot be stored: %s Pausing for %.0f s.",
                 label(envelope),
                 problem,
                 self._pause,
@@ -218,7 +217,7 @@ class Worker:
             time.sleep(min(left, 0.2))
 
     @contextmanager
-    def _stopping_on_signals(self) -> Iterator[None]:
+    def _stopping_on_signals(self) -> Generator[None]:
         if threading.current_thread() is not threading.main_thread():  # Python leaves signals to the main thread.
             yield
             return
