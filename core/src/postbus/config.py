@@ -107,7 +107,8 @@ def check(given: Mapping[str, object], environment: Mapping[str, str] = os.envir
         retry=reader.retry("retry", given.get("retry")) or Backoff(),
         handlers=reader.handlers(given.get("handlers", ())),
     )
-    reader.cross_check(config)
+    named = given.get("transports")
+    reader.cross_check(config, list(named) if _is_mapping(named) and named else list(transports))
     if reader.problems:
         raise ConfigurationError(*reader.problems)
     return config
@@ -148,6 +149,9 @@ class _Reader:
     def problem(self, key: str, fact: str, remedy: str) -> None:
         self.problems.append(f"{key} {fact}; {remedy}.")
 
+    def wrong(self, key: str, wanted: str, got: str) -> None:
+        self.problems.append(f"{key} must be {wanted}, got {got}.")
+
     def expand(self, key: str, value: object) -> object:
         """Return a value with every ``${NAME}`` and ``${NAME:-default}`` filled in, at any depth."""
         if isinstance(value, str):
@@ -181,7 +185,7 @@ class _Reader:
         if isinstance(value, type):
             return True
         if value is not None:
-            self.problem(key, f"must be {wanted}", f"got {_show_value(key, value)}")
+            self.wrong(key, wanted, _show_value(key, value))
         return False
 
     def text(self, key: str, value: object) -> str | None:
@@ -193,18 +197,19 @@ class _Reader:
     def table(self, key: str, value: object, read: Callable[[str, object], T | None]) -> dict[str, T]:
         """Read each entry of a table by itself; those that cannot be read are left out."""
         if not _is_mapping(value):
-            self.problem(key, "must be a table", f"got {_show_value(key, value)}")
+            self.wrong(key, "a table", _show_value(key, value))
             return {}
         entries = {name: read(f"{key}.{name}", entry) for name, entry in value.items()}
         return {name: entry for name, entry in entries.items() if entry is not None}
 
     def names(self, key: str, value: object) -> list[str]:
         """Return a name, or a list of names, as a list."""
+        kind = type(value).__name__
         if isinstance(value, str):
             return [value]
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in cast(Iterable[object], value)):
             return list(cast(Iterable[str], value))
-        self.problem(key, "must be a name or a list of names", f"got {_show_value(key, cast(object, value))}")
+        self.wrong(key, "a name or a list of names", f"a {kind}")
         return []
 
     def transport(self, key: str, value: object) -> TransportConfig | Transport | None:
@@ -213,7 +218,7 @@ class _Reader:
         if isinstance(value, TransportConfig) or hasattr(value, "send"):
             return cast("TransportConfig | Transport", value)
         if not _is_mapping(value):
-            self.problem(key, "must be a DSN or a table with 'dsn'", f"got {_show_value(key, value)}")
+            self.wrong(key, "a DSN or a table with 'dsn'", _show_value(key, value))
             return None
         self.known(key, value, TransportConfig.__struct_fields__)
         dsn = self.text(f"{key}.dsn", value.get("dsn"))
@@ -236,7 +241,7 @@ class _Reader:
         if value is None or hasattr(value, "next_delay"):
             return cast("RetryPolicy | None", value)
         if not _is_mapping(value):
-            self.problem(key, "must be a table or a RetryPolicy", f"got {_show_value(key, value)}")
+            self.wrong(key, "a table or a RetryPolicy", _show_value(key, value))
             return None
         self.known(key, value, Backoff.__struct_fields__)
         numbers = {
@@ -255,12 +260,12 @@ class _Reader:
         if isinstance(value, BusConfig):
             return value
         if not _is_mapping(value):
-            self.problem(key, "must be a table", f"got {_show_value(key, value)}")
+            self.wrong(key, "a table", _show_value(key, value))
             return None
         self.known(key, value, BusConfig.__struct_fields__)
         middleware = value.get("middleware", ())
         if not isinstance(middleware, list | tuple):
-            self.problem(f"{key}.middleware", "must be a list", f"got a {type(middleware).__name__}")
+            self.wrong(f"{key}.middleware", "a list", f"a {type(middleware).__name__}")
             middleware = ()
         return BusConfig(
             middleware=tuple(cast(Iterable[Any], middleware)),
@@ -270,7 +275,7 @@ class _Reader:
 
     def routing(self, value: object) -> dict[Route, Sequence[str]]:
         if not _is_mapping(value):
-            self.problem("routing", "must be a table", f"got {_show_value('routing', value)}")
+            self.wrong("routing", "a table", _show_value("routing", value))
             return {}
         routes: dict[Route, Sequence[str]] = {}
         for route, names in cast(Mapping[Any, object], value).items():
@@ -288,11 +293,11 @@ class _Reader:
             entries = list(cast(Iterable[object], items))
             if all(isinstance(entry, str | Handlers) for entry in entries):
                 return cast("list[str | Handlers]", entries)
-        self.problem("handlers", "must be a list of modules, of 'module:group', or of groups", f"got {value!r}")
+        self.wrong("handlers", "a list of modules, of 'module:group', or of groups", f"{value!r}")
         return []
 
-    def cross_check(self, config: Config) -> None:
-        """Note every name that is used and not defined."""
+    def cross_check(self, config: Config, transports: Sequence[str]) -> None:
+        """Note every name that is used and not defined; ``transports`` are those with mistakes in them too."""
         used = {f"routing.{_show(route)}": names for route, names in config.routing.items()}
         used["failure_transport"] = [config.failure_transport] if config.failure_transport else []
         for name, transport in config.transports.items():
@@ -300,7 +305,7 @@ class _Reader:
             used[f"transports.{name}.failure_transport"] = [own] if own else []
         for key, names in used.items():
             for name in names:
-                self._defined(key, name, "transport", list(config.transports))
+                self._defined(key, name, "transport", transports)
         self._defined("default_bus", config.default_bus, "bus", list(config.buses))
 
     def _defined(self, key: str, name: str, what: str, known: Sequence[str]) -> None:

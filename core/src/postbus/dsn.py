@@ -25,7 +25,7 @@ _TRAPS = {
     "white space. Percent-encode it, a space as %20": re.compile(r"[\s\x00-\x1f\x7f]"),
     "a '%' that starts no escape. Percent-encode it as %25": re.compile("%(?![0-9A-Fa-f]{2})"),
 }
-_ENCODE = "Percent-encode every '/', '+', '@', ':', '%', '?' and '#' inside a user, password or path ('/' is %2F)."
+_ENCODE = "In a user, password or path, percent-encode '/' as %2F, '@' as %40, and '+', ':', '%', '?', '#' alike."
 _SECRET = re.compile("key|secret|token|password|passphrase|passwd|pwd|credential", re.IGNORECASE)
 
 _NUMBER = re.compile(r"(-?[0-9]{1,18}(?:\.[0-9]{1,18})?)(ms|s|m|h|d)?")

@@ -118,11 +118,11 @@ class Plugins:
     def _load(self, entry_point: EntryPoint) -> None:
         plugin = _plugin(entry_point)
         try:
-            module = entry_point.load()
+            self.add(entry_point.load(), plugin)
+        except pluggy.PluginValidationError as error:
+            self._report(plugin, f"has a hook that Postbus does not call like that, so it is left out: {error}.")
         except Exception as error:  # A border: a broken plugin must not take the others down.
             self._report(plugin, f"could not be imported, so it is left out: {describe(error)}.")
-            return
-        self.add(module, plugin)
 
     def _call(self, plugin: Plugin, hook: str, **arguments: Any) -> None:
         others = [other for name, other in self._manager.list_name_plugin() if name != plugin.name]

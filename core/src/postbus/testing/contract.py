@@ -1,0 +1,49 @@
+"""The contract of `postbus.transport` as tests: what a plugin's author subclasses."""
+
+from __future__ import annotations
+
+from postbus.testing.rules.batches import Batches
+from postbus.testing.rules.browsing import Browsing
+from postbus.testing.rules.concurrency import Concurrency
+from postbus.testing.rules.counting import Counting
+from postbus.testing.rules.crashes import Crashes
+from postbus.testing.rules.delays import Delays
+from postbus.testing.rules.dsns import Dsns
+from postbus.testing.rules.failures import Failures
+from postbus.testing.rules.fidelity import Fidelity
+from postbus.testing.rules.leases import Leases
+from postbus.testing.rules.order import Order
+from postbus.testing.rules.settling import Settling
+from postbus.testing.rules.setup import Setup
+from postbus.testing.rules.waiting import Waiting
+
+
+class TransportContract(
+    Fidelity,
+    Settling,
+    Order,
+    Batches,
+    Waiting,
+    Delays,
+    Failures,
+    Crashes,
+    Leases,
+    Counting,
+    Browsing,
+    Setup,
+    Concurrency,
+    Dsns,
+):
+    """Every promise of a connection, as one test each.
+
+    Subclass it, and say what is tested::
+
+        class TestRedis(TransportContract):
+            guarantees = Guarantees(durable=True, lease=True)
+            short_lease = {"redeliver_timeout": 1}
+
+            def dsn(self) -> str:
+                return f"redis://localhost:6379/contract-{uuid4()}"
+
+    Each test has queues of its own. What may be set besides is listed in `Workbench`.
+    """

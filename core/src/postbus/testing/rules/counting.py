@@ -1,0 +1,108 @@
+"""Numbers are true: how often a message was delivered, how many there are, and how old."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol, runtime_checkable
+
+from postbus.testing.workbench import Workbench, hear, unable
+from postbus.transport import Connection, Outgoing, SupportsCount
+
+MESSAGE = Outgoing(b"message", {})
+
+# A broker may keep the time of a message in whole seconds.
+ROUNDED = 1.0
+
+
+@runtime_checkable
+class CountingConnection(Connection, SupportsCount, Protocol):
+    """A connection that can count."""
+
+
+class Counting(Workbench):
+    """Numbers are true: how often a message was delivered, how many there are, and how old."""
+
+    def test_the_first_delivery_is_number_one(self) -> None:
+        """A message that was never delivered before comes with a count of 1."""
+        self.requires(delivery_count=True)
+        connection = self.connect()
+        connection.publish([MESSAGE])
+
+        [delivery] = self.take(connection, 1)
+
+        assert 1 == delivery.count
+
+    def test_a_lost_delivery_is_counted(self) -> None:
+        """A message whose worker vanished comes with a count of 2: so one that kills its workers is found out."""
+        self.requires(delivery_count=True)
+        connection = self.connect(short_lease=True)
+        connection.publish([MESSAGE])
+        if self.guarantees.lease:
+            self.take(connection, 1)
+        else:
+            self.requires(shared=True, redelivery_on_crash=True)
+            with self.child("fetch", 1) as child:
+                assert "fetched 1" == hear(child)
+
+        [again] = self.take(self.connect(short_lease=True), 1)
+
+        assert 2 == again.count
+
+    def test_a_released_delivery_is_not_counted(self) -> None:
+        """A message that was given back comes with the same count as before."""
+        self.requires(delivery_count=True)
+        connection = self.connect()
+        connection.publish([MESSAGE])
+        [delivery] = self.take(connection, 1)
+        connection.release([delivery.tag])
+
+        [again] = self.take(connection, 1)
+
+        assert 1 == again.count
+
+    def test_count_tells_what_waits(self) -> None:
+        """``waiting`` are those that a fetch would deliver now."""
+        connection = self._counting_connection()
+
+        connection.publish([MESSAGE] * 3)
+
+        self.until(connection, waiting=3, delayed=0, in_flight=0)
+
+    def test_count_tells_what_is_delayed(self) -> None:
+        """``delayed`` are those whose delay is not over."""
+        self.requires(delay=True)
+        connection = self._counting_connection()
+
+        connection.publish([MESSAGE, Outgoing(b"later", {}, 3600.0), Outgoing(b"later", {}, 3600.0)])
+
+        self.until(connection, waiting=1, delayed=2, in_flight=0)
+
+    def test_count_tells_what_is_in_flight(self) -> None:
+        """``in_flight`` are those that were delivered and not settled."""
+        connection = self._counting_connection()
+        connection.publish([MESSAGE] * 3)
+
+        first, *_ = self.take(connection, 3)
+        self.until(connection, waiting=0, in_flight=3)
+
+        connection.ack([first.tag])
+        self.until(connection, waiting=0, in_flight=2)
+
+    def test_age_begins_when_a_message_could_be_delivered(self) -> None:
+        """``oldest_age`` is never more than the time since the oldest waiting message was due; without one, None."""
+        self.requires(delay=True)
+        connection = self._counting_connection()
+        assert connection.count().oldest_age is None
+        published = time.monotonic()
+        connection.publish([Outgoing(b"later", {}, self.short_delay)])
+
+        age = self.until(connection, waiting=1, delayed=0).oldest_age
+
+        if age is not None:
+            assert 0 <= age <= time.monotonic() - published - self.short_delay + ROUNDED
+
+    def _counting_connection(self) -> CountingConnection:
+        connection = self.connect()
+        if not isinstance(connection, CountingConnection):
+            unable(connection, SupportsCount)
+        return connection

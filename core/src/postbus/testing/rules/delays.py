@@ -1,0 +1,98 @@
+"""A delayed message comes when its delay is over: not before, and without being asked for again."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from postbus import stamps
+from postbus.envelope import Envelope
+from postbus.errors import TransportError
+from postbus.testing.subject import Note
+from postbus.testing.workbench import Workbench, in_background
+from postbus.transport import Connection, Outgoing, SupportsCount
+
+DAY = 86_400.0
+
+# The clock of a broker and the one of this process, each rounded, may differ by that many seconds.
+CLOCKS_DIFFER = 0.01
+
+
+class Delays(Workbench):
+    """A delayed message comes when its delay is over: not before, and without being asked for again."""
+
+    def test_a_delayed_message_is_never_early(self) -> None:
+        """It is delivered when its delay has passed since `publish` was called, or later."""
+        connection = self._delaying_connection()
+        published = time.monotonic()
+        connection.publish([Outgoing(b"later", {}, self.short_delay)])
+
+        self.take(connection, 1)
+
+        assert time.monotonic() - published >= self.short_delay - CLOCKS_DIFFER
+
+    def test_a_fetch_returns_when_a_delay_is_over(self) -> None:
+        """A fetch that waits already returns then; so it does for what was published after it began to wait."""
+        connection = self._delaying_connection()
+        waiting = in_background(lambda: connection.fetch(1, 3 * self.patience))
+        self.assert_still_waiting(waiting)
+
+        self.connect().publish([Outgoing(b"later", {}, self.short_delay)])
+
+        assert [b"later"] == [delivery.body for delivery in self.in_time(waiting)]
+
+    def test_several_delays_may_be_over_at_once(self) -> None:
+        """All of them come, not only the first."""
+        connection = self._delaying_connection()
+        connection.publish([Outgoing(b"%d" % number, {}, self.short_delay) for number in range(5)])
+
+        assert {b"%d" % number for number in range(5)} == {delivery.body for delivery in self.take(connection, 5)}
+
+    def test_a_delayed_message_holds_up_nobody(self) -> None:
+        """What was published after it, without a delay, comes at once."""
+        connection = self._delaying_connection()
+        connection.publish([Outgoing(b"later", {}, self._far)])
+        connection.publish([Outgoing(b"now", {})])
+
+        [delivery] = self.take(connection, 1)
+
+        assert b"now" == delivery.body
+
+    def test_a_delay_of_zero_is_no_delay(self) -> None:
+        """A message that was given a delay of no seconds comes at once."""
+        transport = self.transport()
+
+        transport.send([Envelope.wrap(Note("now"), stamps.Delay(0))])
+
+        self.receive(transport, 1)
+
+    def test_a_far_delay_is_kept(self) -> None:
+        """A message that is delayed by a day is not delivered today, and counts as delayed."""
+        connection = self._delaying_connection()
+
+        connection.publish([Outgoing(b"tomorrow", {}, self._far)])
+
+        self.assert_quiet(connection)
+        if isinstance(connection, SupportsCount):
+            self.until(connection, waiting=0, delayed=1, in_flight=0)
+
+    def test_a_delay_that_cannot_be_kept_is_refused(self) -> None:
+        """A broker that cannot wait, or not so long, says so, and does not take the message."""
+        longest = self.guarantees.longest_delay if self.guarantees.delay else 0.0
+        if longest is None:
+            pytest.skip("Guarantees set no limit to a delay.")
+        connection = self.connect()
+
+        with pytest.raises(TransportError):
+            connection.publish([Outgoing(b"too late", {}, longest + 60)])
+
+        self.assert_quiet(connection)
+
+    @property
+    def _far(self) -> float:
+        return min(DAY, self.guarantees.longest_delay or DAY)
+
+    def _delaying_connection(self) -> Connection:
+        self.requires(delay=True)
+        return self.connect()

@@ -1,0 +1,47 @@
+"""Where the guarantees say so, messages come in the order in which they were published."""
+
+from __future__ import annotations
+
+from postbus.testing.workbench import Workbench
+from postbus.transport import Outgoing
+
+MESSAGES = [Outgoing(b"%d" % number, {}) for number in range(20)]
+
+
+class Order(Workbench):
+    """Where the guarantees say so, messages come in the order in which they were published."""
+
+    def test_messages_come_in_the_order_of_publishing(self) -> None:
+        """A single consumer gets what was published later later."""
+        self.requires(ordering="fifo")
+        connection = self.connect()
+        for message in MESSAGES:
+            connection.publish([message])
+
+        deliveries = self.take(connection, len(MESSAGES))
+
+        assert [message.body for message in MESSAGES] == [delivery.body for delivery in deliveries]
+
+    def test_a_batch_comes_in_its_order(self) -> None:
+        """A single consumer gets the messages of a batch in the order that they have there."""
+        self.requires(ordering="fifo")
+        connection = self.connect()
+        connection.publish(MESSAGES)
+
+        deliveries = self.take(connection, len(MESSAGES))
+
+        assert [message.body for message in MESSAGES] == [delivery.body for delivery in deliveries]
+
+    def test_order_holds_from_one_fetch_to_the_next(self) -> None:
+        """A consumer that fetches one message at a time, and acks each, gets them in the same order."""
+        self.requires(ordering="fifo")
+        connection = self.connect()
+        connection.publish(MESSAGES)
+
+        bodies: list[bytes] = []
+        for _ in MESSAGES:
+            [delivery] = self.take(connection, 1)
+            connection.ack([delivery.tag])
+            bodies.append(delivery.body)
+
+        assert [message.body for message in MESSAGES] == bodies

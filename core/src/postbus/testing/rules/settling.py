@@ -1,0 +1,150 @@
+"""A delivery is settled once, alone, and for everybody."""
+
+from __future__ import annotations
+
+import contextlib
+
+from postbus.errors import ConnectionLost
+from postbus.testing.workbench import Workbench
+from postbus.transport import Connection, Delivery, Outgoing
+
+MESSAGE = Outgoing(b"message", {"type": "note"})
+
+
+class Settling(Workbench):
+    """A delivery is settled once, alone, and for everybody."""
+
+    def test_an_acked_message_is_gone(self) -> None:
+        """What was acked is delivered to nobody any more."""
+        connection, delivery = self._one_in_flight()
+
+        connection.ack([delivery.tag])
+
+        self.assert_empty(connection)
+
+    def test_a_rejected_message_is_gone(self) -> None:
+        """What was rejected is delivered to nobody any more."""
+        connection, delivery = self._one_in_flight()
+
+        connection.reject([delivery.tag])
+
+        self.assert_empty(connection)
+
+    def test_a_batch_is_settled_whole(self) -> None:
+        """Every delivery whose tag is given is settled, not only the first."""
+        connection = self.connect()
+        connection.publish([MESSAGE] * 5)
+
+        connection.ack([delivery.tag for delivery in self.take(connection, 5)])
+
+        self.assert_empty(connection)
+
+    def test_acking_one_leaves_the_others(self) -> None:
+        """Only the delivery whose tag is given is settled, not those that were delivered before or after it."""
+        connection = self.connect()
+        connection.publish([Outgoing(b"%d" % number, {}) for number in range(3)])
+        before, acked, after = self.take(connection, 3)
+
+        connection.ack([acked.tag])
+        connection.release([before.tag, after.tag])
+
+        assert {before.body, after.body} == {delivery.body for delivery in self.take(self.connect(), 2)}
+
+    def test_a_delivery_is_in_one_hand(self) -> None:
+        """What is in flight on one connection is delivered neither to another nor a second time to this one."""
+        connection, _ = self._one_in_flight()
+
+        self.assert_quiet(self.connect())
+        self.assert_quiet(connection)
+
+    def test_a_released_message_is_for_others_at_once(self) -> None:
+        """Another connection gets what was released, while the one that released it is idle."""
+        connection, delivery = self._one_in_flight()
+
+        connection.release([delivery.tag])
+
+        [again] = self.take(self.connect(), 1)
+        assert delivery.body == again.body
+
+    def test_a_batch_is_released_whole(self) -> None:
+        """Every delivery whose tag is given is given back, not only the first."""
+        connection = self.connect()
+        connection.publish([MESSAGE] * 5)
+
+        connection.release([delivery.tag for delivery in self.take(connection, 5)])
+
+        self.take(self.connect(), 5)
+
+    def test_settling_twice_is_quiet(self) -> None:
+        """A tag that was settled before is ignored, whichever way it was settled."""
+        connection, delivery = self._one_in_flight()
+
+        connection.ack([delivery.tag])
+        connection.ack([delivery.tag])
+        connection.reject([delivery.tag])
+
+        self.assert_empty(connection)
+
+    def test_a_settled_message_cannot_be_released(self) -> None:
+        """Releasing what was settled is ignored; it does not bring the message back."""
+        connection, delivery = self._one_in_flight()
+        connection.ack([delivery.tag])
+
+        connection.release([delivery.tag])
+
+        self.assert_empty(connection)
+
+    def test_settling_nothing_is_quiet(self) -> None:
+        """No tags at all are no error."""
+        connection = self.connect()
+
+        connection.ack([])
+        connection.reject([])
+        connection.release([])
+
+        self.assert_empty(connection)
+
+    def test_a_tag_of_an_earlier_connection_is_quiet(self) -> None:
+        """Its message is settled or comes again; the connection that was given the tag goes on as before."""
+        earlier, delivery = self._one_in_flight()
+        earlier.close()
+        connection = self.connect()
+
+        connection.ack([delivery.tag])
+
+        connection.publish([Outgoing(b"next", {})])
+        connection.ack([self.take_until(connection, b"next").tag])
+
+    def test_a_tag_of_an_earlier_connection_settles_nothing_else(self) -> None:
+        """Tags of two connections are never taken for each other."""
+        earlier, delivery = self._one_in_flight()
+        earlier.close()
+        connection = self.connect()
+        connection.publish([Outgoing(b"other", {})])
+        other = self.take_until(connection, b"other")
+
+        connection.ack([delivery.tag])
+
+        connection.release([other.tag])
+        self.take_until(connection, b"other")
+
+    def test_settling_after_close_is_quiet_or_a_lost_connection(self) -> None:
+        """Who settles on a closed connection hears nothing, or `ConnectionLost`, and tries the next one."""
+        connection, delivery = self._one_in_flight()
+        connection.close()
+
+        with contextlib.suppress(ConnectionLost):
+            connection.ack([delivery.tag])
+
+    def test_closing_twice_is_quiet(self) -> None:
+        """A second `close` does nothing."""
+        connection = self.connect()
+
+        connection.close()
+        connection.close()
+
+    def _one_in_flight(self) -> tuple[Connection, Delivery]:
+        connection = self.connect()
+        connection.publish([MESSAGE])
+        [delivery] = self.take(connection, 1)
+        return connection, delivery

@@ -1,0 +1,58 @@
+"""The plugin under test: how a process, the tests' own or a child of it, comes to its transport."""
+
+from __future__ import annotations
+
+import pkgutil
+
+from msgspec import Struct
+
+from postbus.dsn import Dsn
+from postbus.envelope import Envelope
+from postbus.plugins import Plugin, Plugins, Scheme, installed_plugins
+from postbus.serialization import JsonSerializer, TypeRegistry
+from postbus.transport import QueueTransport, TransportContext
+
+
+class Note(Struct, frozen=True):
+    """The message that the rules send."""
+
+    text: str
+
+
+class Subject(Struct, frozen=True):
+    """A DSN, and where the hooks of its plugin are if that is not installed: ``package`` or ``package:object``."""
+
+    dsn: str
+    plugin: str | None = None
+
+    def scheme(self) -> Scheme:
+        """Return what the plugin registered for the scheme of the DSN."""
+        plugins = installed_plugins()
+        if self.plugin is not None:
+            plugins = Plugins()
+            plugins.add(pkgutil.resolve_name(self.plugin), Plugin(self.plugin, self.plugin, "under test"))
+        return plugins.scheme_for(Dsn.parse(self.dsn))
+
+    def make_transport(self, name: str = "contract") -> QueueTransport:
+        """Return a new transport, as an app would get it from the plugin."""
+        registry = TypeRegistry()
+        registry.register(Note, "note")
+        context = TransportContext(name, JsonSerializer(registry), _refuse)
+        transport = self.scheme().factory(Dsn.parse(self.dsn), context)
+        assert isinstance(transport, QueueTransport), (
+            f"The contract is about connections, and {type(transport).__name__} is not a QueueTransport."
+        )
+        return transport
+
+
+class Task(Struct, frozen=True):
+    """What a child process is to do: "fetch" or "publish" messages and be killed, or "setup" when it is told to."""
+
+    verb: str
+    subject: Subject
+    number: int = 0
+    patience: float = 10.0
+
+
+def _refuse(envelope: Envelope) -> Envelope:
+    raise AssertionError(f"A transport with a connection dispatches nothing, but it was asked to: {envelope}.")

@@ -1,0 +1,228 @@
+"""What the rules of the contract stand on: fresh queues, connections, and ways to wait that cannot hang."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import Any, ClassVar, NoReturn, TypeVar
+from urllib.parse import quote
+
+import msgspec
+import pytest
+
+from postbus.envelope import Envelope
+from postbus.testing.subject import Subject, Task
+from postbus.transport import (
+    Connection,
+    Counts,
+    Delivery,
+    Guarantees,
+    Outgoing,
+    QueueTransport,
+    SupportsCount,
+    SupportsSetup,
+)
+
+T = TypeVar("T")
+
+
+class Workbench:
+    """The class that rules are written in. A subclass says what is tested, by these attributes and `dsn`."""
+
+    guarantees: ClassVar[Guarantees]
+    """What the plugin promises; a rule that it does not promise is skipped."""
+    plugin: ClassVar[str | None] = None
+    """Where the hooks are if the plugin is not installed: ``package`` or ``package:object``."""
+    short_lease: ClassVar[Mapping[str, object]] = {}
+    """Options of the DSN that make a lease as short as it can safely be."""
+    short_delay: ClassVar[float] = 0.5
+    """A delay in seconds that is worth waiting for."""
+    patience: ClassVar[float] = 10.0
+    """How long, in seconds, something that must happen may take."""
+    quiet: ClassVar[float] = 0.2
+    """How long, in seconds, to look for something that must not happen."""
+    load: ClassVar[int] = 5000
+    """How many messages go through the rules about concurrency."""
+    refused: ClassVar[Outgoing | None] = None
+    """A message that the broker does not take, if there is such a thing."""
+
+    tmp_path: Path
+    """A folder for this test alone."""
+
+    def dsn(self) -> str:
+        """Return the DSN of a queue that is new and empty, another one each time."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method dsn().")
+
+    def make_partial_failure(self) -> tuple[Connection, Sequence[Outgoing]] | None:
+        """Return a connection, and a batch of which the broker will take a part only; None if there is no way to."""
+        if self.refused is None:
+            return None
+        return self.connect(), [Outgoing(b"before", {}), self.refused, Outgoing(b"after", {})]
+
+    @pytest.fixture(autouse=True)
+    def _lay_out_and_clear_up(self, tmp_path: Path) -> Iterator[None]:
+        self.tmp_path = tmp_path
+        self._queue: str | None = None
+        self._prepared: set[str] = set()
+        self._transports: list[QueueTransport] = []
+        yield
+        wait([in_background(transport.close) for transport in self._transports], self.patience)
+
+    # what is tested
+
+    @property
+    def queue(self) -> str:
+        """The DSN of this test's own queue."""
+        if self._queue is None:
+            self._queue = self.dsn()
+        return self._queue
+
+    def subject(self, dsn: str | None = None, *, short_lease: bool = False) -> Subject:
+        """Return what makes transports to a queue, this test's own unless another is given."""
+        dsn = dsn or self.queue
+        return Subject(with_options(dsn, self.short_lease) if short_lease else dsn, self.plugin)
+
+    def transport(self, dsn: str | None = None, *, short_lease: bool = False, setup: bool = True) -> QueueTransport:
+        """Return a transport of its own to a queue; the first to each queue sets it up."""
+        transport = self.subject(dsn, short_lease=short_lease).make_transport()
+        self._transports.append(transport)
+        dsn = dsn or self.queue
+        if setup and dsn not in self._prepared:
+            self._prepared.add(dsn)
+            if isinstance(transport.connection, SupportsSetup):
+                transport.connection.setup()
+        return transport
+
+    def connect(self, dsn: str | None = None, *, short_lease: bool = False, setup: bool = True) -> Connection:
+        """Return a connection of its own to a queue, as another worker has one."""
+        return self.transport(dsn, short_lease=short_lease, setup=setup).connection
+
+    @contextmanager
+    def child(self, verb: str, number: int = 0, *, short_lease: bool = False) -> Iterator[Popen[str]]:
+        """Run a process that has a connection of its own to the queue; kill it in the end."""
+        task = Task(verb, self.subject(short_lease=short_lease), number, self.patience)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-m", "postbus.testing.child"]
+        with Popen(command, stdin=PIPE, stdout=PIPE, text=True, env=environment) as process:  # noqa: S603
+            try:
+                tell(process, msgspec.json.encode(task).decode())
+                yield process
+            finally:
+                process.kill()
+
+    # what must be promised, or there is no rule
+
+    def requires(self, **promises: object) -> None:
+        """Skip the rule unless the guarantees promise this."""
+        for name, wanted in promises.items():
+            promised = getattr(self.guarantees, name)
+            if promised != wanted:
+                pytest.skip(f"Guarantees say {name}={promised!r}.")
+
+    # what must happen, and what must not
+
+    def take(self, connection: Connection, number: int) -> list[Delivery]:
+        """Fetch until there are so many deliveries."""
+        return self._gather(connection.fetch, number)
+
+    def receive(self, transport: QueueTransport, number: int) -> list[Envelope]:
+        """Receive until there are so many envelopes."""
+        return self._gather(transport.receive, number)
+
+    def take_until(self, connection: Connection, body: bytes) -> Delivery:
+        """Fetch until this body comes, and return its delivery."""
+        deadline = time.monotonic() + self.patience
+        while (left := deadline - time.monotonic()) > 0:
+            for delivery in connection.fetch(1, left):
+                if delivery.body == body:
+                    return delivery
+        raise AssertionError(f"{body!r} did not come within {self.patience} s.")
+
+    def assert_quiet(self, connection: Connection) -> None:
+        """See that nothing is delivered on this connection."""
+        assert [] == [delivery.body for delivery in connection.fetch(10, self.quiet)]
+
+    def assert_empty(self, connection: Connection) -> None:
+        """See that nothing is delivered any more, to anybody, and that nothing is still in flight."""
+        self.assert_quiet(connection)
+        if isinstance(connection, SupportsCount) and connection.count().in_flight is not None:
+            self.until(connection, waiting=0, in_flight=0)
+            return
+        connection.close()
+        self.assert_quiet(self.connect())
+
+    def until(self, connection: SupportsCount, **numbers: int) -> Counts:
+        """Wait until the connection counts so many; what it cannot tell is passed over. Return the counts."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            counts = connection.count()
+            told = {name: getattr(counts, name) for name in numbers if getattr(counts, name) is not None}
+            expected = {name: numbers[name] for name in told}
+            if told == expected or time.monotonic() > deadline:
+                assert expected == told
+                return counts
+            threading.Event().wait(0.01)
+
+    def in_time(self, future: Future[T]) -> T:
+        """Return what is done in the background; it must be done soon."""
+        try:
+            return future.result(self.patience)
+        except TimeoutError:
+            raise AssertionError(f"Not done within {self.patience} s.") from None
+
+    def assert_still_waiting(self, future: Future[Any]) -> None:
+        """See that what is done in the background is not done yet."""
+        assert not wait([future], self.quiet).done, f"Returned {future.result()!r} instead of waiting."
+
+    def _gather(self, get: Callable[[int, float], Sequence[T]], number: int) -> list[T]:
+        deadline = time.monotonic() + self.patience
+        gathered: list[T] = []
+        while len(gathered) < number and (left := deadline - time.monotonic()) > 0:
+            gathered += get(number - len(gathered), left)
+        assert number == len(gathered), f"{len(gathered)} of {number} messages came within {self.patience} s."
+        return gathered
+
+
+def unable(connection: Connection, ability: type) -> NoReturn:
+    """Skip a rule about something that a connection cannot do, and need not."""
+    pytest.skip(f"{type(connection).__name__} is not {ability.__name__}.")
+
+
+def tell(process: Popen[str], line: str) -> None:
+    """Write a line to a child."""
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+
+
+def hear(process: Popen[str]) -> str:
+    """Return the next line that a child writes; it has a minute, since a busy machine is slow to start it."""
+    assert process.stdout is not None
+    return in_background(process.stdout.readline).result(60).rstrip()
+
+
+def in_background(work: Callable[[], T]) -> Future[T]:
+    """Do something in a thread, which hinders nobody should it hang."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # A border: it comes out where the result is asked for.
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def with_options(dsn: str, options: Mapping[str, object]) -> str:
+    """Return the DSN with these options put on last."""
+    query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in options.items())
+    return f"{dsn}{'&' if '?' in dsn else '?'}{query}" if query else dsn

@@ -1,0 +1,49 @@
+"""The transport ``in-memory://``: messages stay in this process, where tests can look at them."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+
+from postbus.dsn import Dsn, Options, option
+from postbus.hookspecs import RegisterTransport, hookimpl
+from postbus.transport import Guarantees, TransportContext
+from postbus_in_memory.connection import Clock, InMemoryConnection, Queue
+from postbus_in_memory.transport import ByReference, InMemoryTransport
+
+__all__ = ["GUARANTEES", "Clock", "InMemoryConnection", "InMemoryOptions", "InMemoryTransport", "make_transport"]
+
+GUARANTEES = Guarantees(
+    durable=False,
+    shared=False,
+    ordering="fifo",
+    lease=True,
+    delivery_count=True,
+    redelivery_on_crash=False,
+)
+
+_queues: defaultdict[str, Queue] = defaultdict(Queue)
+_lock = threading.Lock()
+
+
+class InMemoryOptions(Options):
+    """What ``in-memory://`` takes."""
+
+    serialize: bool = option(True, "Write and read messages as on a broker; false hands over the objects themselves.")
+    lease: float = option(3600.0, "A message in flight for longer is delivered again.", unit="seconds", minimum=0.001)
+
+
+@hookimpl
+def register_transports(register: RegisterTransport) -> None:
+    """Serve ``in-memory://``."""
+    register("in-memory", make_transport, options=InMemoryOptions, guarantees=GUARANTEES)
+
+
+def make_transport(dsn: Dsn, context: TransportContext) -> InMemoryTransport:
+    """Return a transport on the queue that the host names, which this process has once; without host on a new one."""
+    options = InMemoryOptions.from_dsn(dsn)
+    if not options.serialize:
+        context = TransportContext(context.name, ByReference(), context.dispatch, context.observers)
+    with _lock:
+        queue = _queues[dsn.host] if dsn.host else Queue()
+    return InMemoryTransport(queue, context, GUARANTEES, lease=options.lease)

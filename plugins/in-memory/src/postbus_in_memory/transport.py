@@ -1,0 +1,79 @@
+"""The transport: a `QueueTransport` that shows what was sent and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from postbus import stamps
+from postbus.envelope import Envelope
+from postbus.serialization import Encoded
+from postbus.transport import Guarantees, QueueTransport, TransportContext
+from postbus_in_memory.connection import Clock, InMemoryConnection, Queue
+
+
+class InMemoryTransport(QueueTransport):
+    """Sends to, and receives from, a queue in this process; transports on one queue show the same."""
+
+    def __init__(self, queue: Queue, context: TransportContext, guarantees: Guarantees, *, lease: float) -> None:
+        super().__init__(lambda: InMemoryConnection(queue, lease=lease), context, guarantees)
+        self._queue = queue
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of delays and leases; ``clock.move(60)`` lets a minute pass."""
+        return self._queue.clock
+
+    @property
+    def sent(self) -> list[Envelope]:
+        """Everything that was sent, oldest first: each message as it is read back, with the stamps that it had."""
+        with self._queue.changed:
+            sent = [(message.id, message.content) for message in self._queue.sent]
+        return [
+            Envelope(self.serializer.decode(content.body, content.headers).message, content.stamps).with_(
+                stamps.Sent(self.name, id)
+            )
+            for id, content in sent
+        ]
+
+    @property
+    def acknowledged(self) -> list[Envelope]:
+        """What was acked, in that order, as it was received; what was replaced by a copy is among it."""
+        with self._queue.changed:
+            deliveries = list(self._queue.acknowledged)
+        return [self.decode(delivery) for delivery in deliveries]
+
+    @property
+    def rejected(self) -> list[Envelope]:
+        """What was rejected, in that order, as it was received."""
+        with self._queue.changed:
+            deliveries = list(self._queue.rejected)
+        return [self.decode(delivery) for delivery in deliveries]
+
+    def reset(self) -> None:
+        """Begin anew: no messages, and nothing to show. The clock stays where it was moved to."""
+        with self._queue.changed:
+            self._queue.clear()
+
+
+class _Reference(bytes):
+    """An empty body that brings the envelope itself along."""
+
+    envelope: Envelope
+
+
+class ByReference:
+    """A serializer that writes nothing down: the receiver gets the very objects that were sent.
+
+    Only stamps that travel are kept, as with any other serializer.
+    """
+
+    def encode(self, envelope: Envelope) -> Encoded:
+        body = _Reference()
+        body.envelope = Envelope(
+            envelope.message, tuple(stamp for stamp in envelope.stamps if stamp.wire_name is not None)
+        )
+        return Encoded(body, {})
+
+    def decode(self, body: bytes, headers: Mapping[str, str]) -> Envelope:
+        assert isinstance(body, _Reference), "Only what was sent with serialize=false can be received so."
+        return body.envelope
