@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from postbus import stamps
 from postbus.bus import MessageBus, Middleware
@@ -28,13 +28,15 @@ from postbus.middleware import (
     dispatch_after_current,
     restore_failed,
 )
-from postbus.plugins import Plugins, installed_plugins
 from postbus.retry import RetryPolicy
 from postbus.routing import Route, Router
 from postbus.serialization import JsonSerializer, Serializer, TypeRegistry, can_be_message
 from postbus.stamps import Stamp
 from postbus.transport import Receiver, Transport, TransportContext
 from postbus.worker import Worker
+
+if TYPE_CHECKING:
+    from postbus.plugins import Plugins
 
 T = TypeVar("T", bound=type)
 
@@ -46,7 +48,7 @@ class Postbus(Handlers):
     folder; where neither is, ``POSTBUS_TRANSPORT_DSN``; and without that, it handles everything at once.
     Raises `ConfigurationError` with every mistake that it finds. Nothing is connected to before it is used.
 
-    A `TypeError` aside, the arguments have the structure of the file; ``docs/configuration.md`` has all keys.
+    The arguments have the structure of the file.
     """
 
     def __init__(
@@ -306,6 +308,9 @@ class Postbus(Handlers):
     def plugins(self) -> Plugins:
         """The plugins that serve this app: the installed ones, unless others were given."""
         if self._plugins is None:
+            # Looking for plugins takes as long as all the rest, and who has no transport needs none.
+            from postbus.plugins import installed_plugins  # noqa: PLC0415
+
             self._plugins = installed_plugins()
         return self._plugins
 
