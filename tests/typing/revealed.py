@@ -38,8 +38,9 @@ def revealed_by_pyright(file: str) -> Revealed:
 
 
 def plain(revealed: str) -> str:
-    """Return a type as both checkers could have written it: without module names, functions as `(x: int) -> str`."""
-    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", revealed).removeprefix("def ").replace("?", "")
+    """Return a type as both checkers could have written it: `(x: int) -> str`, without the modules of names."""
+    unqualified = re.sub(r"\b(?:\w+\.)+(?=\w)", "", revealed)
+    return unqualified.removeprefix("def ").replace("?", "").replace("CoroutineType[", "Coroutine[")
 
 
 def main(file: str) -> int:

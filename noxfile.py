@@ -1,0 +1,226 @@
+"""Every task of this repository; `./run` starts them.
+
+A package is a folder with a pyproject.toml: the core, and each folder in plugins/. Nothing here, and no
+other file, lists the plugins.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent
+CORE = Path("core")
+PLUGINS = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("plugins/*/pyproject.toml"))
+PACKAGES = [CORE, *PLUGINS]
+PROJECTS = {folder: nox.project.load_toml(ROOT / folder / "pyproject.toml") for folder in (Path(), *PACKAGES)}
+
+nox.needs_version = ">=2026.1"
+nox.options.sessions = ["unit", "lint", "types"]
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"
+nox.options.reuse_venv = "yes"
+
+
+def name_of(package: Path) -> str:
+    """Return the distribution's name: ``postbus-sql``."""
+    return PROJECTS[package]["project"]["name"]
+
+
+def module_of(package: Path) -> str:
+    """Return the name that the package is imported by: ``postbus_sql``."""
+    return name_of(package).replace("-", "_")
+
+
+def found_pythons() -> list[str]:
+    """Return the supported versions of Python that are here, and the oldest one in any case.
+
+    On a contributor's machine a missing one is skipped; where the variable ``CI`` is set, it is an error.
+    """
+    oldest, *newer = nox.project.python_versions(PROJECTS[CORE])
+
+    # A shim of pyenv starts only the versions that are selected; the interpreters themselves are here.
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    folders = [str(folder) for version in (oldest, *newer) for folder in pyenv.glob(f"versions/{version}*/bin")]
+    os.environ["PATH"] = os.pathsep.join([*folders, os.environ["PATH"]])
+    return [oldest, *filter(starts, newer)]
+
+
+def starts(version: str) -> bool:
+    """Tell whether a Python of this version is on the PATH and runs."""
+    python = shutil.which(f"python{version}")
+    return python is not None and subprocess.run([python, "--version"], capture_output=True).returncode == 0
+
+
+def group(name: str) -> list[str]:
+    """Return the requirements of a dependency group, of the root and of every package that has one of that name."""
+    return [
+        requirement
+        for project in PROJECTS.values()
+        if name in project.get("dependency-groups", {})
+        for requirement in nox.project.dependency_groups(project, name)
+    ]
+
+
+def install(session: nox.Session, *requirements: str) -> None:
+    """Install requirements, in the versions that constraints.txt pins."""
+    session.install("--constraint", "constraints.txt", *requirements)
+
+
+def install_everything(session: nox.Session, *requirements: str) -> None:
+    """Install all packages, editable and with what their optional parts need, and further requirements."""
+    plugins = [argument for folder in PLUGINS for argument in ("--editable", str(folder))]
+    install(session, "--editable", "core[pydantic,testing]", *plugins, *requirements)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the newsletter example, whole."""
+    requirements = Path("examples/newsletter/requirements.txt")
+    install(session, "--editable", "core", "--editable", "plugins/sql", "--requirement", str(requirements))
+    session.run("python", "examples/newsletter/demo.py", *session.posargs)
+
+
+@nox.session(python=found_pythons())
+def tests(session: nox.Session) -> None:
+    """Run all tests of all packages, on every supported Python that is found."""
+    install_everything(session, *group("tests"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Run the tests that need no broker and take seconds."""
+    install_everything(session, *group("tests"))
+    session.run("pytest", "-m", "not slow and not broker", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the format, the code, who imports whom, and that every dependency is declared."""
+    install_everything(session, *group("lint"))
+    session.run("ruff", "format", "--check")
+    session.run("ruff", "check")
+    # Without the cache: shared by two runs over different packages, it shows the second one old imports.
+    session.run("lint-imports", "--no-logo", "--no-cache")
+    session.run("lint-imports", "--no-logo", "--no-cache", "--config", str(contracts_between_packages(session)))
+    for package in PACKAGES:
+        # What an extra brings is for the user; the code need not import it.
+        unused = "|".join(extras_of(package))
+        with session.chdir(package):
+            session.run("deptry", "src", "--no-ansi", "--per-rule-ignores", f"DEP002={unused}")
+
+
+def extras_of(package: Path) -> list[str]:
+    """Return the names of the distributions that the package's extras ask for."""
+    extras = PROJECTS[package]["project"].get("optional-dependencies", {})
+    return sorted({Requirement(line).name for lines in extras.values() for line in lines})
+
+
+def contracts_between_packages(session: nox.Session) -> Path:
+    """Write the import contracts that concern all packages into a file, and return it.
+
+    import-linter wants every package named. They are named from the folders, so that a new plugin is held
+    to these contracts without being entered in a list.
+    """
+    plugins = [module_of(plugin) for plugin in PLUGINS]
+    config = Path(session.create_tmp(), "importlinter.toml")
+    config.write_text(
+        f"""
+        [tool.importlinter]
+        root_packages = {["postbus", *plugins]}
+
+        [[tool.importlinter.contracts]]
+        name = "The core knows no plugin"
+        type = "forbidden"
+        source_modules = ["postbus"]
+        forbidden_modules = {plugins}
+
+        [[tool.importlinter.contracts]]
+        name = "No plugin knows another"
+        type = "independence"
+        modules = {plugins}
+
+        [[tool.importlinter.contracts]]
+        name = "No import cycles in a plugin"
+        type = "acyclic_siblings"
+        ancestors = {plugins}
+        """
+    )
+    return config
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of every package, and of how its public names are used, with two checkers."""
+    install_everything(session, *group("types"))
+    session.run("mypy")
+    session.run("pyright")
+    session.run("python", "tests/typing/revealed.py", "tests/typing/public_api.py")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build a wheel of each package, in dist/."""
+    install(session, *group("build"))
+    for wheel in Path("dist").glob("*.whl"):
+        wheel.unlink()
+    for package in PACKAGES:
+        session.run("python", "-m", "build", "--no-isolation", "--wheel", "--outdir", "dist", str(package))
+
+
+@nox.session(reuse_venv=False, requires=["build"])
+@nox.parametrize("package", PACKAGES, ids=map(name_of, PACKAGES))
+def wheels(session: nox.Session, package: Path) -> None:
+    """Install each wheel alone into a fresh environment, import and use it."""
+    install(session, *(wheel_of(folder) for folder in dict.fromkeys([CORE, package])))
+    session.run("python", "-I", "tests/packages/use_installed.py", name_of(package))
+    if package == CORE:
+        install(session, f"{wheel_of(CORE)}[testing]")
+        session.run("python", "-I", "-c", "import postbus.testing")
+    if name_of(package) == "postbus-sql":
+        session.run("python", "-I", "tests/packages/run_readme.py")
+
+
+def wheel_of(package: Path) -> str:
+    """Return the path of the wheel that the session `build` made."""
+    [wheel] = Path("dist").glob(f"{module_of(package)}-*.whl")
+    return str(wheel)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure how fast it is, beside the raw equivalent."""
+    install_everything(session, *group("bench"))
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def changelog(session: nox.Session) -> None:
+    """Show what the next releases will say; with "-- postbus-sql", write it for that package."""
+    install(session, *group("changelog"))
+    for package in PACKAGES:
+        name, version = name_of(package), PROJECTS[package]["project"]["version"]
+        about = ("--dir", str(package), "--name", name, "--version", version)
+        mode = "--yes" if name in session.posargs else "--draft"
+        session.run("towncrier", "build", "--config", "pyproject.toml", *about, mode)
+
+
+@nox.session
+def constraints(session: nox.Session) -> None:
+    """Pin anew, in constraints.txt, what the packages and these tasks need."""
+    projects = [PROJECTS[package]["project"] for package in PACKAGES]
+    extras = PROJECTS[CORE]["project"]["optional-dependencies"]
+    wanted = [requirement for project in projects for requirement in project["dependencies"]]
+    wanted += [*extras["pydantic"], *extras["testing"]]
+    wanted += [requirement for name in PROJECTS[Path()]["dependency-groups"] for requirement in group(name)]
+
+    listed = Path(session.create_tmp(), "wanted.in")
+    listed.write_text("\n".join(line for line in wanted if not line.startswith("postbus")))
+    options = ("--universal", "--python-version", "3.11", "--upgrade", "--no-annotate", "--no-header", "--quiet")
+    session.run("uv", "pip", "compile", *options, "--output-file", "constraints.txt", str(listed))
