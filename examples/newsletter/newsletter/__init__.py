@@ -1,0 +1,1 @@
+"""A newsletter: one message for each recipient, each delivered as a mail by whichever worker gets it."""

@@ -1,0 +1,61 @@
+"""Prints what has become of a newsletter so far: python -m newsletter.report recipients.csv maildir."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from newsletter.app import SendNewsletter, app
+from newsletter.dispatch import read_recipients
+from newsletter.tally import Maildir, make_table, tally
+from postbus.transport import QueueTransport, SupportsBrowse, SupportsCount
+
+
+def count(transport_name: str) -> int:
+    """Return how many messages a transport holds: waiting, delayed, and in the hands of workers."""
+    connection = _transport(transport_name).connection
+    assert isinstance(connection, SupportsCount)
+    counts = connection.count()
+    return counts.waiting + (counts.delayed or 0) + (counts.in_flight or 0)
+
+
+def buried_addresses() -> Iterator[str]:
+    """Yield whom the messages in the failure transport are for; the messages stay there."""
+    transport = _transport("failed")
+    connection = transport.connection
+    assert isinstance(connection, SupportsBrowse)
+    last = None
+    while page := connection.browse(1000, last):
+        for delivery in page:
+            message = transport.decode(delivery).message
+            assert isinstance(message, SendNewsletter)
+            yield message.address
+        last = page[-1].id
+
+
+def _transport(name: str) -> QueueTransport:
+    transport = app.transport(name)
+    assert isinstance(transport, QueueTransport)
+    return transport
+
+
+def main() -> int:
+    """Print the table; return 1 if something is not as it must be."""
+    parser = argparse.ArgumentParser(description="Prints what has become of a newsletter so far.")
+    parser.add_argument("recipients", type=Path)
+    parser.add_argument("maildir", type=Path)
+    arguments = parser.parse_args()
+
+    recipients = read_recipients(arguments.recipients)
+    with app:
+        counted = tally(recipients, Maildir(arguments.maildir).mails(), list(buried_addresses()), count("mail"))
+    Console().print(make_table(counted), *counted.problems, sep="\n")
+    return 1 if counted.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
