@@ -51,6 +51,9 @@ class Postbus(Handlers):
     The arguments have the structure of the file.
     """
 
+    BATCH = 1000
+    """How many messages `dispatch_many` collects before it sends them."""
+
     def __init__(
         self,
         *,
@@ -176,9 +179,6 @@ class Postbus(Handlers):
         finally:  # One message that fails here takes none of those before it along.
             collect.flush(envelopes)
         return envelopes
-
-    BATCH = 1000
-    """How many messages `dispatch_many` collects before it sends them."""
 
     async def dispatch_async(self, message: Any, *stamps: Stamp, bus: str | None = None) -> Envelope:
         """Dispatch from an event loop without blocking it: as `dispatch`, in a thread, with the context's variables."""

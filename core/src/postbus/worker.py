@@ -90,12 +90,12 @@ class Worker:
         fetched and not begun is given back. Raises `TransportError` for what a new connection cannot mend.
         """
         self._counters = Counters(self._limits)
-        logger.info("Consuming %s.", ", ".join(map(repr, self._receivers)))
+        logger.debug("Consuming %s.", ", ".join(map(repr, self._receivers)))
         self._observers.notify(WorkerStarted(tuple(self._receivers)))
         with self._stopping_on_signals():
             while (reason := self._reason_to_stop() or self._reason_to_stop_now()) is None:
                 self._take_turn()
-        logger.info("Stopping, because %s.", reason)
+        logger.debug("Stopping, because %s.", reason)
         stopped = WorkerStopped(reason, self._counters.handled, self._counters.failed)
         self._observers.notify(stopped)
         return stopped

@@ -24,7 +24,8 @@ def main() -> None:
         _set_up(connection)
         return
     if task.verb == "publish":
-        connection.publish([Outgoing(b"%d" % number, {}) for number in range(task.number)])
+        for number in range(task.number):
+            connection.publish([Outgoing(b"%d" % number, {})])
         os.kill(os.getpid(), signal.SIGKILL)
     _say(f"fetched {_fetch(connection, task)}")
     sys.stdin.read()  # It is killed here; should the parent die first, this ends too.

@@ -6,9 +6,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any, ClassVar, NoReturn, TypeVar
@@ -105,7 +106,7 @@ class Workbench:
         return self.transport(dsn, short_lease=short_lease, setup=setup).connection
 
     @contextmanager
-    def child(self, verb: str, number: int = 0, *, short_lease: bool = False) -> Iterator[Popen[str]]:
+    def child(self, verb: str, number: int = 0, *, short_lease: bool = False) -> Generator[Popen[str]]:
         """Run a process that has a connection of its own to the queue; kill it in the end."""
         task = Task(verb, self.subject(short_lease=short_lease), number, self.patience)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -126,15 +127,30 @@ class Workbench:
             if promised != wanted:
                 pytest.skip(f"Guarantees say {name}={promised!r}.")
 
+    @property
+    def long_delay(self) -> float:
+        """A delay in seconds that no test sees the end of."""
+        return min(3600.0, self.guarantees.longest_delay or 3600.0)
+
     # what must happen, and what must not
+
+    def publish(self, connection: Connection, messages: Sequence[Outgoing]) -> list[str | None]:
+        """Publish in batches that are no larger than promised; return the ids."""
+        size = self.guarantees.publish_batch
+        batches = [messages[start : start + size] for start in range(0, len(messages), size)]
+        return [id for batch in batches for id in connection.publish(batch)]
+
+    def fetch(self, connection: Connection, limit: int, wait: float) -> Sequence[Delivery]:
+        """Fetch once, with a limit that is no larger than promised."""
+        return connection.fetch(min(limit, self.guarantees.fetch_batch, 100), wait)
 
     def take(self, connection: Connection, number: int) -> list[Delivery]:
         """Fetch until there are so many deliveries."""
-        return self._gather(connection.fetch, number)
+        return self._gather(partial(self.fetch, connection), number)
 
     def receive(self, transport: QueueTransport, number: int) -> list[Envelope]:
         """Receive until there are so many envelopes."""
-        return self._gather(transport.receive, number)
+        return self._gather(lambda limit, wait: transport.receive(min(limit, 100), wait), number)
 
     def take_until(self, connection: Connection, body: bytes) -> Delivery:
         """Fetch until this body comes, and return its delivery."""
@@ -147,7 +163,8 @@ class Workbench:
 
     def assert_quiet(self, connection: Connection) -> None:
         """See that nothing is delivered on this connection."""
-        assert [] == [delivery.body for delivery in connection.fetch(10, self.quiet)]
+        fetching = in_background(partial(self.fetch, connection, 10, self.quiet))
+        assert [] == [delivery.body for delivery in self.in_time(fetching)]
 
     def assert_empty(self, connection: Connection) -> None:
         """See that nothing is delivered any more, to anybody, and that nothing is still in flight."""
@@ -192,7 +209,7 @@ class Workbench:
 
 def unable(connection: Connection, ability: type) -> NoReturn:
     """Skip a rule about something that a connection cannot do, and need not."""
-    pytest.skip(f"{type(connection).__name__} is not {ability.__name__}.")
+    pytest.skip(f"{type(connection).__name__} does not offer what {ability.__name__} asks for.")
 
 
 def tell(process: Popen[str], line: str) -> None:

@@ -63,8 +63,8 @@ class Queue:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.clock = Clock(self.changed)
-        self._numbers = itertools.count(1)
-        self._tags = itertools.count(1)
+        self._last_number = 0
+        self._last_tag = 0
         self.clear()
 
     def clear(self) -> None:
@@ -78,7 +78,8 @@ class Queue:
 
     def put(self, content: Outgoing) -> str:
         """Store a message and return its id."""
-        message = Message(next(self._numbers), content, self.clock.now() + content.delay)
+        self._last_number += 1
+        message = Message(self._last_number, content, self.clock.now() + content.delay)
         self.messages[message.id] = message
         self.sent.append(message)
         self._line_up(message)
@@ -93,9 +94,9 @@ class Queue:
             message = self.messages.get(str(heapq.heappop(self._schedule)[1]))
             if message is None:  # It was removed while it waited.
                 continue
-            tag = next(self._tags)
-            message.tag, message.lease_end, message.count = tag, now + lease, message.count + 1
-            self.in_flight[tag] = message
+            self._last_tag += 1
+            message.tag, message.lease_end, message.count = self._last_tag, now + lease, message.count + 1
+            self.in_flight[self._last_tag] = message
             deliveries.append(message.as_delivery())
         return deliveries
 

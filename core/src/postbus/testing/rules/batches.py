@@ -17,7 +17,7 @@ class Batches(Workbench):
 
     def test_publish_returns_an_id_for_each_message(self) -> None:
         """There are as many ids as messages; no two are the same, but a broker that gives none says None."""
-        ids = self.connect().publish([Outgoing(b"%d" % number, {}) for number in range(5)])
+        ids = self.publish(self.connect(), [Outgoing(b"%d" % number, {}) for number in range(5)])
 
         assert 5 == len(ids)
         given = [id for id in ids if id is not None]
@@ -26,7 +26,7 @@ class Batches(Workbench):
     def test_a_delivery_has_the_id_that_publish_returned(self) -> None:
         """The broker's id of a message is the same at both ends."""
         connection = self.connect()
-        ids = connection.publish([Outgoing(b"%d" % number, {}) for number in range(5)])
+        ids = self.publish(connection, [Outgoing(b"%d" % number, {}) for number in range(5)])
         if None in ids:
             pytest.skip("The broker gives no ids.")
 
@@ -57,7 +57,7 @@ class Batches(Workbench):
     def test_fetch_returns_no_more_than_its_limit(self) -> None:
         """At most ``limit`` deliveries are returned; the others wait for the next fetch."""
         connection = self.connect()
-        connection.publish([Outgoing(b"%d" % number, {}) for number in range(5)])
+        self.publish(connection, [Outgoing(b"%d" % number, {}) for number in range(5)])
 
         first = connection.fetch(3, self.patience)
 
@@ -68,7 +68,7 @@ class Batches(Workbench):
     def test_fetch_may_be_asked_for_as_many_as_promised(self) -> None:
         """A limit of ``fetch_batch`` is none too large."""
         connection = self.connect()
-        connection.publish([Outgoing(b"%d" % number, {}) for number in range(5)])
+        self.publish(connection, [Outgoing(b"%d" % number, {}) for number in range(5)])
 
         assert 1 <= len(connection.fetch(self.guarantees.fetch_batch, self.patience)) <= 5
 

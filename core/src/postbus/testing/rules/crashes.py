@@ -21,7 +21,7 @@ class Crashes(Workbench):
         """All that a process had fetched and not settled when it got SIGKILL comes to another one, no message twice."""
         self.requires(shared=True, redelivery_on_crash=True)
         connection = self.connect(short_lease=True)
-        connection.publish([Outgoing(b"%d" % number, {}) for number in range(3)])
+        self.publish(connection, [Outgoing(b"%d" % number, {}) for number in range(3)])
 
         with self.child("fetch", 3, short_lease=True) as child:
             assert "fetched 3" == hear(child)
@@ -35,7 +35,7 @@ class Crashes(Workbench):
         """The death of one process costs no message that it never had."""
         self.requires(shared=True)
         connection = self.connect()
-        connection.publish([Outgoing(b"%d" % number, {}) for number in range(3)])
+        self.publish(connection, [Outgoing(b"%d" % number, {}) for number in range(3)])
         with self.child("fetch", 1) as child:
             assert "fetched 1" == hear(child)
 

@@ -82,7 +82,7 @@ class Failures(Workbench):
         self.requires(delay=True)
         connection, original = self._one_to_replace()
 
-        connection.replace(original.tag, Outgoing(b"later", {}, 3600.0))
+        connection.replace(original.tag, Outgoing(b"later", {}, self.long_delay))
 
         self.assert_quiet(connection)
 

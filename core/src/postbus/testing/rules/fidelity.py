@@ -139,5 +139,5 @@ class Fidelity(Workbench):
 
     def _there_and_back(self, *messages: Outgoing) -> list[Delivery]:
         connection = self.connect()
-        connection.publish(messages)
+        self.publish(connection, messages)
         return self.take(connection, len(messages))

@@ -33,7 +33,7 @@ class Settling(Workbench):
     def test_a_batch_is_settled_whole(self) -> None:
         """Every delivery whose tag is given is settled, not only the first."""
         connection = self.connect()
-        connection.publish([MESSAGE] * 5)
+        self.publish(connection, [MESSAGE] * 5)
 
         connection.ack([delivery.tag for delivery in self.take(connection, 5)])
 
@@ -42,7 +42,7 @@ class Settling(Workbench):
     def test_acking_one_leaves_the_others(self) -> None:
         """Only the delivery whose tag is given is settled, not those that were delivered before or after it."""
         connection = self.connect()
-        connection.publish([Outgoing(b"%d" % number, {}) for number in range(3)])
+        self.publish(connection, [Outgoing(b"%d" % number, {}) for number in range(3)])
         before, acked, after = self.take(connection, 3)
 
         connection.ack([acked.tag])
@@ -69,7 +69,7 @@ class Settling(Workbench):
     def test_a_batch_is_released_whole(self) -> None:
         """Every delivery whose tag is given is given back, not only the first."""
         connection = self.connect()
-        connection.publish([MESSAGE] * 5)
+        self.publish(connection, [MESSAGE] * 5)
 
         connection.release([delivery.tag for delivery in self.take(connection, 5)])
 
@@ -96,12 +96,13 @@ class Settling(Workbench):
 
     def test_settling_nothing_is_quiet(self) -> None:
         """No tags at all are no error."""
-        connection = self.connect()
+        connection, delivery = self._one_in_flight()
 
         connection.ack([])
         connection.reject([])
         connection.release([])
 
+        connection.ack([delivery.tag])
         self.assert_empty(connection)
 
     def test_a_tag_of_an_earlier_connection_is_quiet(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 
 from postbus.errors import ConnectionLost
 from postbus.testing.workbench import Workbench, in_background
@@ -26,7 +27,7 @@ class Waiting(Workbench):
         """With nothing to deliver, it returns nothing."""
         connection = self.connect()
 
-        waiting = in_background(lambda: connection.fetch(10, self.quiet))
+        waiting = in_background(partial(self.fetch, connection, 10, self.quiet))
 
         assert 0 == len(self.in_time(waiting))
 
@@ -87,4 +88,4 @@ class Waiting(Workbench):
 
     def _begin_to_wait(self, connection: Connection) -> Future[Sequence[Delivery]]:
         # Long enough that only what the rule is about can end it in time.
-        return in_background(lambda: connection.fetch(10, 3 * self.patience))
+        return in_background(partial(self.fetch, connection, 10, 3 * self.patience))
