@@ -124,7 +124,6 @@ def test_the_same_class_may_be_defined_again(free_name: str) -> None:
     assert new is stamps.type_for(free_name)
 
 
-@pytest.mark.xfail(strict=True, reason="compared by __module__, so a started module that is imported too is refused")
 @pytest.mark.slow
 def test_a_started_program_may_be_imported_too(tmp_path: Path) -> None:
     """A program whose parts import it defines its stamps twice, once as __main__; that is one and the same class."""
@@ -140,7 +139,6 @@ def test_a_started_program_may_be_imported_too(tmp_path: Path) -> None:
     assert (0, "") == (finished.returncode, finished.stderr)
 
 
-@pytest.mark.xfail(strict=True, reason="inherits wire_name, travels under it, and arrives as its parent without fields")
 def test_a_stamp_without_a_wire_name_of_its_own_stays(free_name: str) -> None:
     """A stamp derived from one that travels does not travel in its place: it would arrive as its parent."""
     parent = type(Stamp)("Parent", (Stamp,), {"__module__": "derived", "wire_name": free_name})
@@ -149,7 +147,6 @@ def test_a_stamp_without_a_wire_name_of_its_own_stays(free_name: str) -> None:
     assert child(1).wire_name is None
 
 
-@pytest.mark.xfail(strict=True, reason="becomes a field; the stamp is sent, and unknown where it arrives")
 def test_an_annotated_wire_name_is_refused(free_name: str) -> None:
     """``wire_name: str = "tenant"`` would make it a field of the stamp, so it is an error that says so."""
     with pytest.raises(TypeError, match="wire_name"):

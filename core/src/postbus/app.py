@@ -14,10 +14,10 @@ from postbus.bus import MessageBus, Middleware
 from postbus.config import BusConfig, TransportConfig, check, find_file, load_module, load_object, read_file
 from postbus.dsn import Dsn
 from postbus.envelope import Envelope
-from postbus.errors import ConfigurationError, HandlerFailed, NoHandler, PostbusError
+from postbus.errors import ConfigurationError, HandlerFailed, NoHandler, PostbusError, qualified_name
 from postbus.events import Observer, Observers
 from postbus.failures import Failures
-from postbus.handlers import Handler, Handlers, qualified_name
+from postbus.handlers import Handler, Handlers
 from postbus.limits import Limits, StopSignal
 from postbus.middleware import (
     AddBusName,
@@ -82,6 +82,7 @@ class Postbus(Handlers):
         given = {key: value for key, value in given.items() if value is not None}
         self.config = check({**_configured(config, given), **given})
         self.types = TypeRegistry()
+        self._serializers: dict[str, Serializer] = {"json": JsonSerializer(self.types)}
         self.observers = Observers()
         self._plugins = plugins
         self._own_transports: dict[type, Sequence[str]] = {}
@@ -171,12 +172,12 @@ class Postbus(Handlers):
         chain = MessageBus(chosen.name, [collect if step is send else step for step in chosen.middleware])
         envelopes: list[Envelope] = []
         try:
-            for position, message in enumerate(messages):
-                collect.position = position
+            for collect.position, message in enumerate(messages):
                 envelopes.append(chain.dispatch(message, *stamps))
-                if (position + 1) % self.BATCH == 0:
+                if len(envelopes) % self.BATCH == 0:
                     collect.flush(envelopes)
-        finally:  # One message that fails here takes none of those before it along.
+        finally:  # A message whose handler fails here takes none of those before it along.
+            collect.is_over = True
             collect.flush(envelopes)
         return envelopes
 
@@ -326,6 +327,7 @@ class Postbus(Handlers):
         with self._lock:
             if self._buses is None:
                 self.load_handlers()
+                self.types.check()
                 for observer in self.plugins.observers if self.config.transports else ():
                     self.observers.add(observer)
                 self._buses = {name: self._make_bus(name, config) for name, config in self.config.buses.items()}
@@ -384,7 +386,7 @@ class Postbus(Handlers):
                 scheme = self.plugins.scheme_for(dsn)
                 if scheme.options is not None:
                     scheme.options.from_dsn(dsn)
-                self._serializer(name, config)
+                self._serializer(config)
             except ConfigurationError as error:
                 problems += [f"transports.{name}: {problem}" for problem in error.problems]
         if problems:
@@ -394,20 +396,21 @@ class Postbus(Handlers):
         config = self.config.transports[name]
         if not isinstance(config, TransportConfig):
             return config
-        context = TransportContext(name, self._serializer(name, config), self.handle, self.observers)
+        context = TransportContext(name, self._serializer(config), self.handle, self.observers)
         return self.plugins.make_transport(config.dsn, config.options, context)
 
-    def _serializer(self, name: str, config: TransportConfig) -> Serializer:
+    def _serializer(self, config: TransportConfig) -> Serializer:
+        """Return the serializer that a transport names; all that name the same one share it."""
         wanted = config.serializer
         if not isinstance(wanted, str):
             return wanted
-        if wanted == "json":
-            return JsonSerializer(self.types)
-        factory = self.plugins.serializers.get(wanted)
-        if factory is None:
-            known = ", ".join(["json", *self.plugins.serializers])
-            raise ConfigurationError(f"There is no serializer {wanted!r}. Serializers: {known}.")
-        return factory(self.types)
+        if wanted not in self._serializers:
+            factory = self.plugins.serializers.get(wanted)
+            if factory is None:
+                known = ", ".join(["json", *self.plugins.serializers])
+                raise ConfigurationError(f"There is no serializer {wanted!r}. Serializers: {known}.")
+            self._serializers[wanted] = factory(self.types)
+        return self._serializers[wanted]
 
 
 class _Transports(Mapping[str, Transport]):

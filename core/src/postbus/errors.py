@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 
 class PostbusError(Exception):
@@ -123,9 +125,11 @@ def leaves(error: BaseException) -> list[BaseException]:
         return [leaf for inner in group.exceptions for leaf in leaves(inner)]
 
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:  # An error may be its own cause.
         if isinstance(cause, Recoverable | Unrecoverable | StopWorker):
             return [cause]
+        seen.add(id(cause))
         cause = cause.__cause__
     return [error]
 
@@ -134,3 +138,15 @@ def describe(error: BaseException) -> str:
     """Return an error as one line: its type and what it says."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def qualified_name(thing: Any) -> str:
+    """Return ``module.QualName``; for what the started program itself defines, by that module's real name."""
+    module: str = thing.__module__
+    if module in ("__main__", "__mp_main__"):  # The latter is what a spawned process calls it.
+        main = sys.modules[module]
+        if main.__spec__ is not None:
+            module = main.__spec__.name
+        elif file := getattr(main, "__file__", None):
+            module = Path(file).stem
+    return f"{module}.{thing.__qualname__}"

@@ -11,9 +11,8 @@ from msgspec import Struct
 
 from postbus import stamps
 from postbus.envelope import Envelope
-from postbus.errors import HandlerFailed, Recoverable, Unrecoverable, describe, leaves
+from postbus.errors import HandlerFailed, Recoverable, Unrecoverable, describe, leaves, qualified_name
 from postbus.events import MessageBuried, MessageDropped, MessageFailed, MessageRetried, Observers
-from postbus.handlers import qualified_name
 from postbus.middleware import new_id
 from postbus.retry import RetryPolicy, retries_of
 from postbus.transport import QueueTransport, Receiver, Transport

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import sys
+import os
 import threading
 import types
 import typing
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
-from pathlib import Path
+from types import CoroutineType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, overload
 
 from msgspec import Struct
 
 from postbus.envelope import Envelope
-from postbus.errors import ConfigurationError, PostbusError
+from postbus.errors import ConfigurationError, PostbusError, qualified_name
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,7 +28,7 @@ Handles = type | Literal["*"]
 _MARK = "__postbus_handles__"
 
 
-class Handler(Struct, frozen=True, eq=False):
+class Handler(Struct, frozen=True):
     """A callable that handles messages, and which of them. Its name is its identity."""
 
     name: str
@@ -41,15 +41,15 @@ class Handler(Struct, frozen=True, eq=False):
     priority: int = 0
     """Higher runs first."""
     takes_envelope: bool = False
-    is_async: bool = False
 
     def handle(self, envelope: Envelope) -> Any:
-        """Handle the message and return what the function returned; wait for it if it is ``async def``."""
+        """Handle the message and return what the function returned; a coroutine is waited for."""
+        result: Any
         if self.takes_envelope:
             result = self.function(envelope.message, envelope)
         else:
             result = self.function(envelope.message)
-        return _loop.run(result, self.name) if self.is_async else result
+        return _loop.run(result, self.name) if result.__class__ is CoroutineType else result
 
 
 class Handlers:
@@ -63,7 +63,17 @@ class Handlers:
         self._found: dict[tuple[type, str, str | None], tuple[Handler, ...]] = {}
 
     @overload
-    def handler(self, target: T, /) -> T: ...
+    def handler(
+        self,
+        target: T,
+        /,
+        *,
+        bus: str | None = None,
+        from_transport: str | None = None,
+        priority: int = 0,
+        handles: Handles | Iterable[Handles] | None = None,
+        name: str | None = None,
+    ) -> T: ...
     @overload
     def handler(
         self,
@@ -86,19 +96,18 @@ class Handlers:
         """
         if target is None:
             return partial(self.handler, **options)
-        for handler in _handlers_of(target, options):
+        for handler in _handlers_of(target, **options):
             self.add(handler)
         return target
 
     def add(self, handler: Handler) -> None:
-        """Add one handler; raise `ConfigurationError` if another one has its name."""
-        other = self._handlers.setdefault(handler.name, handler)
-        if other.function != handler.function:
+        """Add one handler, again if it is the same; raise `ConfigurationError` if another one has its name."""
+        if self._handlers.setdefault(handler.name, handler) != handler:
             raise ConfigurationError(
                 f"Two handlers are named {handler.name!r}. A handler's name tells which have succeeded when a message "
                 "is retried; give one of them another: name=..."
             )
-        self._found.clear()
+        self._found = {}
 
     def include(self, group: Handlers) -> None:
         """Add all handlers of another group."""
@@ -112,7 +121,7 @@ class Handlers:
         """Return who handles this message on that bus, in order: by priority, then the closest type first.
 
         ``transport`` is where the message came from; None, when it is handled where it was dispatched,
-        finds the handlers of every transport.
+        finds the handlers of every transport. What is found for a message holds for all of its class.
         """
         key = (message.__class__, bus, transport)
         found = self._found.get(key)
@@ -149,18 +158,6 @@ def handles(method: Any = None, /, **options: Any) -> Any:
     return _mark(options, method) if method is not None else partial(_mark, options)
 
 
-def qualified_name(thing: Any) -> str:
-    """Return ``module.QualName``; for what the started program itself defines, by that module's real name."""
-    module: str = thing.__module__
-    if module == "__main__":
-        main = sys.modules["__main__"]
-        if main.__spec__ is not None:
-            module = main.__spec__.name
-        elif file := getattr(main, "__file__", None):
-            module = Path(file).stem
-    return f"{module}.{thing.__qualname__}"
-
-
 def matches(message: Any, wanted: type) -> int | None:
     """Return how far up from the message's own class a type is found, protocols last; None if it is not."""
     ancestors = type(message).__mro__
@@ -169,94 +166,126 @@ def matches(message: Any, wanted: type) -> int | None:
     return len(ancestors) if isinstance(message, wanted) else None
 
 
+def can_be_checked(wanted: type) -> bool:
+    """Say whether isinstance takes a type: every class, and a protocol if it is ``@runtime_checkable``."""
+    return not getattr(wanted, "_is_protocol", False) or getattr(wanted, "_is_runtime_protocol", False)
+
+
 def _distance(message: Any, wanted: tuple[Handles, ...]) -> int | None:
     distances = [len(type(message).__mro__) + 1 if one == "*" else matches(message, one) for one in wanted]
     return min((distance for distance in distances if distance is not None), default=None)
 
 
 def _mark(options: dict[str, Any], method: T) -> T:
-    setattr(method, _MARK, options)
+    setattr(getattr(method, "__func__", method), _MARK, options)  # That of a classmethod or staticmethod.
     return method
 
 
-def _handlers_of(target: Any, options: dict[str, Any]) -> list[Handler]:
+def _handlers_of(target: Any, *, name: str | None = None, **options: Any) -> list[Handler]:
     if inspect.isclass(target):
         raise ConfigurationError(
             f"{target.__qualname__} is a class. Make an object of it: app.handler({target.__qualname__}(...))."
         )
     if inspect.isroutine(target):
-        return [_make_handler(target, target, **options)]
+        return [_make_handler(target, name or qualified_name(target), **options)]
+    if isinstance(target, partial):
+        return [_make_handler(cast(Any, target), name or qualified_name(target.func), **options)]
 
-    kind = target.__class__
-    marked = [name for name in dir(kind) if hasattr(getattr(kind, name), _MARK)]
-    if marked:
-        methods = [getattr(target, name) for name in marked]
-        return [_make_handler(method, method, **{**options, **getattr(method, _MARK)}) for method in methods]
-    if callable(target):
-        return [_make_handler(target.__call__, kind, **options)]
-    raise ConfigurationError(
-        f"{kind.__qualname__} cannot handle anything. Give it a __call__ method, or mark methods with @handles."
-    )
+    own_name = name or qualified_name(type(target))
+    marked = _marked_methods(target.__class__)
+    handlers: list[Handler] = []
+    for method, more in marked.items():
+        merged: dict[str, Any] = {"name": f"{own_name}.{method}", **options, **more}
+        handlers.append(_make_handler(getattr(target, method), **merged))
+    if not handlers and callable(target):
+        handlers = [_make_handler(target.__call__, own_name, **options)]
+    if not handlers:
+        raise ConfigurationError(f"{own_name} cannot handle anything. Give it __call__, or mark methods with @handles.")
+    return handlers
+
+
+def _marked_methods(kind: type) -> dict[str, dict[str, Any]]:
+    """Return the options of each method that is marked, in the order of definition; an override decides by itself."""
+    attributes: dict[str, Any] = {}
+    for ancestor in reversed(kind.__mro__):
+        attributes.update(vars(ancestor))
+    functions = {name: getattr(attribute, "__func__", attribute) for name, attribute in attributes.items()}
+    return {
+        name: vars(function)[_MARK]
+        for name, function in functions.items()
+        if inspect.isfunction(function) and hasattr(function, _MARK)
+    }
 
 
 def _make_handler(
-    function: Callable[..., Any],
-    named: Any,
-    *,
-    handles: Handles | Iterable[Handles] | None = None,
-    name: str | None = None,
-    **options: Any,
+    function: Callable[..., Any], name: str, *, handles: Handles | Iterable[Handles] | None = None, **options: Any
 ) -> Handler:
-    parameters = list(inspect.signature(function).parameters.values())
-    label = f"{getattr(function, '__qualname__', function)}()"
-    if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
+    label = f"{getattr(function, '__qualname__', name)}()"
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(f"{label} is a generator, which does nothing when it is called. Replace yield.")
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:
+        raise ConfigurationError(f"{label} does not tell its parameters. Wrap it in a function of your own.") from None
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    if not positional:
         raise ConfigurationError(f"{label} takes no message. Give it a first parameter annotated with one.")
-    annotations = _annotations(function, label, required=handles is None)
-    takes_envelope = len(parameters) > 1 and annotations.get(parameters[1].name) in (Envelope, "Envelope")
-    for parameter in parameters[2 if takes_envelope else 1 :]:
-        if parameter.default is parameter.empty and parameter.kind not in (
+
+    takes_envelope = len(positional) > 1 and _annotation(function, positional[1], label) is Envelope
+    filled = positional[: 2 if takes_envelope else 1]
+    for parameter in parameters:
+        required = parameter.default is parameter.empty and parameter.kind not in (
             parameter.VAR_POSITIONAL,
             parameter.VAR_KEYWORD,
-        ):
+        )
+        if required and parameter not in filled:
             raise ConfigurationError(
                 f"Nothing can be given to parameter {parameter.name!r} of {label}. Give it a default, or annotate the "
                 "second parameter as Envelope."
             )
-    return Handler(
-        name=name or qualified_name(named),
-        function=function,
-        types=_types(handles if handles is not None else annotations.get(parameters[0].name), label),
-        takes_envelope=takes_envelope,
-        is_async=inspect.iscoroutinefunction(function),
-        **options,
-    )
+    wanted = handles if handles is not None else _annotation(function, positional[0], label, required=True)
+    return Handler(name, function, _types(wanted, label), takes_envelope=takes_envelope, **options)
 
 
-def _annotations(function: Callable[..., Any], label: str, *, required: bool) -> dict[str, Any]:
+def _annotation(
+    function: Callable[..., Any], parameter: inspect.Parameter, label: str, *, required: bool = False
+) -> Any:
+    """Return a parameter's annotation; None where it has none, or, unless ``required``, cannot be found out."""
+    if parameter.annotation is parameter.empty:
+        return None
+    inner = inspect.unwrap(cast(Any, function.func if isinstance(function, partial) else function))
+    scope = getattr(getattr(inner, "__func__", inner), "__globals__", {})
     try:
-        return typing.get_type_hints(function)
-    except NameError as error:
-        if not required:
-            return dict(inspect.get_annotations(function))
-        raise ConfigurationError(
-            f"Cannot tell which message {label} handles: {error}. Import it at run time, or pass handles=..."
-        ) from error
+        # By itself, because one that can only be read by a type checker must not hide the others.
+        return typing.get_type_hints(SimpleNamespace(__annotations__={"it": parameter.annotation}), scope)["it"]
+    except Exception as error:  # A border: an annotation may be any expression.
+        if required:
+            raise ConfigurationError(
+                f"Cannot tell which message {label} handles: {error}. Import it at run time, or pass handles=..."
+            ) from error
+        return None
 
 
 def _types(wanted: Any, label: str) -> tuple[Handles, ...]:
     if get_origin(wanted) in (Union, types.UnionType):
         wanted = get_args(wanted)
-    elif isinstance(wanted, str | type) or not isinstance(wanted, Iterable):
+    elif not isinstance(wanted, list | tuple | set | frozenset):
         wanted = (wanted,)
     members = tuple(cast(Iterable[Any], wanted))
+    if members in ((), (None,)):
+        raise ConfigurationError(
+            f"Cannot tell which message {label} handles. Annotate its first parameter, or pass handles=..."
+        )
     for member in members:
         if member == "*":
             continue
-        if not isinstance(member, type) or (member.__module__ == "builtins" and member is not object):
+        if not _can_be_handled(member):
+            shown = member.__name__ if isinstance(member, type) else repr(member)
             raise ConfigurationError(
-                f"Cannot tell which message {label} handles. Annotate its first parameter, or pass handles=..."
+                f"Cannot tell which message {label} handles: {shown} is not the class of one. Annotate its first "
+                'parameter with that, or pass handles=..., for all messages handles="*".'
             )
-        if getattr(member, "_is_protocol", False) and not getattr(member, "_is_runtime_protocol", False):
+        if not can_be_checked(member):
             raise ConfigurationError(
                 f"{label} handles the protocol {member.__qualname__}, which cannot be checked when a message comes. "
                 "Decorate it with @runtime_checkable."
@@ -264,20 +293,30 @@ def _types(wanted: Any, label: str) -> tuple[Handles, ...]:
     return members
 
 
+def _can_be_handled(member: object) -> bool:
+    if not isinstance(member, type) or member is Any or issubclass(member, Envelope):
+        return False
+    return member.__module__ != "builtins" or member is object
+
+
 class _EventLoop:
     """The one event loop of this process for ``async def`` handlers, on a thread of its own."""
 
     def __init__(self) -> None:
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget the loop, whose thread a forked process does not have."""
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     def run(self, coroutine: Coroutine[Any, Any, T], name: str) -> T:
-        """Wait for a coroutine; it sees the context variables of the caller."""
+        """Wait for a coroutine, which sees the context variables of the caller; raise what it raises."""
         import asyncio  # noqa: PLC0415  It takes half as long to import as all of the core.
 
         with self._lock:
-            if self._loop is None or self._thread is None or not self._thread.is_alive():  # first use, or forked
+            if self._loop is None or self._thread is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._loop.run_forever, name="postbus-async", daemon=True)
                 self._thread.start()
@@ -288,7 +327,19 @@ class _EventLoop:
                 f"An async handler dispatched a message to the async handler {name}, and waits for it on the loop that "
                 "both run on. Use `await app.dispatch_async(...)` there."
             )
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+        result, error = asyncio.run_coroutine_threadsafe(_outcome(coroutine), loop).result()
+        if error is not None:
+            raise error
+        return cast(T, result)
+
+
+async def _outcome(coroutine: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
+    # SystemExit and KeyboardInterrupt would end the loop's thread, and whoever waits would do so for ever.
+    try:
+        return await coroutine, None
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        return None, error
 
 
 _loop = _EventLoop()
+os.register_at_fork(after_in_child=_loop.start_over)

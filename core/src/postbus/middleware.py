@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from itertools import count
 from random import Random
 from time import time
+from typing import cast
+
+from msgspec import Struct
 
 from postbus import stamps
 from postbus.bus import Next
 from postbus.envelope import Envelope
-from postbus.errors import DeferredFailed, HandlerFailed, NoHandler, NoRoute, TransportError
-from postbus.handlers import Handlers, qualified_name
+from postbus.errors import DeferredFailed, HandlerFailed, NoHandler, NoRoute, TransportError, qualified_name
+from postbus.handlers import Handlers
 from postbus.routing import Router
 from postbus.stamps import Stamp
 from postbus.transport import Sender
@@ -66,8 +70,24 @@ def new_id() -> str:
     return _ids.prefix + hex(next(_ids.counter))[2:]
 
 
-_Identity = tuple[stamps.MessageId, stamps.Correlation]
-_current: ContextVar[_Identity | None] = ContextVar("postbus_current", default=None)
+class _Work(Struct):
+    """What an outermost message and all that is dispatched while it is handled have in common."""
+
+    deferred: list[tuple[Envelope, Next, _Current]]
+    """What waits until the outermost message has succeeded."""
+    is_over: bool = False
+
+
+class _Current(Struct, frozen=True):
+    """The message that is being dispatched, as those see it that its handlers dispatch."""
+
+    id: str
+    correlation: stamps.Correlation
+    work: _Work
+    is_outermost: bool
+
+
+_current: ContextVar[_Current | None] = ContextVar("postbus_current", default=None)
 
 
 def add_identity(envelope: Envelope, call_next: Next) -> Envelope:
@@ -76,26 +96,25 @@ def add_identity(envelope: Envelope, call_next: Next) -> Envelope:
     What a handler dispatches while this message is handled gets this one as its cause.
     """
     parent = _current.get()
-    added: list[Stamp] = []
+    added: tuple[Stamp, ...] = ()
     message_id = envelope.last(stamps.MessageId)
     if message_id is None:
         message_id = stamps.MessageId(new_id())
-        added.append(message_id)
-        if parent is not None:
-            added.append(stamps.Causation(parent[0].id))
+        added = (message_id,) if parent is None else (message_id, stamps.Causation(parent.id))
     correlation = envelope.last(stamps.Correlation)
     if correlation is None:
-        correlation = stamps.Correlation(parent[1].id if parent is not None else message_id.id)
-        added.append(correlation)
+        correlation = parent.correlation if parent is not None else stamps.Correlation(message_id.id)
+        added += (correlation,)
 
-    token = _current.set((message_id, correlation))
+    # A thread or task that outlives the handler that began it is on its own.
+    is_outermost = parent is None or parent.work.is_over
+    work = _Work([]) if is_outermost else cast(_Current, parent).work
+    token = _current.set(_Current(message_id.id, correlation, work, is_outermost))
     try:
-        return call_next(envelope.with_(*added))
+        return call_next(envelope.with_(*added) if added else envelope)
     finally:
         _current.reset(token)
-
-
-_deferred: ContextVar[list[tuple[Envelope, Next]] | None] = ContextVar("postbus_deferred", default=None)
+        work.is_over = is_outermost
 
 
 def dispatch_after_current(envelope: Envelope, call_next: Next) -> Envelope:
@@ -104,34 +123,35 @@ def dispatch_after_current(envelope: Envelope, call_next: Next) -> Envelope:
     Such a dispatch returns at once, with the envelope as it was given. The messages go on in the order in
     which they were dispatched, each with the rest of its own bus; if the outermost message fails they are
     forgotten. One that fails stops only what it deferred itself; then `DeferredFailed` is raised.
+    Stands behind `add_identity`, which knows which message is outermost.
     """
-    waiting = _deferred.get()
+    current = cast(_Current, _current.get())
     if envelope.has(stamps.AfterCurrent):
-        if waiting is not None:
-            waiting.append((envelope, call_next))
+        if not current.is_outermost:
+            current.work.deferred.append((envelope, call_next, current))
             return envelope
         envelope = envelope.without(stamps.AfterCurrent)
-    elif waiting is not None:
-        return call_next(envelope)
+    result = call_next(envelope)
+    if current.is_outermost and current.work.deferred:
+        _dispatch_deferred(current.work.deferred)
+    return result
 
-    waiting = list[tuple[Envelope, Next]]()
-    token = _deferred.set(waiting)
-    try:
-        result = call_next(envelope)
-        errors: list[Exception] = []
-        while waiting:
-            deferred, rest = waiting.pop(0)
-            before = len(waiting)
-            try:
-                rest(deferred.without(stamps.AfterCurrent))
-            except Exception as error:  # A border: its neighbours were deferred by a message that succeeded.
-                errors.append(error)
-                del waiting[before:]
-    finally:
-        _deferred.reset(token)
+
+def _dispatch_deferred(deferred: list[tuple[Envelope, Next, _Current]]) -> None:
+    errors: list[Exception] = []
+    while deferred:
+        envelope, call_next, current = deferred.pop(0)
+        before = len(deferred)
+        token = _current.set(current)
+        try:
+            call_next(envelope.without(stamps.AfterCurrent))
+        except Exception as error:  # A border: its neighbours were deferred by a message that succeeded.
+            errors.append(error)
+            del deferred[before:]
+        finally:
+            _current.reset(token)
     if errors:
         raise DeferredFailed(errors)
-    return result
 
 
 def restore_failed(envelope: Envelope, call_next: Next) -> Envelope:
@@ -150,61 +170,77 @@ class SendMessage:
 
     def __init__(self, router: Router, *, allow_no_senders: bool = True) -> None:
         self.router = router
-        self._allow_no_senders = allow_no_senders
+        self.allow_no_senders = allow_no_senders
 
     def __call__(self, envelope: Envelope, call_next: Next) -> Envelope:
         """Send, and return the envelope with `stamps.Sent` for each transport."""
         if envelope.has(stamps.Received):
             return call_next(envelope)
-        senders = self.senders_for(envelope)
-        if not senders:
-            return call_next(envelope)
+        senders = self.router.senders_for(envelope)
+        if senders:
+            return self.send(envelope, senders)
+        if not self.allow_no_senders:
+            raise NoRoute(
+                f"{qualified_name(type(envelope.message))} has no route, and this bus requires one. Add it to routing, "
+                "or set allow_no_senders on the bus."
+            )
+        return call_next(envelope)
+
+    def send(self, envelope: Envelope, senders: Mapping[str, Sender]) -> Envelope:
+        """Send the envelope with each of these; what one puts on it the next does not see."""
         result = envelope
         for sender in senders.values():
             (sent,) = sender.send([envelope])
             result = result.with_(*added_stamps(envelope, sent))
         return result
 
-    def senders_for(self, envelope: Envelope) -> Mapping[str, Sender]:
-        """Return where to send it; nowhere means that it is handled here."""
-        senders = self.router.senders_for(envelope)
-        if not senders and not self._allow_no_senders:
-            raise NoRoute(
-                f"{qualified_name(type(envelope.message))} has no route, and this bus requires one. Add it to routing, "
-                "or set allow_no_senders on the bus."
-            )
-        return senders
 
-
-class CollectMessages:
+class CollectMessages(SendMessage):
     """Stands in for `SendMessage` while many messages are dispatched: notes what is to be sent where, for `flush`."""
 
     def __init__(self, send_message: SendMessage) -> None:
-        self._senders_for = send_message.senders_for
-        self._collected: dict[str, tuple[Sender, list[tuple[int, Envelope]]]] = {}
+        super().__init__(send_message.router, allow_no_senders=send_message.allow_no_senders)
         self.position = 0
         """Which of the messages is being dispatched."""
+        self.is_over = False
+        """Whether nothing is collected any more, so that what was deferred until now is sent at once."""
+        self._collected: dict[str, tuple[Sender, list[tuple[int, Envelope]]]] = {}
+        self._stored: dict[int, str | None] = {}
 
-    def __call__(self, envelope: Envelope, call_next: Next) -> Envelope:
-        """Note where the envelope is to go, or hand it on if it is handled here."""
-        senders = self._senders_for(envelope)
-        if not senders:
-            return call_next(envelope)
+    def send(self, envelope: Envelope, senders: Mapping[str, Sender]) -> Envelope:
+        """Note where the envelope is to go."""
+        if self.is_over:
+            return super().send(envelope, senders)
         for name, sender in senders.items():
             self._collected.setdefault(name, (sender, []))[1].append((self.position, envelope))
         return envelope
 
     def flush(self, envelopes: list[Envelope]) -> None:
-        """Send what was collected, one batch for each transport, and put the new stamps on ``envelopes``."""
+        """Send what was collected, one batch for each transport, and put the new stamps on ``envelopes``.
+
+        Raises `TransportError`, whose ``stored`` has the positions of those messages that all of their
+        transports have stored, in earlier batches too.
+        """
         collected, self._collected = self._collected, {}
+        owed = Counter(position for _, entries in collected.values() for position, _ in entries)
+
+        def store(position: int, id: str | None) -> None:
+            owed[position] -= 1
+            if not owed[position]:
+                self._stored[position] = id
+
         for sender, entries in collected.values():
             try:
                 sent = sender.send([envelope for _, envelope in entries])
             except TransportError as error:
-                error.stored = {entries[index][0]: id for index, id in error.stored.items()}
+                for index, id in error.stored.items():
+                    store(entries[index][0], id)
+                error.stored = self._stored
                 raise
             for (position, envelope), result in zip(entries, sent, strict=True):
-                envelopes[position] = envelopes[position].with_(*added_stamps(envelope, result))
+                added = added_stamps(envelope, result)
+                store(position, next((stamp.id for stamp in added if isinstance(stamp, stamps.Sent)), None))
+                envelopes[position] = envelopes[position].with_(*added)
 
 
 class HandleMessage:
@@ -222,18 +258,18 @@ class HandleMessage:
         if not handlers and not self._allow_no_handlers:
             raise NoHandler(_no_handler(envelope, self._bus, received))
 
-        done = [handled.handler for handled in envelope.all(stamps.Handled)]
         outcome: list[Stamp] = []
         errors: dict[str, Exception] = {}
         for handler in handlers:
-            if handler.name in done:
+            handled = stamps.Handled(handler.name)
+            if handled in envelope.stamps:
                 continue
             try:
                 result = handler.handle(envelope)
             except Exception as error:  # A border: what a handler raises is for the caller, or for `failures`.
                 errors[handler.name] = error
                 continue
-            outcome.append(stamps.Handled(handler.name))
+            outcome.append(handled)
             if result is not None:
                 outcome.append(stamps.Result(handler.name, result))
         if errors:

@@ -56,9 +56,11 @@ class Backoff(Struct, frozen=True, kw_only=True):
         count = retries_of(envelope)
         if count >= self.max_retries:
             return None
+        if not self.delay:
+            return 0.0
         ceiling = self.max_delay if self.max_delay is not None else LONGEST
         try:
-            wait = self.delay * self.factor**count
+            wait = self.delay * float(self.factor) ** count
         except OverflowError:
             wait = ceiling
         return min(wait * random.uniform(1 - self.jitter, 1 + self.jitter), ceiling)

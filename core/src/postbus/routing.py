@@ -7,8 +7,8 @@ from typing import Any
 
 from postbus import stamps
 from postbus.envelope import Envelope
-from postbus.errors import ConfigurationError
-from postbus.handlers import matches, qualified_name
+from postbus.errors import ConfigurationError, qualified_name
+from postbus.handlers import can_be_checked, matches
 from postbus.transport import Sender
 
 Route = type | str
@@ -30,6 +30,12 @@ class Router:
         routes: Mapping[Route, Sequence[str]],
         own_transports: Mapping[type, Sequence[str]] | None = None,
     ) -> None:
+        for route in routes:
+            if isinstance(route, type) and not can_be_checked(route):
+                raise ConfigurationError(
+                    f"A route is for the protocol {route.__qualname__}, which cannot be checked when a message comes. "
+                    "Decorate it with @runtime_checkable."
+                )
         self._senders = senders
         self._routes = routes
         self._own_transports = own_transports if own_transports is not None else dict[type, Sequence[str]]()
@@ -39,7 +45,8 @@ class Router:
         """Return the senders of this envelope by name; none means that it is handled here."""
         override = envelope.last(stamps.TransportNames)
         if override is not None:
-            return {name: self._sender(name) for name in override.names}
+            names = [override.names] if isinstance(override.names, str) else override.names
+            return {name: self._sender(name) for name in names}
         kind = envelope.message.__class__
         found = self._found.get(kind)
         if found is None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -12,11 +15,13 @@ import msgspec
 
 from postbus import stamps
 from postbus.envelope import Envelope
-from postbus.errors import ConfigurationError, SerializationError
-from postbus.handlers import qualified_name
+from postbus.errors import ConfigurationError, SerializationError, qualified_name
 from postbus.stamps import Stamp
 
 STAMP = "X-Message-Stamp-"
+BROKEN = "X-Postbus-Broken-"
+"""What a header with an unreadable stamp is renamed with when its place is needed."""
+
 WIRE = "X-Postbus-Wire"
 WIRE_VERSION = "1"
 _OWN_HEADERS = frozenset({"type", "Content-Type", WIRE})
@@ -56,6 +61,16 @@ class Serializer(Protocol):
         ...
 
 
+# --- types -----------------------------------------------------------------------------------------
+
+
+class Codec(NamedTuple):
+    """How one type is written and read."""
+
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+
 class TypeRegistry:
     """Which type travels under which name.
 
@@ -73,108 +88,140 @@ class TypeRegistry:
 
         Registering a type again changes nothing, unless a name is given, which replaces a default one.
         """
-        if type in self._names and name is None:
-            self._add_aliases(type, aliases)
-            return
-        if type in self._given and name != self._names[type]:
-            raise ConfigurationError(
-                f"{type.__qualname__} is registered as {self._names[type]!r} and as {name!r}. Choose one; "
-                "names from before go into aliases."
-            )
-        codec = make_codec(type)
         old = self._names.get(type)
-        wire_name = name or qualified_name(type)
-        self._claim(wire_name, type)
-        if old is not None:
+        if type in self._given and name not in (None, old):
+            raise ConfigurationError(
+                f"{type.__qualname__} is registered as {old!r} and as {name!r}. Choose one; names from before go into "
+                "aliases."
+            )
+        if not can_be_message(type):
+            raise ConfigurationError(
+                f"{qualified_name(type)} cannot be a message: it is not a dataclass, attrs class, msgspec Struct or "
+                "pydantic model. Make it one, for example with @dataclass(frozen=True)."
+            )
+        wire_name = name or old or qualified_name(type)
+        names = [wire_name, *aliases]
+        for one in names:
+            self._refuse_clash(one, type)
+        with suppress(NameError):  # A field's class is defined further down: tried again when a message comes.
+            self.codec_for(type)
+        if old is not None and old != wire_name:
             del self._types[old]
         if name is not None:
             self._given.add(type)
         self._names[type] = wire_name
-        self._codecs[type] = codec
-        self._add_aliases(type, aliases)
+        self._types.update(dict.fromkeys(names, type))
 
     def name_for(self, type: type) -> str:
         """Return the wire name of a type, and register one that is seen for the first time."""
-        try:
-            return self._names[type]
-        except KeyError:
+        name = self._names.get(type)
+        if name is None:
             self.register(type)
-            return self._names[type]
+            name = self._names[type]
+        return name
 
     def type_for(self, name: str) -> type | None:
         """Return the type that travels under this name, or None."""
         return self._types.get(name)
 
     def codec_for(self, type: type) -> Codec:
-        """Return what writes and reads a registered type."""
-        return self._codecs[type]
+        """Return what writes and reads a type."""
+        codec = self._codecs.get(type)
+        if codec is None:
+            codec = self._codecs[type] = _make_codec(type)
+        return codec
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` if a registered type cannot be read from JSON."""
+        for type in self._names:
+            try:
+                self.codec_for(type)
+            except NameError as error:
+                raise ConfigurationError(f"{qualified_name(type)} cannot be read from JSON: {error}.") from error
 
     def __iter__(self) -> Iterator[tuple[str, type]]:
         return iter(sorted(self._types.items()))
 
-    def _add_aliases(self, type: type, aliases: Iterable[str]) -> None:
-        for alias in aliases:
-            self._claim(alias, type)
-
-    def _claim(self, name: str, type: type) -> None:
+    def _refuse_clash(self, name: str, type: type) -> None:
         other = self._types.get(name)
-        if other is not None and other is not type and not _same_definition(other, type):
+        # A module that was started as a program, and imported too, defines the same class twice.
+        if other is not None and other is not type and qualified_name(other) != qualified_name(type):
             raise ConfigurationError(
-                f"{other.__module__}.{other.__qualname__} and {type.__module__}.{type.__qualname__} both travel as "
-                f'{name!r}. Give one of them another name: @app.message("...").'
+                f"{qualified_name(other)} and {qualified_name(type)} both travel as {name!r}. Give one of them another "
+                'name: @app.message("...").'
             )
-        self._types[name] = type
-
-
-class Codec(NamedTuple):
-    """How one type is written and read."""
-
-    encode: Callable[[Any], bytes]
-    decode: Callable[[bytes], Any]
-
-
-_encode_json = msgspec.json.Encoder().encode
 
 
 def can_be_message(type: type) -> bool:
     """Say whether instances of a type can travel: a dataclass, attrs class, msgspec Struct or pydantic model."""
-    pydantic = sys.modules.get("pydantic")  # Without it having been imported, no class is a model.
     return (
         dataclasses.is_dataclass(type)
-        or hasattr(cast(Any, type), "__attrs_attrs__")
         or issubclass(type, msgspec.Struct)
-        or (pydantic is not None and issubclass(type, cast(Any, pydantic).BaseModel))
+        or hasattr(cast(Any, type), "__attrs_attrs__")
+        or hasattr(cast(Any, type), "__pydantic_validator__")
     )
 
 
-def _encode_model(message: Any) -> bytes:
-    text: str = message.model_dump_json()
-    return text.encode()
+_to_json = msgspec.json.Encoder().encode
 
 
-def make_codec(type: type) -> Codec:
-    """Return the codec of a dataclass, attrs class, msgspec Struct or pydantic model."""
-    name = f"{type.__module__}.{type.__qualname__}"
-    pydantic = sys.modules.get("pydantic")
-    if pydantic is not None and issubclass(type, cast(Any, pydantic).BaseModel):
-        model = cast(Any, type)
-        decode = partial(model.model_validate_json, strict=True)
-        return Codec(_encode_model, decode)
-    if not can_be_message(type):
+def _make_codec(type: type) -> Codec:
+    if hasattr(cast(Any, type), "__pydantic_validator__"):
+        return _make_pydantic_codec(type)
+    hidden = [field.name for field in getattr(type, "__attrs_attrs__", ()) if field.name.startswith("_")]
+    if hidden:
         raise ConfigurationError(
-            f"{name} cannot be a message: it is not a dataclass, attrs class, msgspec Struct or pydantic model. "
-            "Make it one, for example with @dataclass(frozen=True)."
+            f"{qualified_name(type)} cannot be a message: the attrs field {hidden[0]!r} would be left out, because its "
+            "name begins with an underscore. Rename it."
         )
     try:
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(type)
-    except (TypeError, NameError) as error:
-        raise ConfigurationError(f"{name} cannot be read from JSON: {error}") from error
-    return Codec(_encode_json, decoder.decode)
+    except TypeError as error:
+        raise ConfigurationError(f"{qualified_name(type)} cannot be read from JSON: {error}.") from error
+    return Codec(_encode, decoder.decode)
 
 
-def _same_definition(a: type, b: type) -> bool:
-    # A module that was loaded twice, or started as a program and imported too.
-    return qualified_name(a) == qualified_name(b)
+def _make_pydantic_codec(type: type) -> Codec:
+    adapter = cast(Any, sys.modules["pydantic"]).TypeAdapter(type)
+    try:
+        schema = json.dumps(adapter.json_schema())
+    except Exception:  # A border: not every model has a schema, and it need not.
+        schema = ""
+    if '"writeOnly": true' in schema:
+        raise ConfigurationError(
+            f"{qualified_name(type)} cannot be a message: pydantic writes its secret as asterisks. Send what "
+            "the secret can be looked up by."
+        )
+
+    def encode(message: Any) -> bytes:
+        text: bytes = adapter.dump_json(message, by_alias=True, round_trip=True)
+        return _refuse_lost_numbers(text, lambda: adapter.dump_python(message))
+
+    return Codec(encode, partial(adapter.validate_json, strict=True))
+
+
+def _encode(value: Any) -> bytes:
+    return _refuse_lost_numbers(_to_json(value), lambda: msgspec.to_builtins(value))
+
+
+def _refuse_lost_numbers(text: bytes, plain: Callable[[], object]) -> bytes:
+    # JSON has no NaN and no infinity. They are written as null, and would arrive as nothing, or not at all.
+    if b"null" in text and _holds_lost_number(plain()):
+        raise ValueError("JSON has no nan and no inf")
+    return text
+
+
+def _holds_lost_number(value: object) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, Mapping):
+        return any(map(_holds_lost_number, cast(Mapping[object, object], value).values()))
+    return isinstance(value, list | tuple | set | frozenset) and any(
+        map(_holds_lost_number, cast(Iterable[object], value))
+    )
+
+
+# --- JSON ------------------------------------------------------------------------------------------
 
 
 class JsonSerializer:
@@ -191,23 +238,26 @@ class JsonSerializer:
         """Return the envelope as JSON; raise `SerializationError` naming what has no JSON form."""
         message = envelope.message
         if isinstance(message, Undecodable):
-            return Encoded(message.body, {**message.headers, **_stamp_headers(envelope)})
+            return Encoded(message.body, _headers_of_undecodable(message, envelope))
 
         type_ = message.__class__
-        headers = {"type": self._registry.name_for(type_), "Content-Type": "application/json", WIRE: WIRE_VERSION}
+        original = envelope.last(stamps.Encoded)
+        try:
+            headers = {"type": self._registry.name_for(type_), "Content-Type": "application/json", WIRE: WIRE_VERSION}
+            if original is not None and original.message is message and original.serializer is self:
+                body = original.body
+            else:
+                body = self._registry.codec_for(type_).encode(message)
+        except Exception as error:  # A border: a message's fields may raise anything.
+            raise SerializationError(
+                f"{qualified_name(type_)} cannot be written as JSON: {error}. Give it fields of plain types."
+            ) from error
+
         for unknown in envelope.all(stamps.UnknownHeaders):
             headers.update(unknown.headers)
-        headers.update(_stamp_headers(envelope))
-
-        original = envelope.last(stamps.Encoded)
-        if original is not None and original.message is message and original.serializer is self:
-            return Encoded(original.body, headers)
-        try:
-            return Encoded(self._registry.codec_for(type_).encode(message), headers)
-        except Exception as error:
-            raise SerializationError(
-                f"{type_.__qualname__} has no JSON form: {error}. Give it fields of plain types."
-            ) from error
+        for name, group in _stamps_by_header(envelope).items():
+            headers[name] = _encode_stamps(name, group)
+        return Encoded(body, headers)
 
     def decode(self, body: bytes, headers: Mapping[str, str]) -> Envelope:
         """Return the envelope; `Undecodable` says why, and where in the body, when it cannot be read."""
@@ -217,14 +267,13 @@ class JsonSerializer:
         for name, value in headers.items():
             if name in _OWN_HEADERS:
                 continue
-            stamp_type = stamps.type_for(name[len(STAMP) :]) if name.startswith(STAMP) else None
-            if stamp_type is None:
-                unknown[name] = value
-                continue
             try:
-                known += _stamp_decoder_for(stamp_type).decode(value)
-            except msgspec.DecodeError as error:
-                unknown[name] = value
+                decode = _stamp_decoder_for(name)
+                if decode is None:
+                    unknown[name] = value
+                else:
+                    known += decode(value)
+            except Exception as error:  # A border: a stamp's own checks may raise anything.
                 problem = f"header {name}: {explain(error)}"
 
         if problem is None:
@@ -234,9 +283,7 @@ class JsonSerializer:
                 if unknown:
                     known.append(stamps.UnknownHeaders(unknown))
                 return Envelope(message, tuple(known))
-
-        own = {name: value for name, value in headers.items() if name in _OWN_HEADERS}
-        return Envelope(Undecodable(body, own | unknown, problem), tuple(known))
+        return Envelope(Undecodable(body, dict(headers), problem), tuple(known))
 
     def _decode_message(self, body: bytes, headers: Mapping[str, str]) -> tuple[Any, str | None]:
         version = headers.get(WIRE, WIRE_VERSION)
@@ -256,30 +303,71 @@ class JsonSerializer:
 
 def explain(error: Exception) -> str:
     """Return why decoding failed, with the path in front: ``$.user_id: expected int, got str``."""
-    if isinstance(error, msgspec.ValidationError):
-        text, _, path = str(error).replace("`", "").partition(" - at ")
-        return f"{path or '$'}: {text[:1].lower()}{text[1:]}"
-    errors = getattr(error, "errors", None)
-    if callable(errors):  # pydantic's ValidationError, without importing it
-        return "; ".join(
-            f"{'.'.join(['$', *map(str, detail['loc'])])}: {detail['msg']}" for detail in cast(Any, errors)()
-        )
-    return str(error) or type(error).__name__
+    try:
+        if isinstance(error, msgspec.ValidationError):
+            text, _, path = str(error).rpartition(" - at `")
+            text, path = (text, path.removesuffix("`")) if text else (path, "$")
+            if error.__cause__ is None:  # else these are the words of a check of the user's own
+                text = f"{text[:1].lower()}{text[1:].replace('`', '')}"
+            return f"{path}: {text}"
+        if type(error).__module__.startswith("pydantic"):
+            return "; ".join(f"{_path(detail['loc'])}: {detail['msg']}" for detail in cast(Any, error).errors())
+        return str(error) or type(error).__name__
+    except Exception:  # A border: an error that cannot even be shown.
+        return type(error).__name__
 
 
-def _stamp_headers(envelope: Envelope) -> dict[str, str]:
+def _path(location: Sequence[str | int]) -> str:
+    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+
+
+def _stamps_by_header(envelope: Envelope) -> dict[str, list[Stamp]]:
     grouped: dict[str, list[Stamp]] = {}
     for stamp in envelope.stamps:
         if stamp.wire_name is not None:
-            grouped.setdefault(stamp.wire_name, []).append(stamp)
+            grouped.setdefault(STAMP + stamp.wire_name, []).append(stamp)
+    return grouped
+
+
+def _encode_stamps(name: str, group: list[Stamp]) -> str:
     try:
-        return {STAMP + name: _encode_json(group).decode() for name, group in grouped.items()}
-    except (TypeError, ValueError) as error:
+        return _encode(group).decode()
+    except Exception as error:  # A border, as above.
         raise SerializationError(
-            f"A stamp of {type(envelope.message).__qualname__} has no JSON form: {error}. Give it plain fields."
+            f"The stamp {qualified_name(type(group[0]))} cannot be written as JSON, for header {name}: {error}. "
+            "Give it plain fields."
         ) from error
 
 
+def _headers_of_undecodable(message: Undecodable, envelope: Envelope) -> dict[str, str]:
+    """Return the headers as they came, but for stamps that were put on, or taken off, since."""
+    headers = dict(message.headers)
+    grouped = _stamps_by_header(envelope)
+    for name, value in message.headers.items():
+        try:
+            decode = _stamp_decoder_for(name)
+            if decode is None:
+                continue
+            came = decode(value)
+        except Exception:  # A border, as above. It stays, under another name if its own is needed.
+            if name in grouped:
+                headers[BROKEN + name] = value
+            continue
+        if came == grouped.get(name, []):
+            grouped.pop(name, None)
+        elif name not in grouped:
+            del headers[name]
+    return headers | {name: _encode_stamps(name, group) for name, group in grouped.items()}
+
+
+def _stamp_decoder_for(header: str) -> Callable[[str], list[Stamp]] | None:
+    """Return what reads the stamps in a header; None if it holds none, or of a kind that is not known here."""
+    if not header.startswith(STAMP):
+        return None
+    type_ = stamps.type_for(header[len(STAMP) :])
+    return None if type_ is None else _stamp_decoder(type_)
+
+
 @cache
-def _stamp_decoder_for(type_: type[Stamp]) -> msgspec.json.Decoder[list[Stamp]]:
-    return msgspec.json.Decoder(list[type_])  # type: ignore[valid-type]
+def _stamp_decoder(type_: type[Stamp]) -> Callable[[str], list[Stamp]]:
+    return msgspec.json.Decoder(list[type_]).decode  # type: ignore[valid-type]

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, dataclass_transform
 
 from msgspec import Struct, field
 
+from postbus.errors import qualified_name
+
 _by_wire_name: dict[str, type[Stamp]] = {}
 
 
@@ -30,15 +32,21 @@ class Stamp(Struct, frozen=True):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if cls.wire_name is None or "wire_name" not in cls.__dict__:
+        # The name is not inherited: another class would arrive as its parent, without its own fields.
+        wire_name: object = cls.__dict__.get("wire_name")
+        name = qualified_name(cls)
+        if wire_name is not None and not isinstance(wire_name, str):
+            raise TypeError(f'wire_name is a field of {name}. Write it without annotation: wire_name = "...".')
+        cls.wire_name = wire_name
+        if wire_name is None:
             return
-        other = _by_wire_name.get(cls.wire_name)
-        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        other = _by_wire_name.get(wire_name)
+        if other is not None and qualified_name(other) != name:
             raise TypeError(
-                f"Two stamps travel as {cls.wire_name!r}: {other.__module__}.{other.__qualname__} and "
-                f"{cls.__module__}.{cls.__qualname__}. Give one of them another wire_name."
+                f"Two stamps travel as {wire_name!r}: {qualified_name(other)} and {name}. "
+                "Give one of them another wire_name."
             )
-        _by_wire_name[cls.wire_name] = cls
+        _by_wire_name[wire_name] = cls
 
 
 def type_for(wire_name: str) -> type[Stamp] | None:
