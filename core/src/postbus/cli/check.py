@@ -1,0 +1,105 @@
+"""``postbus check``: whether an app could work now, as a list of what was looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import click
+from msgspec import Struct
+
+from postbus.app import Postbus
+from postbus.cli.debug import unused_routes
+from postbus.cli.invocation import Invocation, connection_of, importing, pass_invocation
+from postbus.cli.options import format_option
+from postbus.cli.output import count_of, print_json, print_table
+from postbus.config import TransportConfig
+from postbus.dsn import Dsn
+from postbus.errors import ConfigurationError, describe
+from postbus.transport import Receiver, SupportsCount, SupportsSetup
+
+Status = Literal["ok", "warning", "problem"]
+
+
+class Finding(Struct, frozen=True):
+    """One thing that was looked at: what, how it is, and what there is to say about it."""
+
+    what: str
+    status: Status
+    detail: str = ""
+
+
+@click.command(epilog="Example: postbus check && systemctl start postbus-worker")
+@format_option
+@click.pass_context
+@pass_invocation
+def check(invocation: Invocation, context: click.Context, format: str) -> None:
+    """Check that the app could work now.
+
+    Of each transport: is its plugin there, can it be reached, is it set up, and may we use it; then the
+    handlers and the routes. Nothing is changed, and no message is touched. The exit code is 1 if there is
+    any problem; a warning is none.
+    """
+    findings = list(_look(invocation))
+    if format == "json":
+        print_json(findings)
+    else:
+        print_table(("What", "Status", "Detail"), [(found.what, found.status, found.detail) for found in findings])
+    context.exit(1 if any(found.status == "problem" for found in findings) else 0)
+
+
+def _look(invocation: Invocation) -> Iterator[Finding]:
+    try:
+        app = invocation.app
+    except ConfigurationError as error:
+        yield from (Finding("configuration", "problem", problem) for problem in error.problems)
+        return
+    yield Finding("configuration", "ok")
+    yield from (Finding("plugins", "problem", str(problem)) for problem in app.plugins.problems)
+    for name in app.transports:
+        yield from _look_at_transport(app, name)
+    if not app.failure_transports:
+        yield Finding("failure transport", "warning", "None is configured, so what finally fails is dropped.")
+    yield from _look_at_handlers(app)
+
+
+def _look_at_transport(app: Postbus, name: str) -> Iterator[Finding]:
+    what = f"transport {name}"
+    about = _about(app, name)
+    try:
+        transport = app.transport(name)
+        connection = connection_of(transport)
+        # Opening a connection need not talk to the broker. These do; and counting might set up what is missing.
+        missing = connection.missing() if isinstance(connection, SupportsSetup) else ()
+        if not isinstance(connection, SupportsSetup) and isinstance(connection, SupportsCount):
+            connection.count()
+    except Exception as error:  # A border: a client library may miss something, and that is what is to be found out.
+        yield Finding(what, "problem", f"{about}: {describe(error)}")
+        return
+    if missing:
+        yield from (Finding(what, "problem", f"{about}: {sentence}") for sentence in missing)
+        return
+    yield Finding(what, "ok", f"{about}, {'can be reached' if isinstance(transport, Receiver) else 'handles at once'}")
+
+
+def _about(app: Postbus, name: str) -> str:
+    """Return the transport's DSN without its secrets, and the plugin that serves it."""
+    config = app.config.transports[name]
+    if not isinstance(config, TransportConfig):
+        return f"a {type(config).__name__}"
+    dsn = Dsn.parse(config.dsn).with_options(config.options)
+    return f"{dsn} by {app.plugins.scheme_for(dsn).plugin}"
+
+
+def _look_at_handlers(app: Postbus) -> Iterator[Finding]:
+    try:
+        with importing("the handlers"):
+            app.bus()
+    except ConfigurationError as error:
+        yield from (Finding("handlers", "problem", problem) for problem in error.problems)
+        return
+    yield Finding("handlers", "ok", f"{count_of(len(list(app)), 'handler')}; buses: {', '.join(app.config.buses)}")
+    warnings = unused_routes(app)
+    yield from (Finding("routes", "warning", warning) for warning in warnings)
+    if not warnings:
+        yield Finding("routes", "ok", count_of(len(app.config.routing), "route"))

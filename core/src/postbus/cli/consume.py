@@ -1,0 +1,163 @@
+"""``postbus consume``, which runs a worker, and ``postbus stop-workers``, which stops all."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Literal
+
+import click
+
+from postbus.app import Postbus
+from postbus.cli import logs
+from postbus.cli.invocation import Invocation, pass_invocation, transport_names, unknown
+from postbus.cli.options import complete_buses, complete_transports, duration, is_terminal, size
+from postbus.cli.output import age, count_of
+from postbus.errors import ConfigurationError, TransportError
+from postbus.limits import Limits
+from postbus.transport import Receiver
+
+logger = logging.getLogger(logs.ANNOUNCEMENTS)
+
+
+@click.command(epilog="Example: postbus consume orders mails --limit 1000 --memory-limit 128M -v")
+@click.argument("names", nargs=-1, shell_complete=complete_transports)
+@click.option("--all", "everything", is_flag=True, help="Consume all transports but the failure transports.")
+@click.option(
+    "--exclude", metavar="NAME", multiple=True, shell_complete=complete_transports, help="Not this one; with --all."
+)
+@click.option("--limit", "-l", type=click.IntRange(min=1), metavar="N", help="Stop after so many messages.")
+@click.option("--failure-limit", "-f", type=click.IntRange(min=1), metavar="N", help="Stop after so many failures.")
+@click.option("--time-limit", "-t", type=duration, metavar="TIME", help="Stop after so many seconds, or 5m, or 1h.")
+@click.option("--memory-limit", "-m", type=size, metavar="SIZE", help="Stop above this much memory, such as 128M.")
+@click.option("--queues", metavar="QUEUE", multiple=True, help="Only from this queue; may be given several times.")
+@click.option("--bus", "-b", metavar="NAME", shell_complete=complete_buses, help="Handle everything on this bus.")
+@click.option(
+    "--fetch-size", type=click.IntRange(min=1), metavar="N", help="Fetch so many at once, instead of what fits."
+)
+@click.option("-v", "--verbose", "verbosity", count=True, help="Show each message; -vv details; -vvv everything.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to log, to stderr.",
+)
+@click.pass_context
+@pass_invocation
+def consume(
+    invocation: Invocation,
+    context: click.Context,
+    names: tuple[str, ...],
+    everything: bool,
+    exclude: tuple[str, ...],
+    limit: int | None,
+    failure_limit: int | None,
+    time_limit: float | None,
+    memory_limit: int | None,
+    queues: tuple[str, ...],
+    bus: str | None,
+    fetch_size: int | None,
+    verbosity: int,
+    log_format: Literal["text", "json"],
+) -> None:
+    """Handle what arrives at transports.
+
+    NAMES are in order of priority; they may be left out if there is only one transport to consume. SIGTERM,
+    SIGINT and SIGQUIT stop it after the message in hand (exit code 0), a second one at once (130).
+    """
+    if everything and names:
+        raise click.UsageError("Give names or --all, not both.")
+    if exclude and not everything:
+        raise click.UsageError("--exclude goes together with --all.")
+    logs.configure(verbosity, log_format)
+    limits = Limits(messages=limit, failures=failure_limit, time=time_limit, memory=memory_limit)
+    app = invocation.loaded_app
+    if bus is not None and bus not in app.config.buses:
+        raise unknown("bus", bus, app.config.buses, "buses")
+    chosen = _all(app, exclude) if everything else transport_names(app, names) or _only(app)
+
+    worker = app.worker(*chosen, limits=limits, queues=queues, bus=bus, fetch_size=fetch_size)
+    _announce(chosen, limits, hint=not verbosity and log_format == "text")
+    started = time.monotonic()
+    try:
+        stopped = worker.run()
+    except TransportError as error:
+        if log_format == "text":
+            raise
+        logger.error("Stopped, because a transport failed for good: %s", error)
+        context.exit(1)
+    logger.info(
+        "Stopped, because %s: %d handled, %d failed, in %s.",
+        stopped.reason,
+        stopped.handled,
+        stopped.failed,
+        age(time.monotonic() - started),
+        extra={"handled": stopped.handled, "failed": stopped.failed},
+    )
+
+
+@click.command("stop-workers", epilog="Example: postbus stop-workers")
+@pass_invocation
+def stop_workers(invocation: Invocation) -> None:
+    """Stop every worker of the app after the message in hand.
+
+    It reaches the workers of this app, by its name, that run as this user on this machine, or share the
+    folder POSTBUS_STATE_DIR. It does not wait for them.
+    """
+    app = invocation.app
+    app.stop_signal().send()
+    click.echo(f"Told every worker of {app.config.name!r} to stop after the message in hand.")
+
+
+def _consumable(app: Postbus) -> list[str]:
+    """Return the transports that a worker is for: neither failure transports, nor those that handle at once."""
+    ordinary = [name for name in app.transports if name not in app.failure_transports]
+    return [name for name in ordinary if isinstance(app.transport(name), Receiver)]
+
+
+def _all(app: Postbus, exclude: tuple[str, ...]) -> list[str]:
+    left_out = transport_names(app, exclude)
+    chosen = [name for name in _consumable(app) if name not in left_out]
+    if not chosen:
+        raise ConfigurationError("With --all there is no transport left to consume.")
+    return chosen
+
+
+def _only(app: Postbus) -> list[str]:
+    """Return the one transport that can be meant; ask, if there are several and somebody to ask."""
+    consumable = _consumable(app)
+    if len(consumable) == 1:
+        return consumable
+    if not consumable:
+        raise ConfigurationError("There is no transport to consume. Configure one, or name a failure transport.")
+    if not is_terminal():
+        raise ConfigurationError(f"Name the transports to consume, or add --all. Transports: {', '.join(consumable)}.")
+    return _ask(consumable)
+
+
+def _ask(consumable: list[str]) -> list[str]:
+    for number, name in enumerate(consumable, start=1):
+        click.echo(f"  {number}  {name}", err=True)
+    answer = click.prompt("Which to consume, the first first (numbers or names)", default=consumable[0], err=True)
+    numbers = {str(number): name for number, name in enumerate(consumable, start=1)}
+    chosen = [numbers.get(word, word) for word in str(answer).replace(",", " ").split()]
+    for name in chosen:
+        if name not in consumable:
+            raise unknown("transport", name, consumable)
+    return chosen
+
+
+def _announce(names: list[str], limits: Limits, *, hint: bool) -> None:
+    reasons = [
+        f"after {count_of(limits.messages, 'message')}" if limits.messages is not None else None,
+        f"after {count_of(limits.failures, 'failure')}" if limits.failures is not None else None,
+        f"after {age(limits.time)}" if limits.time is not None else None,
+        f"above {limits.memory / 2**20:g} MiB of memory" if limits.memory is not None else None,
+        "on `postbus stop-workers`",
+    ]
+    extra: dict[str, Any] = {"transports": names}
+    logger.info("Consuming %s.", ", then ".join(map(repr, names)), extra=extra)
+    logger.info("It stops by itself %s.", " or ".join(reason for reason in reasons if reason))
+    more = " With -v it shows each message." if hint else ""
+    logger.info("Ctrl+C or SIGTERM stops it after the message in hand, a second one at once.%s", more)

@@ -1,0 +1,171 @@
+"""``postbus debug``: what an app is put together from."""
+
+from __future__ import annotations
+
+from inspect import iscoroutinefunction
+from typing import Any, cast
+
+import click
+from msgspec import Struct
+
+from postbus.app import Postbus
+from postbus.bus import MessageBus
+from postbus.cli.invocation import Invocation, pass_invocation, unknown
+from postbus.cli.options import complete_buses, format_option
+from postbus.cli.output import print_json, print_table
+from postbus.errors import qualified_name
+from postbus.handlers import Handler, matches
+from postbus.routing import Route
+
+
+class HandlerLine(Struct, frozen=True):
+    """One handler: what it handles, and how."""
+
+    handles: list[str]
+    name: str
+    from_transport: str | None
+    priority: int
+    is_async: bool
+
+
+class BusLine(Struct, frozen=True):
+    """One bus: its middleware, the outermost first, and its handlers."""
+
+    name: str
+    default: bool
+    middleware: list[str]
+    handlers: list[HandlerLine]
+
+
+class RouteLine(Struct, frozen=True):
+    """One route: where it leads, and which of the known messages it fits."""
+
+    route: str
+    transports: list[str]
+    fits: list[str]
+
+
+class TypeLine(Struct, frozen=True):
+    """One message: the name under which it travels, and where it is sent; nowhere means that it is handled at once."""
+
+    wire_name: str
+    type: str
+    sent_to: list[str]
+
+
+@click.command(epilog="Example: postbus debug commands")
+@click.argument("bus", required=False, shell_complete=complete_buses)
+@format_option
+@pass_invocation
+def debug(invocation: Invocation, bus: str | None, format: str) -> None:
+    """Show buses, handlers, routes and messages.
+
+    With BUS, only the middleware and the handlers of that bus.
+    """
+    app = invocation.loaded_app
+    if bus is not None and bus not in app.config.buses:
+        raise unknown("bus", bus, app.config.buses, "buses")
+    buses = [_bus_line(app, app.bus(name)) for name in ([bus] if bus is not None else app.config.buses)]
+    routes = [_route_line(app, route) for route in app.config.routing] if bus is None else []
+    types = [_type_line(app, name, type_) for name, type_ in app.types] if bus is None else []
+    warnings = unused_routes(app) if bus is None else []
+
+    if format == "json":
+        print_json({"buses": buses, "routes": routes, "messages": types, "warnings": warnings})
+        return
+    for line in buses:
+        _print_bus(line)
+    if routes:
+        print_table(
+            ("Route", "Transports", "Messages"),
+            [(line.route, ", ".join(line.transports), len(line.fits)) for line in routes],
+            right=("Messages",),
+            title="Routes",
+        )
+        click.echo()
+    if types:
+        print_table(
+            ("Travels as", "Class", "Sent to"),
+            [(line.wire_name, line.type, ", ".join(line.sent_to) or "handled at once") for line in types],
+            title="Messages",
+        )
+    for warning in warnings:
+        click.echo(f"Warning: {warning}", err=True)
+
+
+def unused_routes(app: Postbus) -> list[str]:
+    """Return a sentence for each route that fits no message which the app knows; it may be misspelt."""
+    return [
+        f"Route {_name(route)!r} fits no known message."
+        for route in app.config.routing
+        if route != "*" and not any(_fits(route, type_) for _, type_ in app.types)
+    ]
+
+
+def _print_bus(line: BusLine) -> None:
+    click.echo(f"Bus {line.name!r}{', the default' if line.default else ''}")
+    click.echo(f"Middleware: {', '.join(line.middleware)}")
+    if line.handlers:
+        rows = [(", ".join(handler.handles), handler.name, _options(handler)) for handler in line.handlers]
+        print_table(("Message", "Handler", "Options"), rows)
+    else:
+        click.echo("It has no handlers.")
+    click.echo()
+
+
+def _options(handler: HandlerLine) -> str:
+    options = {
+        "from_transport": handler.from_transport,
+        "priority": handler.priority or None,
+        "async": handler.is_async or None,
+    }
+    return ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
+
+
+def _bus_line(app: Postbus, bus: MessageBus) -> BusLine:
+    handlers = [_handler_line(handler) for handler in app if handler.bus in (None, bus.name)]
+    middleware = [getattr(step, "__qualname__", type(step).__qualname__) for step in bus.middleware]
+    return BusLine(bus.name, bus.name == app.config.default_bus, middleware, handlers)
+
+
+def _handler_line(handler: Handler) -> HandlerLine:
+    handles = [type_ if isinstance(type_, str) else qualified_name(type_) for type_ in handler.types]
+    return HandlerLine(
+        handles, handler.name, handler.from_transport, handler.priority, iscoroutinefunction(handler.function)
+    )
+
+
+def _route_line(app: Postbus, route: Route) -> RouteLine:
+    fits = [wire_name for wire_name, type_ in app.types if _fits(route, type_)]
+    return RouteLine(_name(route), list(app.config.routing[route]), fits)
+
+
+def _type_line(app: Postbus, wire_name: str, type_: type) -> TypeLine:
+    blank = _blank(type_)
+    sent_to = app.router.names_for(blank) if blank is not None else []
+    return TypeLine(wire_name, qualified_name(type_), sent_to)
+
+
+def _name(route: Route) -> str:
+    return route if isinstance(route, str) else qualified_name(route)
+
+
+def _fits(route: Route, type_: type) -> bool:
+    if isinstance(route, str):
+        if route.endswith("*"):
+            return qualified_name(type_).startswith(route.removesuffix("*"))
+        return route in map(qualified_name, type_.__mro__)
+    blank = _blank(type_)
+    return issubclass(type_, route) if blank is None else matches(blank, route) is not None
+
+
+def _blank(type_: type) -> object:
+    """Return an instance without content, or None if there is no way: routing asks for one, and looks at its class."""
+    try:
+        return cast(object, object.__new__(type_))
+    except TypeError:  # A Struct is made by its own constructor, which takes anything.
+        names: tuple[str, ...] = getattr(type_, "__struct_fields__", ())
+    try:
+        return cast(Any, type_)(**dict.fromkeys(names))
+    except Exception:  # A border: the type's own checks may raise anything.
+        return None

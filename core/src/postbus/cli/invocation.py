@@ -1,0 +1,131 @@
+"""How a command finds its app, and the things in it that its arguments name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any
+
+import click
+
+from postbus.app import Postbus
+from postbus.config import ENVIRONMENT_DSN, check, find_file, load_object, read_file
+from postbus.errors import ConfigurationError, PostbusError, describe
+from postbus.transport import Connection, QueueTransport, Transport
+
+logger = logging.getLogger("postbus")
+
+
+class Invocation:
+    """What the options before a command say. The app is made when a command first asks for it.
+
+    A plugin's command gets one with ``@click.pass_obj``.
+    """
+
+    def __init__(self, reference: str | None = None, key: str = "--app") -> None:
+        self._reference = reference
+        self._key = key
+
+    @cached_property
+    def app(self) -> Postbus:
+        """The app, of which nothing has been connected to."""
+        folder = os.getcwd()
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        if self._reference:
+            return _load_app(self._reference, self._key)
+        path = find_file()
+        if path is not None:
+            reference = check(read_file(path)).app
+            return _load_app(reference, f"app in {path.name}") if reference else Postbus(config=path)
+        if os.environ.get(ENVIRONMENT_DSN):
+            return Postbus()
+        raise ConfigurationError(
+            "There is no app here. Name it with --app module:attribute or POSTBUS_APP, or describe it in postbus.toml."
+        )
+
+    @cached_property
+    def loaded_app(self) -> Postbus:
+        """The app, with all its handlers and middleware imported, and so with all its messages known."""
+        with importing("the handlers"):
+            self.app.bus()
+        return self.app
+
+    def __enter__(self) -> Invocation:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if "app" not in vars(self):
+            return
+        try:
+            self.app.close()
+        except PostbusError:
+            logger.debug("Closing the transports failed; the command is done.", exc_info=True)
+
+
+pass_invocation = click.make_pass_decorator(Invocation)
+
+
+def invocation_in(context: click.Context) -> Invocation:
+    """Return the invocation of a context in which nothing runs, only completion is asked for."""
+    return Invocation(context.find_root().params.get("reference"))
+
+
+def transport_names(app: Postbus, names: Iterable[str]) -> list[str]:
+    """Return the names, each once; raise `ConfigurationError` for one that no transport has."""
+    chosen = list(dict.fromkeys(names))
+    for name in chosen:
+        if name not in app.transports:
+            raise unknown("transport", name, app.transports)
+    return chosen
+
+
+def connection_of(transport: Transport) -> Connection | Transport:
+    """Return what to ask for optional abilities: the connection, or a transport that has none."""
+    return transport.connection if isinstance(transport, QueueTransport) else transport
+
+
+def unknown(what: str, name: str, known: Iterable[str], plural: str | None = None) -> ConfigurationError:
+    """Return the error about a name that means nothing, with the nearest that does, and with all."""
+    names = list(known)
+    nearest = get_close_matches(name, names, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    there_are = f"{(plural or f'{what}s').capitalize()}: {', '.join(names) or 'none'}."
+    return ConfigurationError(f"There is no {what} {name!r}.{hint} {there_are}")
+
+
+@contextmanager
+def importing(what: str) -> Generator[None]:
+    """Turn what the user's modules raise while they are imported into a sentence that says where."""
+    try:
+        yield
+    except PostbusError:
+        raise
+    except Exception as error:  # A border: a module of the user's may raise anything.
+        raise ConfigurationError(
+            f"Importing {what} failed: {describe(error)} ({_place(error)}). With --debug there is a traceback."
+        ) from error
+
+
+def _load_app(reference: str, key: str) -> Postbus:
+    with importing(repr(reference)):
+        found: Any = load_object(reference, key)
+    if not isinstance(found, Postbus):
+        raise ConfigurationError(
+            f"{key} names {reference!r}, which is no Postbus app but of type {type(found).__name__}."
+        )
+    return found
+
+
+def _place(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith("<frozen")]
+    return f"{own[-1].filename}, line {own[-1].lineno}"

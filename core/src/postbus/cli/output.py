@@ -1,0 +1,86 @@
+"""How commands print: tables for people, JSON for programs, and values as people read them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+import click
+import msgspec
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def print_json(value: object) -> None:
+    """Print a value as one document of JSON, to stdout."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2))
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Collection[str] = (), title: str | None = None
+) -> None:
+    """Print a table to stdout: framed on a terminal, in plain columns elsewhere; None is an empty cell.
+
+    ``right`` names the columns of numbers.
+    """
+    cells = [["" if value is None else printable(str(value)) for value in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_framed(columns, cells, right, title)
+        return
+    if title is not None:
+        click.echo(title)
+    lines = [[column.upper() for column in columns], *([" ".join(cell.split()) for cell in row] for row in cells)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        aligned = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for cell, width, column in zip(line, widths, columns, strict=True)
+        ]
+        click.echo("  ".join(aligned).rstrip())
+
+
+def _print_framed(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str], title: str | None
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters are written out, so that no message can steer the terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
+
+
+def age(seconds: float | None) -> str | None:
+    """Return a duration by its two largest units, such as "3m 20s"; None for None."""
+    if seconds is None:
+        return None
+    if seconds < 10:
+        return f"{max(seconds, 0.0):.1f}".removesuffix(".0") + "s"
+    left = round(seconds)
+    parts: list[str] = []
+    for unit, length in _UNITS.items():
+        count, left = divmod(left, length)
+        if count:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2])
+
+
+def local_time(at: datetime | None) -> str | None:
+    """Return a time as the clock on the wall here shows it; None for None."""
+    return None if at is None else at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def count_of(number: int, what: str) -> str:
+    """Return "1 message", "2 messages"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

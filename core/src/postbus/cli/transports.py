@@ -1,0 +1,147 @@
+"""``postbus stats``, ``setup`` and ``purge``: what can be done with transports without handling anything."""
+
+from __future__ import annotations
+
+import click
+from msgspec import UNSET, Struct, UnsetType
+
+from postbus.app import Postbus
+from postbus.cli.invocation import Invocation, connection_of, pass_invocation, transport_names
+from postbus.cli.options import complete_transports, confirm, format_option
+from postbus.cli.output import age, count_of, print_json, print_table
+from postbus.errors import ConfigurationError, PostbusError
+from postbus.transport import Counts, SupportsCount, SupportsPurge, SupportsSetup
+
+
+class Outcome(Struct, frozen=True):
+    """What came of one transport: what was done, or which error there was."""
+
+    transport: str
+    result: str
+    error: str | UnsetType = UNSET
+    removed: int | UnsetType = UNSET
+
+
+@click.command(epilog="Example: postbus stats orders --format json")
+@click.argument("names", nargs=-1, shell_complete=complete_transports)
+@format_option
+@click.pass_context
+@pass_invocation
+def stats(invocation: Invocation, context: click.Context, names: tuple[str, ...], format: str) -> None:
+    """Count the messages at transports.
+
+    NAMES are the transports, by default all. The oldest is for how long a message has been waiting that
+    could be handled. The exit code is 1 if a transport could not be asked.
+    """
+    app = invocation.app
+    counted: dict[str, Counts] = {}
+    uncountable: list[str] = []
+    errors: dict[str, str] = {}
+    for name in transport_names(app, names) or app.transports:
+        try:
+            connection = connection_of(app.transport(name))
+            if isinstance(connection, SupportsCount):
+                counted[name] = connection.count()
+            else:
+                uncountable.append(name)
+        except PostbusError as error:
+            errors[name] = str(error)
+
+    if format == "json":
+        print_json({"transports": counted, "uncountable": uncountable, "errors": errors})
+    else:
+        _print_counts(counted)
+        if uncountable:
+            click.echo(f"Cannot count: {', '.join(uncountable)}.")
+        for name, problem in errors.items():
+            click.echo(f"Error: {name}: {problem}", err=True)
+    context.exit(1 if errors else 0)
+
+
+def _print_counts(counted: dict[str, Counts]) -> None:
+    if not counted:
+        return
+    rows = [
+        (name, counts.waiting, counts.delayed, counts.in_flight, age(counts.oldest_age))
+        for name, counts in counted.items()
+    ]
+    numbers = ("Waiting", "Delayed", "In flight", "Oldest")
+    print_table(("Transport", *numbers), rows, right=numbers)
+
+
+@click.command(epilog="Example: postbus setup")
+@click.argument("names", nargs=-1, shell_complete=complete_transports)
+@format_option
+@click.pass_context
+@pass_invocation
+def setup(invocation: Invocation, context: click.Context, names: tuple[str, ...], format: str) -> None:
+    """Make what transports need: tables, queues, streams.
+
+    NAMES are the transports, by default all. What is there already stays as it is. One that fails does not
+    stop the others; the exit code is 1 then.
+    """
+    app = invocation.app
+    outcomes = [_set_up(app, name) for name in transport_names(app, names) or app.transports]
+    _report(outcomes, format)
+    context.exit(1 if any(outcome.error for outcome in outcomes) else 0)
+
+
+def _set_up(app: Postbus, name: str) -> Outcome:
+    try:
+        connection = connection_of(app.transport(name))
+        if not isinstance(connection, SupportsSetup):
+            return Outcome(name, "nothing to set up")
+        connection.setup()
+    except PostbusError as error:
+        return Outcome(name, "failed", str(error))
+    return Outcome(name, "set up")
+
+
+@click.command(epilog="Example: postbus purge orders --force")
+@click.argument("names", nargs=-1, required=True, shell_complete=complete_transports)
+@click.option("--force", is_flag=True, help="Do not ask.")
+@format_option
+@click.pass_context
+@pass_invocation
+def purge(invocation: Invocation, context: click.Context, names: tuple[str, ...], force: bool, format: str) -> None:
+    """Delete all messages of transports; asks first.
+
+    Delayed ones, and those that are being handled, are deleted too.
+    """
+    app = invocation.app
+    chosen = transport_names(app, names)
+    for name in chosen:
+        if not isinstance(connection_of(app.transport(name)), SupportsPurge):
+            raise ConfigurationError(f"Transport {name!r} cannot be purged: it has no such operation.")
+    confirm(f"Delete all messages of {', '.join(f'{name} ({_content(app, name)})' for name in chosen)}?", force=force)
+
+    outcomes = [_purge(app, name) for name in chosen]
+    _report(outcomes, format)
+    context.exit(1 if any(outcome.error for outcome in outcomes) else 0)
+
+
+def _content(app: Postbus, name: str) -> str:
+    connection = connection_of(app.transport(name))
+    if not isinstance(connection, SupportsCount):
+        return "it does not tell how many"
+    counts = connection.count()
+    return count_of(counts.waiting + (counts.delayed or 0) + (counts.in_flight or 0), "message")
+
+
+def _purge(app: Postbus, name: str) -> Outcome:
+    connection = connection_of(app.transport(name))
+    assert isinstance(connection, SupportsPurge)
+    try:
+        removed = connection.purge()
+    except PostbusError as error:
+        return Outcome(name, "failed", str(error))
+    return Outcome(name, "purged", removed=removed)
+
+
+def _report(outcomes: list[Outcome], format: str) -> None:
+    if format == "json":
+        print_json(outcomes)
+        return
+    for outcome in outcomes:
+        more = outcome.error or (None if outcome.removed is UNSET else count_of(outcome.removed, "message"))
+        click.echo(f"{outcome.transport}: {outcome.result}{f': {more}' if more else ''}")

@@ -1,0 +1,138 @@
+"""``postbus consume``: which transports, how long, and what it says."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Shop
+
+
+def test_it_handles_what_waits(shop: Shop) -> None:
+    """A worker handles messages until its limit is reached; then the exit code is 0."""
+    shop.dispatch(1, 2, 3)
+    result = shop.run("consume", "orders", "--limit", "2")
+
+    assert 0 == result.exit_code
+    assert "Consuming 'orders'." in result.stderr
+    assert "after 2 messages or on `postbus stop-workers`" in result.stderr
+    assert "2 handled, 0 failed" in result.stderr
+    assert 1 == shop.json("stats")["transports"]["orders"]["waiting"]
+
+
+def test_it_shows_each_message_when_asked(shop: Shop) -> None:
+    """With -v there is a line for each message; without, only the start and the end."""
+    shop.dispatch(1, 2)
+
+    assert "Handled" not in shop.run("consume", "orders", "-l", "1").stderr
+    assert "INFO Handled OrderPlaced" in shop.run("consume", "orders", "-l", "1", "-v").stderr
+
+
+def test_a_failure_is_shown_without_asking(shop: Shop) -> None:
+    """A message that is buried is an error in the log at any verbosity."""
+    shop.dispatch(13)
+
+    assert "ERROR Burying OrderPlaced" in shop.run("consume", "orders", "-f", "1").stderr
+
+
+def test_every_line_of_a_json_log_is_json(shop: Shop) -> None:
+    """With ``--log-format json``, all that goes to stderr is one object per line, with the message's ids."""
+    shop.dispatch(1, 13)
+    result = shop.run("consume", "orders", "-l", "2", "-v", "--log-format", "json")
+
+    records = [json.loads(line) for line in result.stderr.splitlines()]
+    assert {"transports", "message_id", "correlation_id", "transport", "handled"} <= set().union(*records)
+
+
+def test_all_leaves_failure_transports_out(shop: Shop) -> None:
+    """``--all`` consumes everything but failure transports and what handles at once."""
+    result = shop.run("consume", "--all", "-t", "0.01")
+
+    assert 0 == result.exit_code
+    assert "Consuming 'orders', then 'mails'." in result.stderr
+
+
+def test_all_but_some(shop: Shop) -> None:
+    """``--exclude`` takes transports out of ``--all``."""
+    assert "Consuming 'mails'." in shop.run("consume", "--all", "--exclude", "orders", "-t", "0.01").stderr
+
+
+def test_a_failure_transport_by_name(shop: Shop) -> None:
+    """Whoever names a failure transport consumes it."""
+    assert 0 == shop.run("consume", "failed", "-t", "0.01").exit_code
+
+
+def test_without_names_the_only_transport(shop: Shop) -> None:
+    """If there is only one transport to consume, it need not be named."""
+    shop.write(
+        'failure_transport = "failed"\n[transports]\nqueue = "in-memory://"\nfailed = "in-memory://"\n', "postbus.toml"
+    )
+    result = shop.run("consume", "-t", "0.01", app="")
+
+    assert "Consuming 'queue'." in result.stderr
+
+
+def test_without_names_and_without_a_terminal(shop: Shop) -> None:
+    """With several transports and nobody to ask, it does not idle: it says what to add."""
+    result = shop.run("consume")
+
+    assert 2 == result.exit_code
+    assert "Error: Name the transports to consume, or add --all. Transports: orders, mails.\n" == result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["ordesr"], "There is no transport 'ordesr'. Did you mean 'orders'? Transports: orders, mails, failed, now."),
+        (["now"], "Transport 'now' handles at once, so there is nothing to consume."),
+        (["orders", "--all"], "Give names or --all, not both."),
+        (["--exclude", "orders"], "--exclude goes together with --all."),
+        (["--all", "--exclude", "ordesr"], "There is no transport 'ordesr'."),
+        (["--all", "--exclude", "orders", "--exclude", "mails"], "With --all there is no transport left to consume."),
+        (["orders", "--bus", "defualt"], "There is no bus 'defualt'. Did you mean 'default'? Buses: default."),
+        (["orders", "--limit", "0"], "0 is not in the range x>=1."),
+        (["orders", "--time-limit", "soon"], "'soon' is no duration."),
+        (["orders", "--time-limit", "0"], "Limit 'time' must be more than 0, got 0.0."),
+        (["orders", "--memory-limit", "big"], "'big' is no size."),
+    ],
+)
+def test_a_mistake_in_the_arguments(shop: Shop, arguments: list[str], problem: str) -> None:
+    """A mistake is one sentence and exit code 2, before anything is consumed."""
+    shop.dispatch(1)
+    result = shop.run("consume", *arguments)
+
+    assert 2 == result.exit_code
+    assert problem in result.stderr
+    assert "Consuming" not in result.stderr
+    assert 1 == shop.json("stats")["transports"]["orders"]["waiting"]
+
+
+def test_handlers_that_cannot_be_imported(shop: Shop) -> None:
+    """A mistake in a module of handlers ends the worker before it touches a message."""
+    shop.write('handlers = ["mailing"]\n[transports]\nqueue = "in-memory://"\n', "postbus.toml")
+    shop.write("import nowhere_to_be_found\n", "mailing.py")
+    result = shop.run("consume", "-t", "0.01", app="")
+
+    assert 2 == result.exit_code
+    assert "Importing the handlers failed: ModuleNotFoundError" in result.stderr
+
+
+def test_a_transport_that_fails_for_good(shop: Shop) -> None:
+    """What a new connection cannot mend ends the worker with exit code 1, and a sentence in the format of the log."""
+    as_text = shop.run("consume", "orders", "--queues", "high")
+    as_json = shop.run("consume", "orders", "--queues", "high", "--log-format", "json")
+
+    assert 1 == as_text.exit_code == as_json.exit_code
+    assert "Error: InMemoryConnection cannot fetch from single queues. Leave out --queues.\n" in as_text.stderr
+    assert "cannot fetch from single queues" in json.loads(as_json.stderr.splitlines()[-1])["message"]
+
+
+def test_stop_workers_is_for_those_that_run(shop: Shop) -> None:
+    """A worker that is started after ``stop-workers`` is not stopped by it."""
+    assert 0 == shop.run("stop-workers").exit_code
+    shop.dispatch(1)
+
+    assert "it has handled 1 messages" in shop.run("consume", "orders", "-l", "1").stderr

@@ -1,0 +1,60 @@
+"""Storing messages in a transaction that the user began, and will commit or roll back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.engine.interfaces import DBAPICursor
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, scoped_session
+
+from postbus.errors import TransportError
+from postbus.transport import Outgoing
+from postbus_sql.database import Database, TableMissing
+from postbus_sql.stamps import Transaction
+
+T = TypeVar("T")
+
+
+def transaction_of(message: Outgoing) -> Transaction | None:
+    """Return the transaction that a message is to be stored in, or None."""
+    for stamp in message.stamps:
+        if type(stamp) is Transaction:  # Asked for each stamp of each message, and quicker than isinstance.
+            return stamp
+    return None
+
+
+def join(database: Database, transaction: Transaction, work: Callable[[DBAPICursor], T]) -> T:
+    """Do work in the user's transaction.
+
+    Raises `TransportError`, never `ConnectionLost`: upon that, the message would be stored on another connection.
+    """
+    try:
+        connection = _connection_of(transaction.connection)
+        if not database.dialect.is_same_database(database.engine, connection):
+            raise TransportError(f"stamps.Transaction holds a connection to another database than {database.name}.")
+        if database.dialect.commits_by_itself(connection):
+            raise TransportError("stamps.Transaction holds a connection in AUTOCOMMIT: there is nothing to join.")
+        cursor = connection.connection.cursor()
+        try:
+            return work(cursor)
+        finally:
+            cursor.close()
+    except (database.dialect.error, SQLAlchemyError) as error:
+        trouble, text = database.translate(error)
+        if trouble == "missing":
+            raise TableMissing(f"{text}. Run `postbus setup`.") from error
+        raise TransportError(f"Could not store a message in the transaction that it came with: {text}.") from error
+
+
+def _connection_of(given: object) -> Connection:
+    if isinstance(given, Session | scoped_session):
+        return given.connection()
+    if isinstance(given, Connection):
+        return given
+    raise TransportError(
+        f"stamps.Transaction takes an SQLAlchemy Connection or Session, not {type(given).__name__}. "
+        "With an AsyncSession, dispatch inside its run_sync()."
+    )
