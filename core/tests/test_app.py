@@ -246,7 +246,7 @@ def test_the_hint_for_a_scheme_that_nothing_serves() -> None:
         "redis://localhost": "No plugin serves redis://. Install it: pip install postbus-redis",
         "in-memry://": "No plugin serves in-memry://. Did you mean in-memory://?",
         "foo://x": (
-            "No plugin serves foo://. Install the plugin for it; such packages are usually called postbus-foo."
+            "No plugin serves foo://. Install the plugin for it; such packages are usually called postbus-foo"
         ),
     }.items():
         with pytest.raises(UnknownScheme) as caught:

@@ -64,7 +64,7 @@ def free_name() -> str:
 @pytest.mark.parametrize(("name", "type_"), TRAVELLING.items(), ids=str)
 def test_the_core_stamps_travel_under_fixed_names(name: str, type_: type[Stamp]) -> None:
     """The wire names of the core's stamps are part of the format and do not change."""
-    assert (name, type_) == (type_.wire_name, stamps.type_for(name))
+    assert (name, type_) == (type_.wire_name, stamps.travelling.get(stamps.HEADER + name))
 
 
 @pytest.mark.parametrize("type_", STAYING)
@@ -81,7 +81,7 @@ def test_every_stamp_of_the_core_is_one_or_the_other() -> None:
 
 def test_an_unknown_name_is_no_stamp() -> None:
     """A wire name that this process does not know, a Python name among them, gives nothing."""
-    assert [None] * 4 == [stamps.type_for(name) for name in ("", "nobody", "received", "postbus.stamps.Received")]
+    assert [None] * 4 == [stamps.travelling.get(stamps.HEADER + name) for name in ("", "nobody", "received", "postbus.stamps.Received")]
 
 
 def test_a_stamp_of_the_users_own_travels_under_its_wire_name(free_name: str) -> None:
@@ -91,7 +91,7 @@ def test_a_stamp_of_the_users_own_travels_under_its_wire_name(free_name: str) ->
         wire_name = free_name
         name: str
 
-    assert Tenant is stamps.type_for(free_name)
+    assert Tenant is stamps.travelling.get(stamps.HEADER + free_name)
     assert ("name",) == Tenant.__struct_fields__
     assert free_name == Tenant("acme").wire_name
 
@@ -104,7 +104,7 @@ def test_two_stamps_of_one_name_are_refused(free_name: str) -> None:
     assert f"Two stamps travel as {free_name!r}: one.First and two.Second. Give one of them another wire_name." == str(
         caught.value
     )
-    assert first is stamps.type_for(free_name)
+    assert first is stamps.travelling.get(stamps.HEADER + free_name)
 
 
 def test_a_core_name_cannot_be_taken() -> None:
@@ -114,14 +114,14 @@ def test_a_core_name_cannot_be_taken() -> None:
         class Mine(Stamp):
             wire_name = "id"
 
-    assert stamps.MessageId is stamps.type_for("id")
+    assert stamps.MessageId is stamps.travelling.get(stamps.HEADER + "id")
 
 
 def test_the_same_class_may_be_defined_again(free_name: str) -> None:
     """After a module was reloaded, its new class takes the name over from the old one."""
     old, new = (type(Stamp)("Tenant", (Stamp,), {"__module__": "reloaded", "wire_name": free_name}) for _ in range(2))
     assert old is not new
-    assert new is stamps.type_for(free_name)
+    assert new is stamps.travelling.get(stamps.HEADER + free_name)
 
 
 @pytest.mark.slow
@@ -143,7 +143,7 @@ def test_a_stamp_without_a_wire_name_of_its_own_stays(free_name: str) -> None:
     """A stamp derived from one that travels does not travel in its place: it would arrive as its parent."""
     parent = type(Stamp)("Parent", (Stamp,), {"__module__": "derived", "wire_name": free_name})
     child = type(Stamp)("Child", (parent,), {"__module__": "derived", "__annotations__": {"more": int}})
-    assert parent is stamps.type_for(free_name)
+    assert parent is stamps.travelling.get(stamps.HEADER + free_name)
     assert child(1).wire_name is None
 
 

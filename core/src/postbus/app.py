@@ -230,8 +230,7 @@ class Postbus(Handlers):
 
         ``bus`` handles everything on that bus, whichever it was dispatched on.
         """
-        if bus is not None:
-            self.bus(bus)
+        self.bus(bus)  # What is wrong with handlers and middleware comes out now, and is no message's failure.
         chosen = names or [name for name in self.config.transports if name not in self.failure_transports]
         receivers: dict[str, Receiver] = {}
         for name in chosen:

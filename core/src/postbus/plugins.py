@@ -105,8 +105,10 @@ class Plugins:
         nearest = get_close_matches(dsn.scheme, self.schemes, n=1, cutoff=0.75)
         if nearest:
             raise UnknownScheme(f"No plugin serves {dsn.scheme}://. Did you mean {nearest[0]}://?")
-        broken = "".join(f" {problem}" for problem in self.problems)
-        raise UnknownScheme(f"No plugin serves {dsn.scheme}://. {_install_hint(dsn.scheme)}{broken}")
+        hint = _install_hint(dsn.scheme)
+        if self.problems:  # What is installed and broken need not be installed again.
+            hint = " ".join([f"{hint}. But note:", *map(str, self.problems)])
+        raise UnknownScheme(f"No plugin serves {dsn.scheme}://. {hint}")
 
     def make_transport(self, text: str, options: Mapping[str, object], context: TransportContext) -> Transport:
         """Return the transport of a DSN; ``options`` win over those in its query."""
@@ -181,4 +183,4 @@ def _install_hint(scheme: str) -> str:
         for name in (family, family.removesuffix("s")):
             if marker.strip() in (f"extra == '{name}'", f'extra == "{name}"'):
                 return f"Install it: pip install {package.strip()}"
-    return f"Install the plugin for it; such packages are usually called postbus-{family}."
+    return f"Install the plugin for it; such packages are usually called postbus-{family}"

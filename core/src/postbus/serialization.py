@@ -18,7 +18,6 @@ from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, SerializationError, qualified_name
 from postbus.stamps import Stamp
 
-STAMP = "X-Message-Stamp-"
 BROKEN = "X-Postbus-Broken-"
 """What a header with an unreadable stamp is renamed with when its place is needed."""
 
@@ -195,20 +194,24 @@ def _make_pydantic_codec(type: type) -> Codec:
 
     def encode(message: Any) -> bytes:
         text: bytes = adapter.dump_json(message, by_alias=True, round_trip=True)
-        return _refuse_lost_numbers(text, lambda: adapter.dump_python(message))
+        if b"null" in text:
+            _refuse_lost_numbers(adapter.dump_python(message))
+        return text
 
     return Codec(encode, partial(adapter.validate_json, strict=True))
 
 
 def _encode(value: Any) -> bytes:
-    return _refuse_lost_numbers(_to_json(value), lambda: msgspec.to_builtins(value))
-
-
-def _refuse_lost_numbers(text: bytes, plain: Callable[[], object]) -> bytes:
-    # JSON has no NaN and no infinity. They are written as null, and would arrive as nothing, or not at all.
-    if b"null" in text and _holds_lost_number(plain()):
-        raise ValueError("JSON has no nan and no inf")
+    text = _to_json(value)
+    if b"null" in text:
+        _refuse_lost_numbers(msgspec.to_builtins(value))
     return text
+
+
+def _refuse_lost_numbers(plain: object) -> None:
+    # JSON has no NaN and no infinity. They are written as null, and would arrive as nothing, or not at all.
+    if _holds_lost_number(plain):
+        raise ValueError("JSON has no nan and no inf")
 
 
 def _holds_lost_number(value: object) -> bool:
@@ -253,10 +256,10 @@ class JsonSerializer:
                 f"{qualified_name(type_)} cannot be written as JSON: {error}. Give it fields of plain types."
             ) from error
 
-        for unknown in envelope.all(stamps.UnknownHeaders):
+        unknown = envelope.last(stamps.UnknownHeaders)
+        if unknown is not None:
             headers.update(unknown.headers)
-        for name, group in _stamps_by_header(envelope).items():
-            headers[name] = _encode_stamps(name, group)
+        headers.update(_encode_stamps(_stamps_by_header(envelope)))
         return Encoded(body, headers)
 
     def decode(self, body: bytes, headers: Mapping[str, str]) -> Envelope:
@@ -267,12 +270,12 @@ class JsonSerializer:
         for name, value in headers.items():
             if name in _OWN_HEADERS:
                 continue
+            type_ = stamps.travelling.get(name)
+            if type_ is None:
+                unknown[name] = value
+                continue
             try:
-                decode = _stamp_decoder_for(name)
-                if decode is None:
-                    unknown[name] = value
-                else:
-                    known += decode(value)
+                known += _stamp_decoder_for(type_)(value)
             except Exception as error:  # A border: a stamp's own checks may raise anything.
                 problem = f"header {name}: {explain(error)}"
 
@@ -324,50 +327,47 @@ def _path(location: Sequence[str | int]) -> str:
 def _stamps_by_header(envelope: Envelope) -> dict[str, list[Stamp]]:
     grouped: dict[str, list[Stamp]] = {}
     for stamp in envelope.stamps:
-        if stamp.wire_name is not None:
-            grouped.setdefault(STAMP + stamp.wire_name, []).append(stamp)
+        header = stamp.header
+        if header is not None:
+            grouped.setdefault(header, []).append(stamp)
     return grouped
 
 
-def _encode_stamps(name: str, group: list[Stamp]) -> str:
+def _encode_stamps(grouped: Mapping[str, list[Stamp]]) -> dict[str, str]:
+    header = ""
+    headers: dict[str, str] = {}
     try:
-        return _encode(group).decode()
+        for header, group in grouped.items():
+            headers[header] = _encode(group).decode()
     except Exception as error:  # A border, as above.
+        name = qualified_name(type(grouped[header][0]))
         raise SerializationError(
-            f"The stamp {qualified_name(type(group[0]))} cannot be written as JSON, for header {name}: {error}. "
-            "Give it plain fields."
+            f"The stamp {name} cannot be written as JSON, for header {header}: {error}. Give it plain fields."
         ) from error
+    return headers
+
+
+@cache
+def _stamp_decoder_for(type_: type[Stamp]) -> Callable[[str], list[Stamp]]:
+    return msgspec.json.Decoder(list[type_]).decode  # type: ignore[valid-type]
 
 
 def _headers_of_undecodable(message: Undecodable, envelope: Envelope) -> dict[str, str]:
     """Return the headers as they came, but for stamps that were put on, or taken off, since."""
     headers = dict(message.headers)
     grouped = _stamps_by_header(envelope)
-    for name, value in message.headers.items():
-        try:
-            decode = _stamp_decoder_for(name)
-            if decode is None:
-                continue
-            came = decode(value)
-        except Exception:  # A border, as above. It stays, under another name if its own is needed.
-            if name in grouped:
-                headers[BROKEN + name] = value
+    for header, value in message.headers.items():
+        type_ = stamps.travelling.get(header)
+        if type_ is None:
             continue
-        if came == grouped.get(name, []):
-            grouped.pop(name, None)
-        elif name not in grouped:
-            del headers[name]
-    return headers | {name: _encode_stamps(name, group) for name, group in grouped.items()}
-
-
-def _stamp_decoder_for(header: str) -> Callable[[str], list[Stamp]] | None:
-    """Return what reads the stamps in a header; None if it holds none, or of a kind that is not known here."""
-    if not header.startswith(STAMP):
-        return None
-    type_ = stamps.type_for(header[len(STAMP) :])
-    return None if type_ is None else _stamp_decoder(type_)
-
-
-@cache
-def _stamp_decoder(type_: type[Stamp]) -> Callable[[str], list[Stamp]]:
-    return msgspec.json.Decoder(list[type_]).decode  # type: ignore[valid-type]
+        try:
+            came = _stamp_decoder_for(type_)(value)
+        except Exception:  # A border, as above. It stays, under another name if its own is needed.
+            if header in grouped:
+                headers[BROKEN + header] = value
+            continue
+        if came == grouped.get(header, []):
+            grouped.pop(header, None)
+        elif header not in grouped:
+            del headers[header]
+    return headers | _encode_stamps(grouped)

@@ -13,7 +13,11 @@ from msgspec import Struct, field
 
 from postbus.errors import qualified_name
 
-_by_wire_name: dict[str, type[Stamp]] = {}
+HEADER = "X-Message-Stamp-"
+"""What the name of a header begins with that holds stamps; their ``wire_name`` follows."""
+
+travelling: dict[str, type[Stamp]] = {}
+"""The stamps that travel and are known to this process, by the header in which they do."""
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -29,6 +33,7 @@ class Stamp(Struct, frozen=True):
     """
 
     wire_name: ClassVar[str | None] = None
+    header: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -38,20 +43,16 @@ class Stamp(Struct, frozen=True):
         if wire_name is not None and not isinstance(wire_name, str):
             raise TypeError(f'wire_name is a field of {name}. Write it without annotation: wire_name = "...".')
         cls.wire_name = wire_name
-        if wire_name is None:
+        cls.header = None if wire_name is None else HEADER + wire_name
+        if cls.header is None:
             return
-        other = _by_wire_name.get(wire_name)
+        other = travelling.get(cls.header)
         if other is not None and qualified_name(other) != name:
             raise TypeError(
                 f"Two stamps travel as {wire_name!r}: {qualified_name(other)} and {name}. "
                 "Give one of them another wire_name."
             )
-        _by_wire_name[wire_name] = cls
-
-
-def type_for(wire_name: str) -> type[Stamp] | None:
-    """Return the stamp that travels under this name; None for one that this process does not know."""
-    return _by_wire_name.get(wire_name)
+        travelling[cls.header] = cls
 
 
 # What a user puts on a message.

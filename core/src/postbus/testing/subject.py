@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+from functools import cache
 
 from msgspec import Struct
 
@@ -27,11 +28,7 @@ class Subject(Struct, frozen=True):
 
     def scheme(self) -> Scheme:
         """Return what the plugin registered for the scheme of the DSN."""
-        plugins = installed_plugins()
-        if self.plugin is not None:
-            plugins = Plugins()
-            plugins.add(pkgutil.resolve_name(self.plugin), Plugin(self.plugin, self.plugin, "under test"))
-        return plugins.scheme_for(Dsn.parse(self.dsn))
+        return _plugins(self.plugin).scheme_for(Dsn.parse(self.dsn))
 
     def make_transport(self, name: str = "contract") -> QueueTransport:
         """Return a new transport, as an app would get it from the plugin."""
@@ -52,6 +49,15 @@ class Task(Struct, frozen=True):
     subject: Subject
     number: int = 0
     patience: float = 10.0
+
+
+@cache
+def _plugins(name: str | None) -> Plugins:
+    if name is None:
+        return installed_plugins()
+    plugins = Plugins()
+    plugins.add(pkgutil.resolve_name(name), Plugin(name, name, "under test"))
+    return plugins
 
 
 def _refuse(envelope: Envelope) -> Envelope:

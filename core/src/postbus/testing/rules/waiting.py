@@ -74,6 +74,7 @@ class Waiting(Workbench):
         self.in_time(in_background(lambda: connection.ack([delivery.tag])))
 
         self.assert_still_waiting(waiting)
+        connection.close()
         self.assert_empty(self.connect())
 
     def test_publishing_works_while_a_fetch_waits(self) -> None:
