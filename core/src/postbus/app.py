@@ -87,7 +87,7 @@ class Postbus(Handlers):
         self._plugins = plugins
         self._own_transports: dict[type, Sequence[str]] = {}
         self._lock = threading.RLock()
-        self._buses: dict[str, MessageBus] | None = None
+        self._buses: dict[str | None, MessageBus] | None = None
         self.transports = _Transports(self._make_transport, self.config.transports)
         self.router = Router(self.transports, self.config.routing, self._own_transports)
         self._check_transports()
@@ -210,11 +210,11 @@ class Postbus(Handlers):
 
     def bus(self, name: str | None = None) -> MessageBus:
         """Return a bus by name, by default the default bus."""
-        buses = self._buses if self._buses is not None else self._make_buses()
+        buses = self._buses or self._make_buses()
         try:
-            return buses[name or self.config.default_bus]
+            return buses[name]
         except KeyError:
-            raise ConfigurationError(f"There is no bus {name!r}. Buses: {', '.join(buses)}.") from None
+            raise ConfigurationError(f"There is no bus {name!r}. Buses: {', '.join(self.config.buses)}.") from None
 
     # receiving
 
@@ -322,14 +322,16 @@ class Postbus(Handlers):
 
     # putting it together
 
-    def _make_buses(self) -> dict[str, MessageBus]:
+    def _make_buses(self) -> dict[str | None, MessageBus]:
         with self._lock:
             if self._buses is None:
                 self.load_handlers()
                 self.types.check()
                 for observer in self.plugins.observers if self.config.transports else ():
                     self.observers.add(observer)
-                self._buses = {name: self._make_bus(name, config) for name, config in self.config.buses.items()}
+                buses = {name: self._make_bus(name, config) for name, config in self.config.buses.items()}
+                self._buses = dict[str | None, MessageBus](buses)
+                self._buses[None] = buses[self.config.default_bus]
             return self._buses
 
     def _make_bus(self, name: str, config: BusConfig) -> MessageBus:

@@ -9,7 +9,6 @@ from contextvars import ContextVar
 from itertools import count
 from random import Random
 from time import time
-from typing import cast
 
 from msgspec import Struct
 
@@ -70,21 +69,16 @@ def new_id() -> str:
     return _ids.prefix + hex(next(_ids.counter))[2:]
 
 
-class _Work(Struct):
-    """What an outermost message and all that is dispatched while it is handled have in common."""
-
-    deferred: list[tuple[Envelope, Next, _Current]]
-    """What waits until the outermost message has succeeded."""
-    is_over: bool = False
-
-
-class _Current(Struct, frozen=True):
+class _Current(Struct):
     """The message that is being dispatched, as those see it that its handlers dispatch."""
 
     id: str
     correlation: stamps.Correlation
-    work: _Work
-    is_outermost: bool
+    outermost: _Current | None
+    """The message that all began with; None if it is this one."""
+    deferred: list[tuple[Envelope, Next, _Current]] | None = None
+    """What waits until this message, which is the outermost, has succeeded."""
+    is_over: bool = False
 
 
 _current: ContextVar[_Current | None] = ContextVar("postbus_current", default=None)
@@ -103,18 +97,19 @@ def add_identity(envelope: Envelope, call_next: Next) -> Envelope:
         added = (message_id,) if parent is None else (message_id, stamps.Causation(parent.id))
     correlation = envelope.last(stamps.Correlation)
     if correlation is None:
-        correlation = parent.correlation if parent is not None else stamps.Correlation(message_id.id)
+        correlation = stamps.Correlation(message_id.id) if parent is None else parent.correlation
         added += (correlation,)
 
-    # A thread or task that outlives the handler that began it is on its own.
-    is_outermost = parent is None or parent.work.is_over
-    work = _Work([]) if is_outermost else cast(_Current, parent).work
-    token = _current.set(_Current(message_id.id, correlation, work, is_outermost))
+    outermost = None if parent is None else parent.outermost or parent
+    if outermost is not None and outermost.is_over:
+        outermost = None  # A thread or task that outlived the handler which began it is on its own.
+    current = _Current(message_id.id, correlation, outermost)
+    token = _current.set(current)
     try:
         return call_next(envelope.with_(*added) if added else envelope)
     finally:
         _current.reset(token)
-        work.is_over = is_outermost
+        current.is_over = True
 
 
 def dispatch_after_current(envelope: Envelope, call_next: Next) -> Envelope:
@@ -125,15 +120,19 @@ def dispatch_after_current(envelope: Envelope, call_next: Next) -> Envelope:
     forgotten. One that fails stops only what it deferred itself; then `DeferredFailed` is raised.
     Stands behind `add_identity`, which knows which message is outermost.
     """
-    current = cast(_Current, _current.get())
+    current = _current.get()
+    if current is None:
+        return call_next(envelope)
     if envelope.has(stamps.AfterCurrent):
-        if not current.is_outermost:
-            current.work.deferred.append((envelope, call_next, current))
+        if current.outermost is not None:
+            if current.outermost.deferred is None:
+                current.outermost.deferred = []
+            current.outermost.deferred.append((envelope, call_next, current))
             return envelope
         envelope = envelope.without(stamps.AfterCurrent)
     result = call_next(envelope)
-    if current.is_outermost and current.work.deferred:
-        _dispatch_deferred(current.work.deferred)
+    if current.deferred:
+        _dispatch_deferred(current.deferred)
     return result
 
 
@@ -258,11 +257,12 @@ class HandleMessage:
         if not handlers and not self._allow_no_handlers:
             raise NoHandler(_no_handler(envelope, self._bus, received))
 
+        is_retried = envelope.has(stamps.Handled)
         outcome: list[Stamp] = []
         errors: dict[str, Exception] = {}
         for handler in handlers:
             handled = stamps.Handled(handler.name)
-            if handled in envelope.stamps:
+            if is_retried and handled in envelope.stamps:
                 continue
             try:
                 result = handler.handle(envelope)

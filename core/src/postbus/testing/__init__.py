@@ -4,20 +4,28 @@
 plugin to what `postbus.transport` promises; it needs pytest: ``pip install "postbus[testing]"``.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from postbus.testing.recording import RecordingTransport
+
+if TYPE_CHECKING:
+    from postbus.testing.contract import TransportContract
 
 __all__ = ["RecordingTransport", "TransportContract"]
 
-try:
-    import pytest
-except ModuleNotFoundError:
 
-    def __getattr__(name: str) -> object:
-        if name == "TransportContract":
-            raise ImportError('TransportContract needs pytest. Install it: pip install "postbus[testing]"')
+def __getattr__(name: str) -> object:
+    # Only who asks for the contract needs pytest: not the tests of an app, nor the processes that the rules start.
+    if name != "TransportContract":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-else:
+    try:
+        pytest = import_module("pytest")
+    except ModuleNotFoundError as error:
+        raise ImportError('TransportContract needs pytest. Install it: pip install "postbus[testing]"') from error
+
     # A rule that fails then shows both sides of its assertion.
     pytest.register_assert_rewrite("postbus.testing.rules", "postbus.testing.workbench")
-
-    from postbus.testing.contract import TransportContract
+    contract = import_module("postbus.testing.contract").TransportContract
+    globals()[name] = contract
+    return contract

@@ -8,7 +8,8 @@ from collections import defaultdict
 from postbus.dsn import Dsn, Options, option
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.transport import Guarantees, TransportContext
-from postbus_in_memory.connection import Clock, InMemoryConnection, Queue
+from postbus_in_memory.connection import InMemoryConnection
+from postbus_in_memory.queue import Clock, Queue
 from postbus_in_memory.transport import ByReference, InMemoryTransport
 
 __all__ = ["GUARANTEES", "Clock", "InMemoryConnection", "InMemoryOptions", "InMemoryTransport", "make_transport"]

@@ -8,7 +8,8 @@ from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.serialization import Encoded
 from postbus.transport import Guarantees, QueueTransport, TransportContext
-from postbus_in_memory.connection import Clock, InMemoryConnection, Queue
+from postbus_in_memory.connection import InMemoryConnection
+from postbus_in_memory.queue import Clock, Queue
 
 
 class InMemoryTransport(QueueTransport):
