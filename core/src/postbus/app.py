@@ -329,9 +329,11 @@ class Postbus(Handlers):
                 self.types.check()
                 for observer in self.plugins.observers if self.config.transports else ():
                     self.observers.add(observer)
-                buses = {name: self._make_bus(name, config) for name, config in self.config.buses.items()}
-                self._buses = dict[str | None, MessageBus](buses)
-                self._buses[None] = buses[self.config.default_bus]
+                buses: dict[str | None, MessageBus] = {}
+                for name, config in self.config.buses.items():
+                    buses[name] = self._make_bus(name, config)
+                buses[None] = buses[self.config.default_bus]
+                self._buses = buses
             return self._buses
 
     def _make_bus(self, name: str, config: BusConfig) -> MessageBus:
