@@ -26,8 +26,8 @@ from postbus.middleware import (
     HandleMessage,
     SendMessage,
     add_identity,
-    added_stamps,
     dispatch_after_current,
+    merge,
     new_id,
     restore_failed,
 )
@@ -749,11 +749,12 @@ def test_what_a_sender_raises_reaches_the_caller() -> None:
     assert [] == after.sent
 
 
-def test_added_stamps_are_those_that_were_not_there() -> None:
-    """A stamp equal to one that was there before counts as added; one that was taken off does not matter."""
-    before = Envelope.wrap(Task("x"), Mark("a"), stamps.Delay(1))
-    after = before.without(stamps.Delay).with_(Mark("a"), Mark("b"))
-    assert [Mark("a"), Mark("b")] == added_stamps(before, after)
+def test_what_two_have_added_comes_together() -> None:
+    """Of two envelopes with one origin, the result has the stamps of the first and those that the second has got."""
+    origin = Envelope.wrap(Task("x"), Mark("mine"))
+    one, other = origin.with_(Mark("a")), origin.with_(Mark("b"))
+    assert (Mark("mine"), Mark("a"), Mark("b")) == merge(origin, one, other).stamps
+    assert other is merge(origin, origin, other)
 
 
 # Sending many.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextvars import ContextVar
 from itertools import count
 from random import Random
@@ -190,7 +190,7 @@ class SendMessage:
         result = envelope
         for sender in senders.values():
             (sent,) = sender.send([envelope])
-            result = result.with_(*added_stamps(envelope, sent))
+            result = merge(envelope, result, sent)
         return result
 
 
@@ -237,9 +237,9 @@ class CollectMessages(SendMessage):
                 error.stored = self._stored
                 raise
             for (position, envelope), result in zip(entries, sent, strict=True):
-                added = added_stamps(envelope, result)
-                store(position, next((stamp.id for stamp in added if isinstance(stamp, stamps.Sent)), None))
-                envelopes[position] = envelopes[position].with_(*added)
+                last = result.last(stamps.Sent)
+                store(position, last.id if last is not None else None)
+                envelopes[position] = merge(envelope, envelopes[position], result)
 
 
 class HandleMessage:
@@ -278,10 +278,12 @@ class HandleMessage:
         return call_next(envelope.with_(*outcome))
 
 
-def added_stamps(before: Envelope, after: Envelope) -> Sequence[Stamp]:
-    """Return the stamps that were put on between the two."""
-    known = {id(stamp) for stamp in before.stamps}
-    return [stamp for stamp in after.stamps if id(stamp) not in known]
+def merge(origin: Envelope, one: Envelope, other: Envelope) -> Envelope:
+    """Return one envelope with those stamps put on that the other has got since both had the same origin."""
+    if one is origin:
+        return other
+    known = {id(stamp) for stamp in origin.stamps}
+    return one.with_(*(stamp for stamp in other.stamps if id(stamp) not in known))
 
 
 def _no_handler(envelope: Envelope, bus: str, received: stamps.Received | None) -> str:

@@ -74,31 +74,31 @@ class AfterCurrent(Stamp):
     """Wait until the message that is being handled has succeeded; forgotten if it fails."""
 
 
-# Who a message is.
+# Who a message is. These hold only text, so the garbage collector need not look at them.
 
 
-class BusName(Stamp):
+class BusName(Stamp, gc=False):
     """The bus that a message was first dispatched on, which handles it at the other end."""
 
     wire_name = "bus"
     name: str
 
 
-class MessageId(Stamp):
+class MessageId(Stamp, gc=False):
     """The message's own id: survives retries and burials, and is the same in every copy."""
 
     wire_name = "id"
     id: str
 
 
-class Correlation(Stamp):
+class Correlation(Stamp, gc=False):
     """The id of the message that began the conversation, the same at any depth."""
 
     wire_name = "correlation"
     id: str
 
 
-class Causation(Stamp):
+class Causation(Stamp, gc=False):
     """The id of the message whose handler dispatched this one."""
 
     wire_name = "causation"
@@ -128,7 +128,7 @@ class Sent(Stamp):
     id: str | None = None
 
 
-class Handled(Stamp):
+class Handled(Stamp, gc=False):
     """A handler of this name has succeeded and is not run again when the message is retried."""
 
     wire_name = "handled"

@@ -400,7 +400,7 @@ class QueueTransport:
         except Exception as error:  # A border: whatever a serializer trips over must not cost the message.
             envelope = Envelope(Undecodable(delivery.body, dict(delivery.headers), describe(error)))
         received = stamps.Received(self.name, delivery.tag, delivery.id, delivery.count)
-        return envelope.with_(*delivery.stamps, received)
+        return Envelope(envelope.message, (*envelope.stamps, *delivery.stamps, received))
 
     # settling
 

@@ -81,6 +81,7 @@ class Worker:
         self._counters = Counters(self._limits)
         self._stop_reason: str | None = None
         self._busy = False
+        self._is_watched = False
         self._pause = 0.0
 
     def run(self) -> WorkerStopped:
@@ -93,7 +94,7 @@ class Worker:
         logger.debug("Consuming %s.", ", ".join(map(repr, self._receivers)))
         self._observers.notify(WorkerStarted(tuple(self._receivers)))
         with self._stopping_on_signals():
-            while (reason := self._reason_to_stop() or self._reason_to_stop_now()) is None:
+            while (reason := self._reason_to_stop()) is None:
                 self._take_turn()
         logger.debug("Stopping, because %s.", reason)
         stopped = WorkerStopped(reason, self._counters.handled, self._counters.failed)
@@ -125,12 +126,13 @@ class Worker:
         position = 0
         done: list[Envelope] = []
         settled_at = time.monotonic()
+        self._is_watched = bool(self._observers) or logger.isEnabledFor(logging.INFO)
         try:
             for envelope in envelopes:
                 if self._handle(name, receiver, envelope):
                     done.append(envelope)
                 position += 1
-                if self._reason_to_stop() is not None:
+                if self._stop_reason or self._counters.reached():
                     break
                 if time.monotonic() - settled_at > self.SETTLE_AFTER:
                     self._acknowledge(name, receiver, done)
@@ -142,9 +144,9 @@ class Worker:
 
     def _handle(self, name: str, receiver: Receiver, envelope: Envelope) -> bool:
         """Dispatch one message; say whether it is to be acknowledged, or else it has been dealt with."""
-        if self._observers:
+        started = time.monotonic() if self._is_watched else 0.0
+        if self._is_watched:
             self._observers.notify(MessageReceived(envelope, name))
-        started = time.monotonic()
         try:
             if isinstance(envelope.message, Undecodable):
                 raise NotDecoded(envelope.message.reason)
@@ -155,10 +157,10 @@ class Worker:
             return False
         self._counters.handled += 1
         self._pause = 0.0
-        seconds = time.monotonic() - started
-        if logger.isEnabledFor(logging.INFO):
-            logger.info("Handled %s in %.3f s.", label(envelope), seconds, extra=identifiers(envelope))
-        if self._observers:
+        if self._is_watched:
+            seconds = time.monotonic() - started
+            if logger.isEnabledFor(logging.INFO):
+                logger.info("Handled %s in %.3f s.", label(envelope), seconds, extra=identifiers(envelope))
             self._observers.notify(MessageHandled(handled, name, seconds))
         return True
 
@@ -202,13 +204,10 @@ class Worker:
             )
 
     def _reason_to_stop(self) -> str | None:
-        return self._stop_reason or self._counters.reached()
-
-    def _reason_to_stop_now(self) -> str | None:
-        """Look at what is too slow to be looked at after each message."""
+        """Look at everything, also what takes too long to be looked at after each message."""
         if self._stop_signal is not None and self._stop_signal.was_sent():
-            return "all workers were told to"
-        return self._counters.outgrown()
+            self.stop("all workers were told to")
+        return self._stop_reason or self._counters.reached() or self._counters.outgrown()
 
     def _rest(self, seconds: float) -> None:
         # Not an event: a signal handler that sets one can meet the lock that this thread holds in waiting for it.

@@ -49,7 +49,7 @@ class Crashes(Workbench):
         connection = self.connect()
 
         with self.child("publish", 3) as child:
-            child.wait(60)
+            assert -signal.SIGKILL == child.wait(60)
 
         assert {b"0", b"1", b"2"} == {delivery.body for delivery in self.take(connection, 3)}
 
