@@ -1,0 +1,1 @@
+"""How fast Postbus is, beside the raw equivalent in the same run: ``python -m benchmarks``."""

@@ -1,0 +1,103 @@
+"""How soon an idle worker handles a message of another process, and what its waiting costs.
+
+The worker runs in a process of its own: ``python -m benchmarks.idle DSN SECONDS``. It prints a line when
+it is ready, the seconds from dispatch to handler for each message, and last its share of a core.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from benchmarks import machine
+from postbus import Limits, Postbus
+
+TRANSPORT = "async"
+
+
+@dataclass(frozen=True)
+class Ping:
+    """Says when it was dispatched, on the clock that all processes share."""
+
+    sent_at: float
+
+
+def print_latency(ping: Ping) -> None:
+    """Tell how long ago the message was dispatched."""
+    print(time.monotonic() - ping.sent_at, flush=True)
+
+
+def make_app(dsn: str) -> Postbus:
+    """Return the app of both processes."""
+    app = Postbus(transports={TRANSPORT: dsn}, routing={Ping: TRANSPORT})
+    app.handler(print_latency)
+    return app
+
+
+def latency(dsn: str, count: int) -> float:
+    """Return the median of so many messages, each dispatched to a worker that has been idle for a moment."""
+    here, there = machine.CORES[0], machine.CORES[-1]
+    with make_app(dsn) as app, _worker(dsn, 3600.0, there) as output, machine.pinned(here):
+        latencies: list[float] = []
+        for _ in range(count + 1):
+            time.sleep(random.uniform(0.05, 0.15))  # A random point of its waiting.
+            app.dispatch(Ping(time.monotonic()))
+            latencies.append(float(output.readline()))
+        return median(latencies[1:])
+
+
+def waiting_cost(dsn: str, seconds: float) -> float:
+    """Return the share of a core that a worker takes while it waits for so long."""
+    with _worker(dsn, seconds, machine.CORES[-1]) as output:
+        return float(output.readline())
+
+
+@contextmanager
+def _worker(dsn: str, seconds: float, core: int) -> Generator[_Lines]:
+    command = [sys.executable, "-m", "benchmarks.idle", dsn, str(seconds)]
+    with machine.pinned(core):
+        root = Path(__file__).parents[1]
+        process = subprocess.Popen(command, cwd=root, env=os.environ, stdout=subprocess.PIPE, text=True)
+    try:
+        output = _Lines(process)
+        output.readline()
+        yield output
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+class _Lines:
+    """The lines that a worker prints."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def readline(self) -> str:
+        """Return the next line; raise `RuntimeError` if the worker has ended without one."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("The worker ended before it had handled everything; its error is above.")
+        return line
+
+
+def _wait_and_tell(dsn: str, seconds: float) -> None:
+    with make_app(dsn) as app:
+        worker = app.worker(TRANSPORT, limits=Limits(time=seconds))
+        print("ready", flush=True)
+        before, started = time.process_time(), time.monotonic()
+        worker.run()
+        print((time.process_time() - before) / (time.monotonic() - started), flush=True)
+
+
+if __name__ == "__main__":
+    _wait_and_tell(sys.argv[1], float(sys.argv[2]))

@@ -1,0 +1,31 @@
+"""The message and the app of every measurement: two plain fields, and a handler that does nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from postbus import Postbus
+
+TRANSPORT = "async"
+
+
+@dataclass(frozen=True, slots=True)
+class OrderPlaced:
+    """What is dispatched."""
+
+    order_id: int
+    customer: str
+
+
+MESSAGE = OrderPlaced(13, "Ada Lovelace")
+
+
+def do_nothing(order: OrderPlaced) -> None:
+    """Handle a message."""
+
+
+def make_app(dsn: str | None = None) -> Postbus:
+    """Return an app as users have it, which sends the message to this DSN, or handles it at once without one."""
+    app = Postbus(transports={TRANSPORT: dsn}, routing={OrderPlaced: TRANSPORT}) if dsn else Postbus(config={})
+    app.handler(do_nothing)
+    return app

@@ -1,0 +1,200 @@
+"""Three transports that keep the contract, for the mutants to break.
+
+Each is the in-memory connection, with what some of the rules need: a broker with limits, or one that
+several processes share.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+from uuid import uuid4
+
+from msgspec.structs import replace
+
+from postbus.dsn import Dsn
+from postbus.errors import TransportError
+from postbus.hookspecs import RegisterTransport, hookimpl
+from postbus.transport import Delivery, Guarantees, Outgoing, QueueTransport, TransportContext
+from postbus_in_memory import GUARANTEES, InMemoryConnection, InMemoryOptions
+from postbus_in_memory.queue import Queue
+
+
+class Plain(InMemoryConnection):
+    """The in-memory connection as it is, and the plugin that brings it."""
+
+    guarantees: ClassVar[Guarantees] = GUARANTEES
+    settings: ClassVar[Mapping[str, Any]] = {}
+    """What the contract of this transport sets besides."""
+    queue_type: ClassVar[type[Queue]] = Queue
+    queues: ClassVar[defaultdict[str, Queue]]
+
+    def __init_subclass__(cls) -> None:
+        cls.queues = defaultdict(cls.queue_type)
+
+    @classmethod
+    @hookimpl
+    def register_transports(cls, register: RegisterTransport) -> None:
+        register("in-memory", cls.make, options=InMemoryOptions, guarantees=cls.guarantees)
+
+    @classmethod
+    def make(cls, dsn: Dsn, context: TransportContext) -> QueueTransport:
+        options = InMemoryOptions.from_dsn(dsn)
+        return QueueTransport(lambda: cls(cls.queue_for(dsn), lease=options.lease), context, cls.guarantees)
+
+    @classmethod
+    def queue_for(cls, dsn: Dsn) -> Queue:
+        return cls.queues[dsn.host or ""]
+
+    @classmethod
+    def new_dsn(cls, folder: Path) -> str:
+        return f"in-memory://{uuid4()}"
+
+    def __init__(self, queue: Queue, *, lease: float) -> None:
+        super().__init__(queue, lease=lease)
+        self.queue = queue
+
+
+Plain.queues = defaultdict(Queue)
+
+
+class Limited(Plain):
+    """With the limits of some brokers: ten messages at a time, a minute's delay, 100 000 bytes.
+
+    It takes the messages of a batch one by one, until there is one that it refuses.
+    """
+
+    guarantees = Guarantees(
+        durable=False,
+        shared=False,
+        ordering="fifo",
+        longest_delay=60.0,
+        lease=True,
+        delivery_count=True,
+        redelivery_on_crash=False,
+        publish_batch=10,
+        fetch_batch=10,
+        largest_body=100_000,
+    )
+    settings: ClassVar = {"refused": Outgoing(b"refused", {})}
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        if len(messages) > 10:
+            raise TransportError("There are more than 10 messages in this batch. Publish fewer.")
+        ids: list[str | None] = []
+        for message in messages:
+            if self.refuses(message):
+                raise TransportError("The broker refuses a message.", stored=dict(enumerate(ids)))
+            ids += super().publish([message])
+        return ids
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        if limit > 10:
+            raise TransportError("Asked for more than 10 messages. Ask for fewer.")
+        return super().fetch(limit, wait)
+
+    def replace(self, tag: int, message: Outgoing) -> str | None:
+        if self.refuses(message):
+            raise TransportError("The broker refuses the copy.")
+        return super().replace(tag, message)
+
+    @staticmethod
+    def refuses(message: Outgoing) -> bool:
+        return message.body == b"refused" or len(message.body) > 100_000 or message.delay > 60
+
+
+class Shelf(Queue):
+    """A queue in a file, which is read by who enters ``changed`` and written by who leaves it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self.changed = Turn(self)
+
+    def put(self, content: Outgoing) -> str:
+        return super().put(replace(content, stamps=()))  # Not all of them can be pickled.
+
+    def load(self) -> None:
+        """Take over what the file says."""
+        if self.path.exists() and (content := self.path.read_bytes()):
+            vars(self).update(pickle.loads(content))
+
+    def store(self) -> None:
+        """Write everything, so that whoever dies leaves the old file or the new one."""
+        state = {name: value for name, value in vars(self).items() if name not in ("path", "changed", "clock")}
+        new = self.path.with_suffix(f".{os.getpid()}")
+        new.write_bytes(pickle.dumps(state))
+        new.replace(self.path)
+
+
+class Turn:
+    """In place of a condition: one thread of one process at a time, and a wait that is a short sleep."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._file: Any = None
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._depth += 1
+        if self._depth == 1:
+            self._file = self._shelf.path.with_suffix(".lock").open("w")
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._shelf.load()
+
+    def __exit__(self, *_: object) -> None:
+        if self._depth == 1:
+            self._shelf.store()
+            self._file.close()
+        self._depth -= 1
+        self._lock.release()
+
+    def wait(self, seconds: float) -> None:
+        self.__exit__()
+        time.sleep(max(0.0, min(seconds, 0.01)))
+        self.__enter__()
+
+    def notify_all(self) -> None:
+        """Whoever waits looks again soon."""
+
+
+class Shared(Plain):
+    """In a file that several processes use at once, which setup makes."""
+
+    guarantees = Guarantees(durable=True, ordering="fifo", lease=True, delivery_count=True)
+    settings: ClassVar = {"patience": 5.0, "load": 100}
+    queue: Shelf
+    queue_type = Shelf
+
+    @classmethod
+    @hookimpl
+    def register_transports(cls, register: RegisterTransport) -> None:
+        register("shelf", cls.make, options=InMemoryOptions, guarantees=cls.guarantees)
+
+    @classmethod
+    def queue_for(cls, dsn: Dsn) -> Queue:
+        if dsn.path not in cls.queues:
+            cls.queues[dsn.path] = cls.queue_type(dsn.path)
+        return cls.queues[dsn.path]
+
+    @classmethod
+    def new_dsn(cls, folder: Path) -> str:
+        return f"shelf://{folder}/{uuid4()}.queue"
+
+    def setup(self) -> None:
+        self.queue.path.touch()
+
+    def missing(self) -> Sequence[str]:
+        return [] if self.queue.path.exists() else [f"There is no file {self.queue.path}."]
+
+
+HEALTHY = (Plain, Limited, Shared)

@@ -1,0 +1,104 @@
+"""Mutants for the rules in `postbus.testing.rules.batches`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from postbus.dsn import Dsn
+from postbus.errors import TransportError
+from postbus.transport import Delivery, Outgoing, QueueTransport, TransportContext
+from postbus_in_memory import InMemoryOptions
+from tests.contract.healthy import Limited, Plain
+from tests.contract.mutants.entry import breaks
+
+
+@breaks(
+    "publish_returns_an_id_for_each_message",
+    # Both compare the ids with those of the deliveries.
+    also=["a_delivery_has_the_id_that_publish_returned", "a_transport_sends_more_than_one_batch"],
+)
+class ReturnsTheFirstIdForAll(Plain):
+    """Gives every message of a batch the id of the first."""
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        return [super().publish(messages)[0]] * len(messages)
+
+
+@breaks(
+    "a_delivery_has_the_id_that_publish_returned",
+    # Both compare the ids with those of the deliveries.
+    also=["a_transport_sends_more_than_one_batch", "replace_returns_the_id_of_the_copy"],
+)
+class DeliversAnotherId(Plain):
+    """Delivers messages under other ids than those that it has returned."""
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        return [replace(delivery, id=f"queue-{delivery.id}") for delivery in super().fetch(limit, wait)]
+
+
+@breaks(
+    "publish_takes_as_many_as_promised",
+    # A transport relies on the promise.
+    also=["a_transport_sends_more_than_one_batch"],
+)
+class TakesFewerThanPromised(Plain):
+    """Loses what is in a batch after the 999th message."""
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        return [*super().publish(messages[:999]), *[None for _ in messages[999:]]]
+
+
+@breaks("a_transport_sends_more_than_one_batch")
+class KeepsItsLimitsToItself(Limited):
+    """Does not tell `QueueTransport` how large a batch may be."""
+
+    @classmethod
+    def make(cls, dsn: Dsn, context: TransportContext) -> QueueTransport:
+        options = InMemoryOptions.from_dsn(dsn)
+        return QueueTransport(lambda: cls(cls.queue_for(dsn), lease=options.lease), context)
+
+
+@breaks("fetch_returns_no_more_than_its_limit")
+class FetchesTooMany(Plain):
+    """Delivers twice as many as it was asked for."""
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        return super().fetch(limit * 2 if limit > 1 else 1, wait)
+
+
+@breaks("fetch_may_be_asked_for_as_many_as_promised")
+class RefusesToFetchMany(Plain):
+    """Raises for a limit of more than a hundred."""
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        if limit > 100:
+            raise TransportError("Asked for more than 100 messages.")
+        return super().fetch(limit, wait)
+
+
+@breaks("what_a_failed_batch_says_it_stored_is_stored")
+class SaysItStoredMore(Limited):
+    """Counts the message that was refused among those that were stored."""
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        try:
+            return super().publish(messages)
+        except TransportError as error:
+            error.stored = {**error.stored, len(error.stored): None}
+            raise
+
+
+@breaks("a_published_message_outlives_its_connection")
+class LosesWhatItPublishedWhenClosed(Plain):
+    """Has what it published last in a buffer of its own, which `close` does not empty."""
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        self.buffered = super().publish(messages)
+        return self.buffered
+
+    def close(self) -> None:
+        super().close()
+        waiting = [id for id in getattr(self, "buffered", ()) if (m := self.queue.messages.get(id)) and m.tag is None]
+        self.remove(waiting)

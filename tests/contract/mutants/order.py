@@ -1,0 +1,45 @@
+"""Mutants for the rules in `postbus.testing.rules.order`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from postbus.transport import Delivery, Outgoing
+from tests.contract.healthy import Plain
+from tests.contract.mutants.entry import breaks
+
+
+@breaks("messages_come_in_the_order_of_publishing")
+class DeliversTheNewest(Plain):
+    """Puts each message that is published alone before all others."""
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        if len(messages) == 1 and not messages[0].delay:
+            messages = [replace(messages[0], delay=-1.0 * len(self.queue.sent))]
+        return super().publish(messages)
+
+
+@breaks(
+    "a_batch_comes_in_its_order",
+    # It fetches a batch one by one.
+    also=["order_holds_from_one_fetch_to_the_next"],
+)
+class TurnsBatchesAround(Plain):
+    """Stores the last message of a batch first."""
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        return list(reversed(super().publish(list(reversed(messages)))))
+
+
+@breaks("order_holds_from_one_fetch_to_the_next")
+class FetchesOneFromTheEnd(Plain):
+    """Delivers the newest message to who asks for one only."""
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        if limit > 1:
+            return super().fetch(limit, wait)
+        deliveries = super().fetch(1000, wait)
+        super().release([delivery.tag for delivery in deliveries[:-1]])
+        return deliveries[-1:]

@@ -1,0 +1,83 @@
+"""Runs the contract on a transport, each in a process of its own, and tells what became of every rule."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from postbus.testing import TransportContract
+from postbus.testing.workbench import Workbench
+from tests.contract.healthy import HEALTHY, Shared
+from tests.contract.mutants import MUTANTS
+
+Verdict = Mapping[str, str]
+"""The outcome of each rule: passed, skipped or failed."""
+
+ROOT = Path(__file__).parents[2]
+
+# Mutants mostly wait, so more of them run than there are processors.
+AT_ONCE = 6 * (os.cpu_count() or 1)
+
+CONNECTIONS = {connection.__name__: connection for connection in HEALTHY} | {
+    name: mutant.connection for name, mutant in MUTANTS.items()
+}
+
+
+def groups() -> list[type]:
+    """Return the groups of rules, in their order."""
+    return [group for group in TransportContract.__bases__ if group is not Workbench]
+
+
+def rules(*only: type) -> list[str]:
+    """Return the names of the rules of some groups, by default of all."""
+    return [name for group in only or groups() for name in vars(group) if name.startswith("test_")]
+
+
+def failed(verdict: Verdict) -> set[str]:
+    """Return the rules that noticed something."""
+    return {rule for rule, outcome in verdict.items() if outcome == "failed"}
+
+
+def prove(names: Iterable[str]) -> dict[str, Future[Verdict]]:
+    """Run the contract on the transports of these names."""
+    # Those whose rules start processes take longest, so none of them is left for last.
+    names = sorted(names, key=lambda name: not issubclass(CONNECTIONS[name], Shared))
+    pool = ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn"), _see_the_project, (list(sys.path),))
+    verdicts = {name: pool.submit(run, name) for name in names}
+    pool.shutdown(wait=False)
+    return verdicts
+
+
+def run(name: str) -> Verdict:
+    """Run the contract on one transport, in this process."""
+    listener = _Listener()
+    subject = f"{ROOT / 'tests' / 'contract' / 'subjects.py'}::{name}"
+    options = ["-q", "-c", os.devnull, f"--rootdir={ROOT}", "--import-mode=importlib", "-p", "no:cacheprovider"]
+    with Path(os.devnull).open("w") as nowhere:
+        out, sys.stdout = sys.stdout, nowhere
+        try:
+            pytest.main([subject, *options, "-o", f"python_classes={name}"], plugins=[listener])
+        finally:
+            sys.stdout = out
+    return listener.verdicts
+
+
+def _see_the_project(path: list[str]) -> None:
+    sys.path[:] = [str(ROOT), *path]
+
+
+class _Listener:
+    def __init__(self) -> None:
+        self.verdicts: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        rule = report.nodeid.rpartition("::")[2]
+        if self.verdicts.get(rule) not in ("failed", "skipped"):
+            self.verdicts[rule] = report.outcome

@@ -1,0 +1,89 @@
+"""The kit works where an author of a plugin uses it: in a folder of their own, on a plugin that is installed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+TESTS = """\
+from uuid import uuid4
+
+from postbus.testing import TransportContract
+from postbus.transport import Guarantees
+
+
+class TestMyPlugin(TransportContract):
+    guarantees = Guarantees(
+        durable=False,
+        shared=False,
+        ordering="fifo",
+        lease=True,
+        delivery_count=True,
+        redelivery_on_crash=False,
+    )
+    short_lease = {"lease": "300ms"}
+    short_delay = 0.1
+
+    def dsn(self) -> str:
+        return f"in-memory://{uuid4()}"
+"""
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder, where the in-memory plugin is installed, as its wheel would be."""
+    metadata = folder / "site" / "postbus_in_memory-0.1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: postbus-in-memory\nVersion: 0.1.0\n")
+    (metadata / "entry_points.txt").write_text("[postbus]\nin-memory = postbus_in_memory\n")
+    path = [str(folder / "site"), *(str(Path(entry).resolve()) for entry in sys.path if entry)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=100
+    )
+
+
+def test_twenty_lines_hold_an_installed_plugin_to_the_contract(tmp_path):
+    """A subclass of at most 25 lines runs every rule, and says why it skips one."""
+    (tmp_path / "test_my_plugin.py").write_text(TESTS)
+
+    done = run(tmp_path, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider")
+
+    assert len(TESTS.splitlines()) <= 25
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+    assert "Guarantees say shared=False." in done.stdout
+
+
+def test_a_rule_that_fails_shows_what_it_compared(tmp_path):
+    """The author reads what was promised and what came, not only that an assertion failed."""
+    promising_too_much = TESTS.replace("shared=False", "shared=True").replace("crash=False", "crash=True")
+    (tmp_path / "test_my_plugin.py").write_text(promising_too_much + "    patience = 0.5\n")
+
+    done = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "had_fetched_comes_back")
+
+    assert done.returncode == 1
+    assert "assert 'fetched 3' == 'fetched 0'" in done.stdout
+
+
+def test_without_pytest_the_contract_says_what_to_install(tmp_path):
+    """Who has no pytest is told which extra brings it."""
+    program = "import sys; sys.modules['pytest'] = None; from postbus.testing import TransportContract"
+
+    done = run(tmp_path, "-c", program)
+
+    assert 'ImportError: TransportContract needs pytest. Install it: pip install "postbus[testing]"' in done.stderr
+
+
+def test_recording_transport_needs_no_pytest(tmp_path):
+    """The part of the kit that users test with works without pytest."""
+    program = (
+        "import sys; sys.modules['pytest'] = None; from postbus.testing import RecordingTransport; RecordingTransport()"
+    )
+
+    done = run(tmp_path, "-c", program)
+
+    assert (0, "") == (done.returncode, done.stderr)

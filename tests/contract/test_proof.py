@@ -1,0 +1,55 @@
+"""The contract is itself tested: a transport that breaks one promise fails the rule about it, and no other."""
+
+from collections import Counter
+
+import pytest
+
+from postbus.testing import TransportContract
+from tests.contract.healthy import HEALTHY
+from tests.contract.mutants import MUTANTS
+from tests.contract.proof import failed, groups, rules
+
+# The first of these tests waits for all transports before its own to be judged.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.mark.parametrize("transport", [connection.__name__ for connection in HEALTHY])
+def test_a_transport_that_keeps_the_contract_breaks_no_rule(transport, verdicts):
+    """Every rule passes on a healthy transport, or is skipped for what it does not promise."""
+    verdict = verdicts[transport].result()
+
+    assert set(rules()) == set(verdict)
+    assert set() == failed(verdict)
+
+
+@pytest.mark.parametrize("transport", MUTANTS)
+def test_a_broken_promise_fails_its_rule_and_no_other(transport, verdicts):
+    """The rule that a mutant is for fails on it; so do only those that cannot hold without that promise."""
+    mutant = MUTANTS[transport]
+
+    assert {mutant.rule, *mutant.also} == failed(verdicts[transport].result()) - mutant.perhaps
+
+
+def test_no_rule_is_skipped_everywhere(verdicts):
+    """Each rule passes on one healthy transport at least, so that its mutant is known to be what it fails for."""
+    healthy = [verdicts[connection.__name__].result() for connection in HEALTHY]
+
+    assert [] == [rule for rule in rules() if "passed" not in {verdict[rule] for verdict in healthy}]
+
+
+def test_every_rule_has_a_mutant():
+    """No rule is there that nothing is known to fail, and no mutant is for a rule that is gone."""
+    assert set(rules()) == {mutant.rule for mutant in MUTANTS.values()}
+    assert {rule for mutant in MUTANTS.values() for rule in mutant.also | mutant.perhaps} <= set(rules())
+
+
+def test_groups_do_not_get_in_each_others_way():
+    """No two groups of rules define the same name, since all are bases of one class."""
+    names = Counter(name for group in groups() for name in vars(group) if not name.startswith("__"))
+
+    assert [] == [name for name, number in names.items() if number > 1]
+
+
+def test_every_rule_says_what_is_promised():
+    """The docstring of a rule is the promise."""
+    assert [] == [rule for rule in rules() if not getattr(TransportContract, rule).__doc__]
