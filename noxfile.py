@@ -20,6 +20,9 @@ PLUGINS = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("plugins/*/
 PACKAGES = [CORE, *PLUGINS]
 PROJECTS = {folder: nox.project.load_toml(ROOT / folder / "pyproject.toml") for folder in (Path(), *PACKAGES)}
 
+# Tests that start processes spend most of their time on imports, unless those are compiled.
+ENV = {"PYTHONDONTWRITEBYTECODE": None}
+
 nox.needs_version = ">=2026.1"
 nox.options.sessions = ["unit", "lint", "types"]
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -86,18 +89,21 @@ def demo(session: nox.Session) -> None:
     session.run("python", "examples/newsletter/demo.py", *session.posargs)
 
 
-@nox.session(python=found_pythons())
+PYTHONS = found_pythons()
+
+
+@nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
     """Run all tests of all packages, on every supported Python that is found."""
     install_everything(session, *group("tests"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *([] if session.python == PYTHONS[0] else ["-m", "not once"]), *session.posargs, env=ENV)
 
 
 @nox.session
 def unit(session: nox.Session) -> None:
     """Run the tests that need no broker and take seconds."""
     install_everything(session, *group("tests"))
-    session.run("pytest", "-m", "not slow and not broker", *session.posargs)
+    session.run("pytest", "-m", "not slow and not broker", *session.posargs, env=ENV)
 
 
 @nox.session

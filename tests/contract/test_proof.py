@@ -10,7 +10,7 @@ from tests.contract.mutants import MUTANTS
 from tests.contract.proof import failed, groups, rules
 
 # The first of these tests waits for all transports before its own to be judged.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.once, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize("transport", [connection.__name__ for connection in HEALTHY])
