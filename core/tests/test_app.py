@@ -245,9 +245,7 @@ def test_the_hint_for_a_scheme_that_nothing_serves() -> None:
         "amqps://localhost": "No plugin serves amqps://. Install it: pip install postbus-amqp",
         "redis://localhost": "No plugin serves redis://. Install it: pip install postbus-redis",
         "in-memry://": "No plugin serves in-memry://. Did you mean in-memory://?",
-        "foo://x": (
-            "No plugin serves foo://. Install the plugin for it; such packages are usually called postbus-foo"
-        ),
+        "foo://x": ("No plugin serves foo://. Install the plugin for it; such packages are usually called postbus-foo"),
     }.items():
         with pytest.raises(UnknownScheme) as caught:
             app.plugins.scheme_for(Dsn.parse(dsn))

@@ -81,7 +81,9 @@ def test_every_stamp_of_the_core_is_one_or_the_other() -> None:
 
 def test_an_unknown_name_is_no_stamp() -> None:
     """A wire name that this process does not know, a Python name among them, gives nothing."""
-    assert [None] * 4 == [stamps.travelling.get(stamps.HEADER + name) for name in ("", "nobody", "received", "postbus.stamps.Received")]
+    assert [None] * 4 == [
+        stamps.travelling.get(stamps.HEADER + name) for name in ("", "nobody", "received", "postbus.stamps.Received")
+    ]
 
 
 def test_a_stamp_of_the_users_own_travels_under_its_wire_name(free_name: str) -> None:
