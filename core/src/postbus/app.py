@@ -157,7 +157,9 @@ class Postbus(Handlers):
         When it returns, the message has been handled, or every transport that it is routed to has stored it.
         Raises `HandlerFailed`, `NoHandler`, or `TransportError` if it is in doubt whether it was stored.
         """
-        return self.bus(bus).dispatch(message, *stamps)
+        chosen = self.bus(bus)
+        # Handing on no stamps takes longer than asking whether there are any.
+        return chosen.dispatch(message, *stamps) if stamps else chosen.dispatch(message)
 
     def dispatch_many(self, messages: Iterable[Any], *stamps: Stamp, bus: str | None = None) -> list[Envelope]:
         """Dispatch many messages, each through the same chain, and store them in batches.
@@ -241,7 +243,7 @@ class Postbus(Handlers):
                 raise ConfigurationError(f"Transport {name!r} handles at once, so there is nothing to consume.")
         return Worker(
             receivers,
-            partial(self.handle, bus=bus),
+            self.handle if bus is None else partial(self.handle, bus=bus),
             self.failures,
             limits=limits,
             queues=queues,

@@ -61,6 +61,8 @@ class Handlers:
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
         self._found: dict[tuple[type, str, str | None], tuple[Handler, ...]] = {}
+        self.depend_on_transport = False
+        """Whether some of them are only for messages from a certain transport."""
 
     @overload
     def handler(
@@ -108,6 +110,7 @@ class Handlers:
                 "is retried; give one of them another: name=..."
             )
         self._found = {}
+        self.depend_on_transport = self.depend_on_transport or handler.from_transport is not None
 
     def include(self, group: Handlers) -> None:
         """Add all handlers of another group."""

