@@ -203,7 +203,7 @@ def wheel_of(package: Path) -> str:
 def bench(session: nox.Session) -> None:
     """Measure how fast it is, beside the raw equivalent."""
     install_everything(session, *group("bench"))
-    session.run("python", "-m", "benchmarks", *session.posargs)
+    session.run("python", "-m", "benchmarks", *session.posargs, env=ENV)
 
 
 @nox.session

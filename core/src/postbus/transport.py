@@ -146,7 +146,7 @@ class SupportsBrowse(Protocol):
     """Can show messages without delivering them; delayed and in-flight ones too."""
 
     def browse(self, limit: int, after: str | None = None) -> Sequence[Delivery]:
-        """Return up to ``limit`` messages by rising age of their ids, beginning behind the id ``after``."""
+        """Return up to ``limit`` messages, always in the same order, beginning behind the one with id ``after``."""
         ...
 
     def find(self, id: str) -> Delivery | None:
