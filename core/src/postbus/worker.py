@@ -82,6 +82,7 @@ class Worker:
         self._stop_reason: str | None = None
         self._busy = False
         self._is_watched = False
+        self._in_trouble = False
         self._pause = 0.0
 
     def run(self) -> WorkerStopped:
@@ -93,12 +94,18 @@ class Worker:
         self._counters = Counters(self._limits)
         logger.debug("Consuming %s.", ", ".join(map(repr, self._receivers)))
         self._observers.notify(WorkerStarted(tuple(self._receivers)))
-        with self._stopping_on_signals():
-            while (reason := self._reason_to_stop()) is None:
-                self._take_turn()
-        logger.debug("Stopping, because %s.", reason)
-        stopped = WorkerStopped(reason, self._counters.handled, self._counters.failed)
-        self._observers.notify(stopped)
+        reason: str | None = None
+        try:
+            with self._stopping_on_signals():
+                while (reason := self._reason_to_stop()) is None:
+                    self._take_turn()
+        except TransportError as error:
+            reason = f"a transport failed: {error}"
+            raise
+        finally:
+            stopped = WorkerStopped(reason or "it was interrupted", self._counters.handled, self._counters.failed)
+            logger.debug("Stopping, because %s.", stopped.reason)
+            self._observers.notify(stopped)
         return stopped
 
     def stop(self, reason: str = "it was told to") -> None:
@@ -106,6 +113,9 @@ class Worker:
         self._stop_reason = self._stop_reason or reason
 
     def _take_turn(self) -> None:
+        if self._in_trouble:
+            self._in_trouble = False
+            self._rest()
         # Alone, a receiver waits as long as a signal may. Several wait by turns, and only when all were empty.
         alone = len(self._receivers) == 1
         wait = self.WAIT if alone else 0.0 if self._busy else self.WAIT / 5 / len(self._receivers)
@@ -132,7 +142,7 @@ class Worker:
                 if self._handle(name, receiver, envelope):
                     done.append(envelope)
                 position += 1
-                if self._stop_reason or self._counters.reached():
+                if self._in_trouble or self._stop_reason or self._counters.reached():
                     break
                 if time.monotonic() - settled_at > self.SETTLE_AFTER:
                     self._acknowledge(name, receiver, done)
@@ -172,16 +182,15 @@ class Worker:
             self._failures.handle(envelope, error)
             self._pause = 0.0
         except Exception as problem:  # A border: while the copy cannot be stored, the broker keeps the original.
+            self._in_trouble = True
             self._pause = min(max(1.0, self._pause * 2), 30.0)
             logger.error(
-                "Keeping %s with its broker, because what is to become of it cannot be stored: %s Pausing for %.0f s.",
+                "Giving %s back to its broker, because what is to become of it cannot be stored: %s",
                 label(envelope),
                 problem,
-                self._pause,
                 exc_info=not isinstance(problem, TransportError),
                 extra=identifiers(envelope),
             )
-            self._rest(self._pause)
             self._release(name, receiver, [envelope])
 
     def _acknowledge(self, name: str, receiver: Receiver, envelopes: Sequence[Envelope]) -> None:
@@ -209,9 +218,10 @@ class Worker:
             self.stop("all workers were told to")
         return self._stop_reason or self._counters.reached() or self._counters.outgrown()
 
-    def _rest(self, seconds: float) -> None:
+    def _rest(self) -> None:
+        logger.warning("Pausing for %.0f s, with nothing in hand.", self._pause)
         # Not an event: a signal handler that sets one can meet the lock that this thread holds in waiting for it.
-        end = time.monotonic() + seconds
+        end = time.monotonic() + self._pause
         while self._stop_reason is None and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, 0.2))
 
