@@ -15,9 +15,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from benchmarks import machine
+from benchmarks.measuring import Contender
 from postbus import Limits, Postbus
 
 TRANSPORT = "async"
@@ -42,16 +42,18 @@ def make_app(dsn: str) -> Postbus:
     return app
 
 
-def latency(dsn: str, count: int) -> float:
-    """Return the median of so many messages, each dispatched to a worker that has been idle for a moment."""
+@contextmanager
+def pinging(dsn: str) -> Generator[Contender]:
+    """Start a worker, and give what sends it a message, once it has been idle, and returns how long that took."""
     here, there = machine.CORES[0], machine.CORES[-1]
     with make_app(dsn) as app, _worker(dsn, 3600.0, there) as output, machine.pinned(here):
-        latencies: list[float] = []
-        for _ in range(count + 1):
-            time.sleep(random.uniform(0.05, 0.15))  # A random point of its waiting.
+
+        def ping() -> float:
+            time.sleep(random.uniform(0.05, 0.15))  # Until a random point of its waiting.
             app.dispatch(Ping(time.monotonic()))
-            latencies.append(float(output.readline()))
-        return median(latencies[1:])
+            return float(output.readline())
+
+        yield ping
 
 
 def waiting_cost(dsn: str, seconds: float) -> float:

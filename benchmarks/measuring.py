@@ -33,10 +33,10 @@ class Figure:
     target: float | None = None
     """What is to be reached: at least, for a ratio, and at most for the others. None for information."""
     unit: Literal["s", "%"] = "s"
-    rounds: int = 1
-    """How often this one is measured for each repetition that was asked for."""
+    rounds: int | None = None
+    """How often it is measured; None for as often as was asked for."""
     warm_up: bool = True
-    """Whether the first round is thrown away."""
+    """Whether there is a round before the first, which does not count."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Result:
         return value >= self.figure.target if self.figure.comparison == "ratio" else value <= self.figure.target
 
 
-def measure(figure: Figure, repeat: int) -> Result:
+def measure(figure: Figure, rounds: int) -> Result:
     """Let the contenders take turns, A B A B, and return what they gave."""
     if figure.warm_up:
         figure.ours()
@@ -93,7 +93,7 @@ def measure(figure: Figure, repeat: int) -> Result:
             figure.raw()
     ours: list[float] = []
     raw: list[float] = []
-    for _ in range(repeat * figure.rounds):
+    for _ in range(figure.rounds or rounds):
         ours.append(figure.ours())
         if figure.raw is not None:
             raw.append(figure.raw())

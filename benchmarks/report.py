@@ -104,6 +104,7 @@ def _scale(value: float, unit: str) -> tuple[float, str]:
     """Return by what to multiply a value, and the unit that it then has."""
     if unit == "%":
         return 100.0, "%"
-    if abs(value) < 1e-3:
-        return 1e6, "µs"
-    return (1e3, "ms") if abs(value) < 1 else (1.0, "s")
+    for factor, name in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")):
+        if abs(value) * factor >= 1:
+            return factor, name
+    return 1e9, "ns"

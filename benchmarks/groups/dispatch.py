@@ -35,7 +35,6 @@ def figures() -> Generator[Prepared]:
                     raw=lambda: seconds_for_each(messages, do_nothing),
                     comparison="difference",
                     target=3e-6,
-                    rounds=3,
                 ),
             ],
         )

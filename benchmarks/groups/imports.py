@@ -36,7 +36,6 @@ def figures() -> Generator[Prepared]:
                     raw=lambda: start_time(environment),
                     comparison="cost",
                     target=60e-3,
-                    rounds=3,
                 ),
             ],
         )

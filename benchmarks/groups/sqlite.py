@@ -6,11 +6,13 @@ and as durable: see the README.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from statistics import mean
 
 from benchmarks import idle, machine
 from benchmarks.groups import Prepared
@@ -22,9 +24,9 @@ TABLE = "messenger_messages"
 BATCH = 100
 WORKED_OFF = 10_000
 STORED = 5_000
-STORED_SINGLY = 300
-TAKEN = 1_000
-"""How many messages the worker takes at a time, off a queue of a given depth."""
+STORED_SINGLY = 500
+TAKEN, TIMES = 1_000, 5
+"""How many messages are taken off a queue of a given depth, and how often in a round."""
 PINGS = 50
 SECONDS_IDLE = 10.0
 
@@ -86,54 +88,54 @@ def throughput(ours: Database, raw: Database) -> Iterable[Figure]:
         ours=lambda: ours.dispatch_singly(STORED_SINGLY),
         raw=lambda: raw.insert_singly(STORED_SINGLY),
         target=0.6,
-        rounds=2,
     )
 
 
 def depth(folder: Path) -> Iterable[Figure]:
-    """Return how the cost of a message depends on how many are queued; what it is beside is a short queue."""
+    """Return how what a message costs depends on how many are queued: beside it is a short queue."""
     yield from deeper(100_000, folder, target=None)
     yield from deeper(1_000_000, folder, target=0.9)
 
 
 def deeper(queued: int, folder: Path, *, target: float | None) -> Iterable[Figure]:
     """Compare a queue of some depth with one of 1 000, for the worker and for the driver."""
-    short, long = Database(folder / f"beside-{queued}.db"), Database(folder / f"{queued}.db")
-    short.fill(TAKEN)
-    long.fill(queued)
+    short, deep = Database(folder / f"beside-{queued}.db"), Database(folder / f"{queued}.db")
+    short.fill(1_000)
+    deep.fill(queued)
+    os.sync()  # Or it would be written back while the first rounds run.
     name = f"{queued:,}".replace(",", " ")
     yield Figure(
         name=f"worker, {name} queued\nbeside it: the same with 1 000",
-        ours=lambda: long.work_off(TAKEN, queued),
-        raw=lambda: short.work_off(TAKEN),
+        ours=lambda: deep.work_off(TAKEN, TIMES),
+        raw=lambda: short.work_off(TAKEN, TIMES),
         target=target,
-        rounds=3,
     )
     yield Figure(
         name=f"the driver alone, {name} queued\nbeside it: the same with 1 000",
-        ours=lambda: long.claim_and_delete(TAKEN, BATCH, queued),
-        raw=lambda: short.claim_and_delete(TAKEN, BATCH),
-        rounds=3,
+        ours=lambda: deep.claim_and_delete(TAKEN, BATCH, TIMES),
+        raw=lambda: short.claim_and_delete(TAKEN, BATCH, TIMES),
     )
-    for database in (short, long):
+    for database in (short, deep):
         database.close()
 
 
 def waiting(folder: Path) -> Iterable[Figure]:
-    """Return what an idle worker is like; told for information."""
+    """Return what an idle worker is like."""
     dsn = f"sqlite:///{folder / 'idle.db'}"
-    yield Figure(
-        name=f"idle worker: from dispatch in another process to the handler, median of {PINGS}",
-        ours=lambda: idle.latency(dsn, PINGS),
-        comparison="cost",
-        warm_up=False,
-    )
+    with idle.pinging(dsn) as ping:
+        yield Figure(
+            name="idle worker: from dispatch in another process to the handler",
+            ours=ping,
+            comparison="cost",
+            rounds=PINGS,
+        )
     yield Figure(
         name=f"idle worker: share of a core, over {SECONDS_IDLE:.0f} s",
         ours=lambda: idle.waiting_cost(dsn, SECONDS_IDLE),
         comparison="cost",
         unit="%",
         target=0.01,
+        rounds=1,
         warm_up=False,
     )
 
@@ -145,25 +147,23 @@ class Database:
         self._path = path
         self.app = make_app(f"sqlite:///{path}")
         self.app.dispatch(MESSAGE)
-        self._driver = sqlite3.connect(path, isolation_level=None)
-        self._driver.execute("PRAGMA synchronous = full")
-        # A connection of its own, so that neither contender finds what was stored in its cache.
-        self._filler = sqlite3.connect(path, isolation_level=None)
-        self._filler.execute("PRAGMA synchronous = off")
-        self._columns = "body, headers, queue_name, created_at, available_at"
-        self._row = self._driver.execute(f"SELECT {self._columns} FROM {TABLE}").fetchone()
-        self._insert = f"INSERT INTO {TABLE} ({self._columns}) VALUES (?, ?, ?, ?, ?)"
+        self._driver = _connect(path, "full")
+        # A connection of its own, so that neither contender finds in its cache what was stored.
+        self._filler = _connect(path, "off")
+        columns = "body, headers, queue_name, created_at, available_at"
+        self._row = self._driver.execute(f"SELECT {columns} FROM {TABLE}").fetchone()
+        self._insert = f"INSERT INTO {TABLE} ({columns}) VALUES (?, ?, ?, ?, ?)"
+        self.empty()
 
     def pragma(self, name: str) -> str:
         """Return a setting of the database."""
         return str(self._driver.execute(f"PRAGMA {name}").fetchone()[0])
 
-    def fill(self, depth: int) -> None:
-        """Put so many messages into the queue, all of them as the app has stored its first one."""
-        [queued] = self._filler.execute(f"SELECT count(*) FROM {TABLE}").fetchone()
-        for start in range(queued, depth, 50_000):
+    def fill(self, count: int) -> None:
+        """Put so many messages into the queue, all of them as the app stored its first one."""
+        for start in range(0, count, 50_000):
             with _transaction(self._filler):
-                self._filler.executemany(self._insert, [self._row] * min(50_000, depth - start))
+                self._filler.executemany(self._insert, [self._row] * min(50_000, count - start))
         self._filler.execute("PRAGMA wal_checkpoint(truncate)")
 
     def empty(self) -> None:
@@ -171,14 +171,17 @@ class Database:
         self._filler.execute(f"DELETE FROM {TABLE}")
         self._filler.execute("PRAGMA wal_checkpoint(truncate)")
 
-    def work_off(self, count: int, depth: int = 0) -> float:
-        """Fill the queue, let a worker take so many, and return the seconds for each."""
-        self.fill(max(count, depth))
-        return seconds_per(count, self.app.worker(TRANSPORT, limits=Limits(messages=count)).run)
+    def work_off(self, count: int, times: int = 1) -> float:
+        """Store so many, let a worker take as many; return the seconds for each."""
 
-    def claim_and_delete(self, count: int, batch: int, depth: int = 0) -> float:
+        def run() -> float:
+            self.fill(count)
+            return seconds_per(count, self.app.worker(TRANSPORT, limits=Limits(messages=count)).run)
+
+        return mean(run() for _ in range(times))
+
+    def claim_and_delete(self, count: int, batch: int, times: int = 1) -> float:
         """Do the same with the driver, so many in a transaction."""
-        self.fill(max(count, depth))
         delete = f"DELETE FROM {TABLE} WHERE id IN ({', '.join('?' * batch)})"
 
         def take() -> None:
@@ -188,10 +191,14 @@ class Database:
                 self._driver.execute("PRAGMA synchronous = full")
                 self._driver.execute(delete, [id for id, *_ in rows])
 
-        return seconds_per(count, take)
+        def run() -> float:
+            self.fill(count)
+            return seconds_per(count, take)
+
+        return mean(run() for _ in range(times))
 
     def dispatch_many(self, count: int) -> float:
-        """Dispatch so many at once into an empty queue, and return the seconds for each."""
+        """Dispatch so many at once into an empty queue; return the seconds for each."""
         self.empty()
         return seconds_per(count, lambda: self.app.dispatch_many([MESSAGE] * count))
 
@@ -207,7 +214,7 @@ class Database:
         return seconds_per(count, store)
 
     def dispatch_singly(self, count: int) -> float:
-        """Dispatch one after the other, and return the seconds for each."""
+        """Dispatch one after the other into an empty queue; return the seconds for each."""
         self.empty()
         return seconds_for_each([MESSAGE] * count, self.app.dispatch)
 
@@ -222,6 +229,12 @@ class Database:
         self._driver.close()
         self._filler.close()
         self._path.unlink()
+
+
+def _connect(path: Path, synchronous: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    return connection
 
 
 @contextmanager
