@@ -329,12 +329,12 @@ class Postbus(Handlers):
             if self._buses is None:
                 self.load_handlers()
                 self.types.check()
-                for observer in self.plugins.observers if self.config.transports else ():
-                    self.observers.add(observer)
                 buses: dict[str | None, MessageBus] = {}
                 for name, config in self.config.buses.items():
                     buses[name] = self._make_bus(name, config)
                 buses[None] = buses[self.config.default_bus]
+                for observer in self.plugins.observers if self.config.transports else ():
+                    self.observers.add(observer)
                 self._buses = buses
             return self._buses
 

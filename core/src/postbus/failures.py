@@ -147,7 +147,8 @@ class Failures:
             encoded,
             extra=identifiers(envelope),
         )
-        _reject(transport, envelope)
+        if isinstance(transport, Receiver):
+            transport.reject([envelope])
         self._observers.notify(MessageDropped(envelope, transport.name, error))
 
     def _store(self, target: str, copy: Envelope, original: Envelope) -> None:
@@ -196,16 +197,16 @@ def _copy(envelope: Envelope, error: Exception, *, with_traceback: bool = False)
     done: tuple[str, ...] = ()
     if isinstance(error, HandlerFailed):
         errors, done = dict(error.errors), error.succeeded
-    details = [_details(one, handler or None, with_traceback) for handler, one in errors.items()]
-    earlier = envelope.all(stamps.ErrorDetails)
-    kept = earlier[:1] + earlier[1:][-(MOST_ERRORS - 1 - len(details)) :] if earlier else []
+    details = envelope.all(stamps.ErrorDetails)
+    details += [_details(one, handler or None, with_traceback) for handler, one in errors.items()]
+    kept = details[:1] + details[1:][-(MOST_ERRORS - 1) :]
 
     copy = envelope.without(
         stamps.Received, stamps.Sent, stamps.Result, stamps.Delay, stamps.AfterCurrent, stamps.ErrorDetails
     )
     if not copy.has(stamps.MessageId):  # It came from somebody else. From now on it can be followed.
         copy = copy.with_(stamps.MessageId(new_id()))
-    return copy.with_(*(stamps.Handled(name) for name in done), *kept, *details)
+    return copy.with_(*(stamps.Handled(name) for name in done), *kept)
 
 
 def _details(error: Exception, handler: str | None, with_traceback: bool) -> stamps.ErrorDetails:
@@ -220,11 +221,6 @@ def _details(error: Exception, handler: str | None, with_traceback: bool) -> sta
 
 def _reason(error: Exception) -> str:
     return describe(leaves(error)[0])
-
-
-def _reject(transport: Transport, envelope: Envelope) -> None:
-    if isinstance(transport, Receiver):
-        transport.reject([envelope])
 
 
 def _now() -> datetime:

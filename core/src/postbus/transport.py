@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from msgspec import Struct, field
 
@@ -421,11 +421,12 @@ class QueueTransport:
 
     def replace(self, original: Envelope, copy: Envelope) -> bool:
         """Store the copy and settle the original in one step, where the broker can; say whether it could."""
-        connection = self._open()
-        if not isinstance(connection, SupportsReplace):
+        if not isinstance(self._open(), SupportsReplace):
             return False
         (tag,) = _tags([original])
-        connection.replace(tag, self.encode(copy))
+        outgoing = self.encode(copy)
+        # Once more on a fresh connection stores no second copy: the original is settled then, and that raises.
+        self.call(lambda connection: cast(SupportsReplace, connection).replace(tag, outgoing))
         return True
 
     # the connection

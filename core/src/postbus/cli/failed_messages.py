@@ -174,7 +174,8 @@ class FailedMessages:
             if isinstance(origin, QueueTransport):
                 again = origin.decode(Delivery(message.body, message.headers, None))
                 if not isinstance(again.message, Undecodable):
-                    envelope = again.without(stamps.Received).with_(*envelope.stamps)
+                    again = again.without(stamps.Received)
+                    envelope = again.with_(*(stamp for stamp in envelope.stamps if stamp not in again.stamps))
         return FailedMessage(_id(delivery), envelope)
 
     def _admits(self, filter: Filter, message: FailedMessage) -> bool:

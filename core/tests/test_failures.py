@@ -1,0 +1,96 @@
+"""What is stored in place of a message that failed, and how it gets there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from postbus import Limits, Postbus, stamps
+from postbus.errors import ConnectionLost, NotDecoded
+from postbus.failures import MOST_ERRORS
+from postbus.hookspecs import RegisterTransport, hookimpl
+from postbus.plugins import Plugin, Plugins
+from postbus.transport import Delivery, Outgoing, QueueTransport
+
+
+@dataclass(frozen=True)
+class OrderPlaced:
+    order_id: int
+
+
+def test_a_message_does_not_grow_with_its_failures() -> None:
+    """However many handlers fail, and however often, a message carries the first error and the newest ones."""
+    app = Postbus(
+        transports={"orders": "in-memory://"},
+        routing={"*": "orders"},
+        retry={"max_retries": 99, "delay": 1, "jitter": 0},
+    )
+
+    def failing(number: int) -> Any:
+        def handle(order: OrderPlaced) -> None:
+            raise ValueError(f"handler {number}")
+
+        return handle
+
+    for number in range(12):
+        app.handler(name=str(number))(failing(number))
+    orders: Any = app.transport("orders")
+    app.dispatch(OrderPlaced(1))
+    for attempt in range(3):
+        app.worker(limits=Limits(messages=1)).run()
+        orders.clock.move(2.0 ** (attempt + 1))
+
+    (copy,) = orders.receive(1, 0)
+    errors = [details.message for details in copy.all(stamps.ErrorDetails)]
+    assert ["handler 0", *(f"handler {number}" for number in range(3, 12))] == errors
+    assert MOST_ERRORS == len(errors)
+
+
+class LosesTheFirstReplace:
+    """A connection to a broker that goes away when the first copy is to take its original's place."""
+
+    opened = 0
+
+    def __init__(self, replaced: list[Outgoing]) -> None:
+        type(self).opened += 1
+        self.replaced = replaced
+        self.is_first = type(self).opened == 1
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        raise AssertionError("Nothing is published where a copy can take the place of its original.")
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        return [Delivery(b"?", {}, "tag")]
+
+    def replace(self, tag: Any, message: Outgoing) -> str | None:
+        if self.is_first:
+            raise ConnectionLost("The broker is away.")
+        self.replaced.append(message)
+        return "copy"
+
+    def ack(self, tags: Sequence[Any]) -> None: ...
+
+    reject = release = ack
+
+    def close(self) -> None: ...
+
+
+def test_a_connection_lost_while_replacing_is_replaced_itself() -> None:
+    """A copy that is to take its original's place is tried once more on a fresh connection, as all else is."""
+    replaced: list[Outgoing] = []
+
+    class Flaky:
+        @hookimpl
+        def register_transports(self, register: RegisterTransport) -> None:
+            register("flaky", lambda dsn, context: QueueTransport(lambda: LosesTheFirstReplace(replaced), context))
+
+    plugins = Plugins()
+    plugins.add(Flaky(), Plugin("flaky", "tests", "0"))
+    app = Postbus(transports={"failed": "flaky://"}, failure_transport="failed", plugins=plugins)
+    transport: Any = app.transport("failed")
+    (envelope,) = transport.receive(1, 0)
+    app.failures.handle(envelope, NotDecoded("no"))
+
+    assert [b"?"] == [message.body for message in replaced]
+    assert 2 == LosesTheFirstReplace.opened
