@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from postbus import stamps
-from postbus.cli.failed_messages import PAGE
+from postbus import Envelope, Postbus, stamps
+from postbus.cli.failed_messages import PAGE, FailedMessages
+from postbus.serialization import JsonSerializer, TypeRegistry
 from postbus.transport import Outgoing, QueueTransport
 
 if TYPE_CHECKING:
@@ -24,6 +26,11 @@ SECOND = """
         },
     )
 """
+
+
+@dataclass(frozen=True)
+class Refund:
+    order_id: int
 
 
 def receive_foreign(shop: Shop, body: bytes, headers: dict[str, str]) -> None:
@@ -421,6 +428,24 @@ def test_the_serializer_of_its_origin_reads_it(shop: Shop) -> None:
     shop.write("", "mended")
     assert 0 == shop.run("failed", "retry", "2").exit_code
     assert [] == shop.ids()
+
+
+def test_what_its_origin_reads_has_every_stamp_once() -> None:
+    """A message that only its origin can read comes with each of its stamps, none of them twice."""
+    types = TypeRegistry()
+    types.register(Refund, "refund")
+    serializer = JsonSerializer(types)
+    app = Postbus(transports={"orders": {"dsn": "in-memory://", "serializer": serializer}, "failed": "in-memory://"})
+    envelope = Envelope.wrap(Refund(13), stamps.MessageId("1"), stamps.Buried("orders"))
+    failed: Any = app.transport("failed")
+    failed.connection.publish([Outgoing(*serializer.encode(envelope))])
+
+    message = FailedMessages(app, "failed").find("1")
+    assert message is not None
+    assert Refund(13) == message.envelope.message
+    assert [[stamps.MessageId("1")], [stamps.Buried("orders")]] == [
+        message.envelope.all(kind) for kind in (stamps.MessageId, stamps.Buried)
+    ]
 
 
 def test_a_message_that_did_not_fail(shop: Shop) -> None:
