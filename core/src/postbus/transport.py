@@ -221,6 +221,8 @@ class Guarantees(Struct, frozen=True, kw_only=True):
     lease: bool = False
     """Deliveries run out unless they are kept alive."""
     delivery_count: bool = False
+    release_is_counted: bool = False
+    """Giving a delivery back counts as a delivery, because the broker counts so."""
     redelivery_on_crash: bool = True
     """What a process that died had fetched is delivered again."""
     transactional_send: bool = False
