@@ -207,6 +207,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def tables(session: nox.Session) -> None:
+    """Write the tables in the plugins' READMEs anew; with "-- redis", in that one."""
+    install_everything(session)
+    session.run("python", "-m", "tests.documentation.tables", *session.posargs)
+
+
+@nox.session
 def changelog(session: nox.Session) -> None:
     """Show what the next releases will say; with "-- postbus-sql", write it for that package."""
     install(session, *group("changelog"))

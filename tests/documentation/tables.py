@@ -1,0 +1,193 @@
+"""Fills in the tables of the plugins' READMEs: ``python -m tests.documentation.tables``.
+
+They show what each plugin registers. A README marks the places; everything outside of them is left as it is::
+
+    <!-- options: redis, rediss -->
+    <!-- end -->
+
+    <!-- guarantees: redis, rediss -->
+    <!-- end -->
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+from postbus.dsn import OptionInfo
+from postbus.plugins import GROUP, Plugins, Scheme
+from postbus.transport import Guarantees
+
+PLUGINS = sorted(path.parent for path in Path(__file__).parents[2].glob("plugins/*/pyproject.toml"))
+
+BLOCK = re.compile(r"<!-- (options|guarantees): ([^\n]*) -->\n(.*?)<!-- end -->", re.DOTALL)
+
+# What the docstrings of `Guarantees` leave to the name, or say for who writes a number there.
+MEANINGS = {
+    "delay": "A message can be sent now, to be delivered later.",
+    "longest_delay": "How long a delay may be.",
+    "priority": "A message of a higher priority overtakes those that wait.",
+    "delivery_count": "A delivery tells how often its message was delivered.",
+    "binary_body": "A body may hold any bytes, not only text.",
+    "largest_body": "How large a body may be.",
+}
+UNITS = {"longest_delay": " seconds", "largest_body": " bytes"}
+
+
+def schemes_of(folder: Path) -> dict[str, Scheme]:
+    """Return what the plugin in a folder registers, by its schemes."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = project.get("entry-points", {}).get(GROUP, {})
+    plugins = Plugins(EntryPoint(name, value, GROUP) for name, value in declared.items())
+    if plugins.problems:
+        raise ValueError("; ".join(map(str, plugins.problems)))
+    return plugins.schemes
+
+
+def named_in(text: str, kind: str) -> set[str]:
+    """Return the schemes that the README's blocks of a kind are about."""
+    return {name for found, names, _ in BLOCK.findall(text) if found == kind for name in names.split(", ")}
+
+
+def filled(text: str, schemes: Mapping[str, Scheme]) -> str:
+    """Return a README with its tables made anew."""
+
+    def fill(block: re.Match[str]) -> str:
+        kind, names, inside = block.groups()
+        if "<!-- " in inside:
+            raise ValueError(f"Block '{kind}: {names}' has no end. Close it with <!-- end -->.")
+        for name in names.split(", "):
+            if name not in schemes:
+                raise ValueError(f"Block '{kind}: {names}' names {name!r}. The plugin registers {', '.join(schemes)}.")
+        make = options_table if kind == "options" else guarantees_table
+        return f"<!-- {kind}: {names} -->\n\n{make([schemes[name] for name in names.split(', ')])}\n\n<!-- end -->"
+
+    return BLOCK.sub(fill, text)
+
+
+def options_table(schemes: Sequence[Scheme]) -> str:
+    """Return a table of the options that these schemes take; one that not all of them take says who does."""
+    takers: list[tuple[OptionInfo, list[str]]] = []
+    for scheme in schemes:
+        for info in scheme.options.describe() if scheme.options else []:
+            alike = next((names for known, names in takers if known == info), None)
+            if alike is None:
+                takers.append((info, alike := []))
+            alike.append(scheme.name)
+    if len({info.name for info, _ in takers}) < len(takers):
+        raise ValueError("These schemes have an option of one name and two meanings. Give each a block of its own.")
+
+    rows = []
+    for info, names in takers:
+        only = f" Only for {_code(names)}." if len(names) < len(schemes) else ""
+        if not info.no_effect:
+            rows.append((f"`{info.name}`", _type(info), _default(info), _meaning(info) + only))
+    idle = [info.name for info, _ in takers if info.no_effect]
+    parts = [_table(("Option", "Type", "Default", "Meaning"), rows) if rows else "There are no options."]
+    if idle:
+        parts.append(f"Taken, so that a DSN of Symfony's can stay as it is, but without effect here: {_code(idle)}.")
+    return "\n\n".join(parts)
+
+
+def guarantees_table(schemes: Sequence[Scheme]) -> str:
+    """Return a table of what these schemes guarantee, with a column for all that guarantee the same."""
+    promises: dict[Guarantees, list[str]] = {}
+    for scheme in schemes:
+        if scheme.guarantees is None:
+            raise ValueError(f"The plugin registers no guarantees for {scheme.name}://.")
+        promises.setdefault(scheme.guarantees, []).append(f"{scheme.name}://")
+    headings = [_code(names) for names in promises.values()] if len(promises) > 1 else ["Promised"]
+    rows = [
+        (name.replace("_", " ").capitalize(), *(_promise(name, each) for each in promises), meaning)
+        for name, meaning in meanings().items()
+    ]
+    return _table(("Guarantee", *headings, "Meaning"), rows)
+
+
+def meanings() -> dict[str, str]:
+    """Return what each field of `Guarantees` means, in their order: its docstring, unless this module knows better."""
+    [record] = ast.parse(inspect.getsource(Guarantees)).body
+    assert isinstance(record, ast.ClassDef)
+    told: dict[str, str] = {}
+    name = ""
+    for statement in record.body:
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                told[name] = MEANINGS.get(name, "")
+            case ast.Expr(value=ast.Constant(value=str(docstring))) if name and not told[name]:
+                told[name] = " ".join(docstring.split())
+    return told
+
+
+def _type(info: OptionInfo) -> str:
+    words = [_code(info.choices) if info.choices else info.type]
+    words += [info.unit] if info.unit else []
+    words += [f"at least {_number(info.minimum)}"] if info.minimum is not None else []
+    words += [f"at most {_number(info.maximum)}"] if info.maximum is not None else []
+    return ", ".join(words)
+
+
+def _default(info: OptionInfo) -> str:
+    default = info.default
+    if default is None or default in ("", [], (), {}):
+        return ""
+    if info.secret:
+        return "`***`"
+    if isinstance(default, list | tuple):
+        return _code(map(str, default))
+    return f"`{str(default).lower() if isinstance(default, bool) else _number(default)}`"
+
+
+def _meaning(info: OptionInfo) -> str:
+    others = [f"Symfony's name: `{info.symfony}`."] if info.symfony else []
+    others += [f"Also: {_code(info.aliases)}."] if info.aliases else []
+    return " ".join([info.meaning, *others])
+
+
+def _promise(name: str, guarantees: Guarantees) -> str:
+    match getattr(guarantees, name):
+        case _ if name == "longest_delay" and not guarantees.delay:
+            return ""
+        case bool(value):
+            return "yes" if value else "no"
+        case None:
+            return "no limit"
+        case "fifo":
+            return "first in, first out"
+        case value:
+            return f"{_number(value)}{UNITS.get(name, '')}"
+
+
+def _number(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (heading, *rows)]
+    return "\n".join([f"| {lines[0]} |", "|---" * len(heading) + "|", *(f"| {line} |" for line in lines[1:])])
+
+
+def main(names: Sequence[str]) -> None:
+    """Rewrite the READMEs of the plugins in the folders of these names, by default of all."""
+    for folder in PLUGINS:
+        if names and folder.name not in names:
+            continue
+        readme = folder / "README.md"
+        before = readme.read_text(encoding="utf-8")
+        after = filled(before, schemes_of(folder))
+        readme.write_text(after, encoding="utf-8")
+        print(f"plugins/{folder.name}/README.md: {'as it was' if after == before else 'written anew'}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
