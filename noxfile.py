@@ -107,6 +107,13 @@ def unit(session: nox.Session) -> None:
 
 
 @nox.session
+def brokers(session: nox.Session) -> None:
+    """Start the brokers of the tests, say where they are, and keep them until Ctrl-C."""
+    install_everything(session, *group("tests"))
+    session.run("python", "-m", "tests.brokers", env=ENV)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check the format, the code, who imports whom, and that every dependency is declared."""
     install_everything(session, *group("lint"))

@@ -1,0 +1,1 @@
+"""Real brokers for tests: found in the environment, started from an installed program, or installed."""

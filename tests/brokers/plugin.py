@@ -1,0 +1,42 @@
+"""The fixtures: one for each variant of a broker, by its name, and `brokers` for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+import pytest
+
+from tests.brokers.broker import Broker, Brokers, find_variants
+
+
+@pytest.fixture(scope="session")
+def brokers() -> Generator[Brokers]:
+    """Give the brokers of this test run, by their variants; each starts when it is first asked for."""
+    started = Brokers()
+    yield started
+    started.close()
+
+
+def _make_fixture(variant: type[Broker]) -> Callable[..., Broker]:
+    def fixture(brokers: Brokers) -> Broker:
+        broker = brokers[variant.variant]
+        if variant.own:
+            broker.mend()
+        return broker
+
+    fixture.__doc__ = variant.__doc__
+    scope = "function" if variant.own else "session"
+    return pytest.fixture(scope=scope, name=variant.variant)(fixture)
+
+
+_variants = find_variants()
+globals().update({f"fixture_{name}": _make_fixture(variant) for name, variant in _variants.items()})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that asks for a broker."""
+    fixtures = {"brokers", *_variants}
+    for item in items:
+        if not fixtures.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("broker")

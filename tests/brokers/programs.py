@@ -1,0 +1,79 @@
+"""Where a broker's program is, how it is installed, and what happens to a test without it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+SHARED = Path(tempfile.gettempdir(), f"postbus-brokers-{os.getuid()}")
+"""What the test runs on this machine agree on: the files they lock."""
+
+
+def find(program: str, *, package: str, variable: str, folders: tuple[str, ...] = ()) -> str:
+    """Return the path of a program, of Debian's package if it must be installed first.
+
+    The calling test is skipped if there is no way to it, or fails where brokers are required.
+    """
+    path = os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/sbin"])
+    found = shutil.which(program, path=path)
+    if found is None and _may_install():
+        with locked("install"):
+            # Another run may have installed it while this one waited for the lock.
+            if (found := shutil.which(program, path=path)) is None:
+                failure = _install(package)
+                found = shutil.which(program, path=path)
+                if found is None:
+                    missing(f"apt-get did not install {package}: {failure}")
+    if found is None:
+        missing(f"{program} is not installed. Install it, or set {variable} to the DSN of one that runs.")
+    return found
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip the calling test for want of a broker; fail it where brokers are required."""
+    if os.environ.get("POSTBUS_REQUIRE_BROKERS") == "1":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@contextmanager
+def locked(name: str) -> Generator[None]:
+    """Let one process of this machine at a time do something."""
+    SHARED.mkdir(mode=0o700, exist_ok=True)
+    with (SHARED / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _may_install() -> bool:
+    return os.getuid() == 0 and Path("/etc/debian_version").exists() and shutil.which("apt-get") is not None
+
+
+@cache
+def _install(package: str) -> str:
+    _update()
+    return _apt_get("install", "--yes", "--no-install-recommends", package)
+
+
+@cache
+def _update() -> None:
+    _apt_get("update")
+
+
+def _apt_get(*arguments: str) -> str:
+    """Run apt-get; return the last line it said, which tells what went wrong."""
+    # A run level of its own keeps Debian's scripts from starting the broker's default instance.
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    command = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *arguments]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return (done.stdout.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

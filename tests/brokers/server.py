@@ -1,0 +1,143 @@
+"""A broker's server: a private process with a port and a folder of its own, which does not survive the tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+# It gets the process group to kill in lines, an empty one while there is none. When the tests are gone, in
+# whichever way, its input ends.
+_GUARD = 'while read -r line; do group=$line; done; [ -z "$group" ] || kill -KILL -- "-$group"; rm -rf -- "$1"'
+
+
+class Server:
+    """A program that runs in the background, and can be stopped and started again with the same data."""
+
+    def __init__(self, name: str, *, user: str | None = None) -> None:
+        self.name = name
+        self.user = user if user is not None and os.getuid() == 0 else None
+        self.folder = Path(tempfile.mkdtemp(prefix=f"postbus-{name}-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self.give_folder(self.folder)
+        guard = ["sh", "-c", _GUARD, "guard", str(self.folder)]
+        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True, cwd="/")
+
+    def prepare(
+        self,
+        command: Sequence[str],
+        is_ready: Callable[[], bool],
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Say how it is started, and how to find out that it answers."""
+        self.command = list(command)
+        self.is_ready = is_ready
+        self.environment = None if environment is None else dict(environment)
+
+    def give_folder(self, path: Path) -> None:
+        """Let the server's user own a file or folder."""
+        if self.user is not None:
+            shutil.chown(path, self.user, self.user)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, *arguments: str) -> None:
+        """Start it, with further arguments this time, and wait until it answers; nothing if it runs."""
+        if self.running:
+            return
+        self.launch(*arguments)
+        self.wait_until_ready()
+
+    def launch(self, *arguments: str) -> None:
+        """Start it without waiting."""
+        with (self.folder / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                [*self.command, *arguments],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # A group of its own: Ctrl-C is for pytest, and a signal reaches all of its processes.
+                start_new_session=True,
+                user=self.user,
+                group=self.user,
+                extra_groups=None if self.user is None else [],
+            )
+        self._tell_guard(str(self._process.pid))
+
+    def wait_until_ready(self, patience: float = 60) -> None:
+        """Return when it answers."""
+        wait_until(self._answers, f"{self.name} does not answer.", patience)
+
+    def stop(self) -> None:
+        """Ask it to end, and wait until it has."""
+        if self._process is None:
+            return
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
+        self._reap(60)
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        if self._process is None:
+            return
+        self._signal(signal.SIGKILL)
+        self._reap(10)
+
+    def pause(self) -> None:
+        """Halt it with SIGSTOP: it keeps its connections and answers nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused server go on."""
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it for good, and remove its data."""
+        self.kill()
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        self._guard.wait()
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            output = (self.folder / "output").read_text(errors="replace")
+            raise RuntimeError(f"{self.name} ended with code {self._process.returncode}: {output[-2000:]}")
+        return self.is_ready()
+
+    def _signal(self, number: int) -> None:
+        if self.running:
+            assert self._process is not None
+            os.killpg(self._process.pid, number)
+
+    def _reap(self, patience: float) -> None:
+        assert self._process is not None
+        self._process.wait(patience)
+        self._process = None
+        self._tell_guard("")
+
+    def _tell_guard(self, line: str) -> None:
+        assert self._guard.stdin is not None
+        self._guard.stdin.write(f"{line}\n".encode())
+        self._guard.stdin.flush()
+
+
+def wait_until(condition: Callable[[], bool], otherwise: str, patience: float = 30) -> None:
+    """Return when a condition holds that nobody tells us of; raise with this text if it never does."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(otherwise)
+        threading.Event().wait(0.02)
