@@ -100,6 +100,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Kill many workers and break every broker, for long; "-- --help" shows what can be asked for."""
+    install_everything(session, *group("tests"))
+    session.run("python", "-m", "tests.faults", *session.posargs, env=ENV)
+
+
+@nox.session
 def unit(session: nox.Session) -> None:
     """Run the tests that need no broker and take seconds."""
     install_everything(session, *group("tests"))

@@ -1,0 +1,77 @@
+"""Does everything for long, and prints what came out: ``python -m tests.faults --kills 200 --seed 7 redis sqlite``.
+
+Without names it takes every durable transport that is found. It ends with 1 if anything is not as it must be; the
+folder with the ledger and the logs of that is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.brokers.broker import Brokers, find_variants
+from tests.faults import kills, outages
+from tests.faults.account import Account
+from tests.faults.report import Report
+from tests.faults.subjects import find_subjects
+
+
+def main() -> int:
+    """Run what was asked for; return the exit code."""
+    subjects = {subject.name: subject for subject in find_subjects()}
+    parser = argparse.ArgumentParser(prog="nox -s faults --", description="Breaks workers and brokers, and counts.")
+    parser.add_argument("names", nargs="*", metavar="TRANSPORT", help=f"by default all: {', '.join(subjects)}")
+    parser.add_argument("--kills", type=int, default=200, help="how many workers are killed on each")
+    parser.add_argument("--outages", type=int, default=1, help="how often each thing is done to each broker")
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - subjects.keys():
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(subjects)}")
+    print(f"Seed {arguments.seed}.", flush=True)
+
+    report, problems = Report(), 0
+
+    def do(transport: str, faults: str, seed: int, run: Callable[[Path], Account]) -> None:
+        nonlocal problems
+        folder = Path(tempfile.mkdtemp(prefix="faults-"))
+        print(f"{transport}: {faults} …", flush=True)
+        try:
+            report.run(transport, faults, seed, lambda: run(folder))
+        except Exception as error:  # A border: what else there is to do is done all the same.
+            problems += 1
+            print(f"{transport}: {faults} (seed {seed}): {error}\nSee {folder}.", flush=True)
+        else:
+            shutil.rmtree(folder)
+
+    find_variants()
+    with closing(Brokers()) as brokers:
+        for name in arguments.names or subjects:
+            subject = subjects[name]
+            try:
+                broker: Any = brokers[subject.broker] if subject.broker is not None else None
+            except (pytest.skip.Exception, pytest.fail.Exception) as reason:
+                print(f"{name}: {reason}")
+                continue
+            if arguments.kills:
+                killing = partial(kills.run, subject, broker, kills=arguments.kills, seed=arguments.seed)
+                do(name, f"{arguments.kills} kills", arguments.seed, killing)
+            for seed in range(arguments.seed, arguments.seed + arguments.outages):
+                for fault in subject.faults if broker is not None else ():
+                    broker.mend()
+                    do(name, fault, seed, partial(outages.run, subject, fault, broker, seed=seed))
+    report.show()
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

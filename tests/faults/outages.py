@@ -1,0 +1,131 @@
+"""Brokers are broken in the middle of everything, and mended again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from tests.faults.account import Account
+from tests.faults.stage import Stage
+from tests.faults.subjects import Subject
+
+MESSAGES = 10_000
+PRODUCERS = 4
+WORKERS = 3
+
+UNDER_WAY = 1000
+"""How many messages are under way while all is well."""
+
+FEW = 100
+"""How many are under way after a fault, until every worker has shown that it is not deaf."""
+
+
+class Scene(Struct, frozen=True):
+    """What a fault is done to, and how it is seen that the workers have noticed."""
+
+    stage: Stage
+    broker: Any
+    work: Any
+    """The network that all messages go through."""
+    failed: Any
+    """The network that buried messages go through."""
+
+    def until_lost(self) -> None:
+        """Wait until every worker has found out that it has no connection."""
+        self.stage.until_all_workers_say("Lost 'work'")
+
+
+def stop(scene: Scene) -> None:
+    """Stop the broker, and start it."""
+    scene.broker.stop()
+    scene.until_lost()
+    scene.broker.start()
+
+
+def kill(scene: Scene) -> None:
+    """Kill the broker, and start it."""
+    scene.broker.kill()
+    scene.until_lost()
+    scene.broker.start()
+
+
+def pause(scene: Scene) -> None:
+    """Halt the broker for ten seconds."""
+    scene.broker.pause()
+    scene.stage.go_on_for(10)
+    scene.broker.resume()
+
+
+def cut(scene: Scene) -> None:
+    """Reset all connections, and accept no new one."""
+    scene.work.cut()
+    scene.until_lost()
+    scene.work.heal()
+
+
+def black_hole(scene: Scene) -> None:
+    """Swallow whatever is sent, and tell nobody."""
+    scene.work.black_hole()
+    scene.until_lost()
+    scene.work.heal()
+
+
+def bury_nothing(scene: Scene) -> None:
+    """Let nobody reach the failure transport."""
+    scene.failed.cut()
+    scene.stage.until_all_workers_say("cannot be stored")
+    scene.failed.heal()
+
+
+def close_connections(scene: Scene) -> None:
+    """Close all connections from the management side."""
+    while not scene.broker.close_connections():  # It learns of its connections after a while.
+        scene.stage.go_on_for(0.2)
+    scene.until_lost()
+
+
+def fail_over(scene: Scene) -> None:
+    """Kill the master, and let its replica take over."""
+    scene.broker.failover()
+
+
+FAULTS: Mapping[str, Callable[[Scene], None]] = {
+    fault.__name__: fault for fault in (stop, kill, pause, cut, black_hole, bury_nothing, close_connections, fail_over)
+}
+
+NETWORK = {"cut", "black_hole", "bury_nothing"}
+"""Those for which a network stands before the broker."""
+
+
+def run(subject: Subject, fault: str, broker: Any, folder: Path, *, seed: int, messages: int = MESSAGES) -> Account:
+    """Do this to a broker while messages go through it; end when all are at their end, and return the account."""
+    chance = random.Random(seed)
+    with ExitStack() as stack:
+        work = failed = None
+        addresses = [broker.dsn, broker.dsn]
+        if fault in NETWORK:
+            work, failed = (stack.enter_context(broker.partition()) for _ in range(2))
+            addresses = [work.dsn, failed.dsn]
+        queues = subject.new_queues(*addresses)
+        stage = stack.enter_context(Stage(folder, *queues, unanswered=subject.unanswered, seed=seed))
+
+        stage.under_way = UNDER_WAY
+        for number in range(PRODUCERS):
+            stage.start_producer(f"producer-{number + 1}")
+        for number in range(WORKERS):
+            stage.start_worker(f"worker-{number + 1}")
+        some = messages * chance.uniform(0.3, 0.5)
+        stage.until(lambda: stage.account.ended > some, "in the middle")
+
+        FAULTS[fault](Scene(stage, broker, work, failed))
+
+        stage.under_way = FEW
+        stage.until_all_workers_handle()
+        stage.wanted, stage.under_way = messages, UNDER_WAY
+        stage.finish()
+        return stage.account

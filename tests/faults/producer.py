@@ -1,0 +1,59 @@
+"""A producer: ``python -m tests.faults.producer SEED`` dispatches as many messages as each line of its input says.
+
+It goes on as careful code would: what a dispatch raised for, and is not stored for certain, it dispatches again.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from itertools import count
+from typing import TYPE_CHECKING
+
+from postbus.errors import TransportError
+from tests.faults.app import NAME, app, ledger
+from tests.faults.ledger import Dispatched, Doubted, Intended
+from tests.faults.watching import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+KINDS = {"plain": 80, "slow": 5, "flaky": 10, "doomed": 5}
+
+
+def dispatch(jobs: Sequence[Job]) -> None:
+    """Dispatch until it is certain that all are stored; what is certain is written down at once."""
+    ledger.write(Intended([job.id for job in jobs]))
+    pause = 0.05
+    while jobs:
+        try:
+            app.dispatch_many(jobs) if len(jobs) > 1 else app.dispatch(jobs[0])
+        except TransportError as error:
+            stored = [jobs[position] for position in error.stored]
+            jobs = [job for job in jobs if job not in stored]
+            ledger.write(Dispatched([job.id for job in stored]))
+            ledger.write(Doubted([job.id for job in jobs]))
+            print(f"Trying {len(jobs)} again in {pause} s: {error}", flush=True)
+            time.sleep(pause)
+            pause = min(pause * 2, 1.0)
+            continue
+        ledger.write(Dispatched([job.id for job in jobs]))
+        jobs = ()
+
+
+def main(seed: str) -> None:
+    chance = random.Random(seed)
+    numbers = count(1)
+    with app:
+        for line in sys.stdin:
+            left = int(line)
+            while left:
+                size = min(left, chance.choice((1, 1, 1, 20)))
+                kinds = chance.choices(list(KINDS), weights=list(KINDS.values()), k=size)
+                dispatch([Job(f"{NAME}.{next(numbers)}", kind) for kind in kinds])
+                left -= size
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,221 @@
+"""The stage: producers and workers as real processes, and an account of what they do."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import Self
+
+import msgspec
+
+from postbus import Postbus
+from postbus.transport import Counts, QueueTransport, SupportsCount, SupportsSetup
+from tests.faults.account import Account
+from tests.faults.deaths import Death
+from tests.faults.ledger import Buried, Ledger, Reader
+from tests.faults.watching import Job
+
+ROOT = Path(__file__).parents[2]
+
+PATIENCE = 90.0
+"""Seconds without any news, or until a process has ended, after which something hangs."""
+
+PORTION = 20
+"""How many messages a producer is told to dispatch at a time."""
+
+LOOK = 0.02
+"""Seconds between two looks at the ledger."""
+
+
+class Stage:
+    """Runs producers and workers on one queue; when it is left, none of them is left running."""
+
+    def __init__(self, folder: Path, work: str, failed: str, *, unanswered: float = 0.0, seed: int = 0) -> None:
+        self.account = Account(unanswered)
+        self.wanted = math.inf
+        """How many messages are to be dispatched in all."""
+        self.under_way = 200
+        """How many of them may be under way at a time."""
+        self._folder = folder
+        self._seed = seed
+        self._chance = random.Random(seed)
+        self._ledger = folder / "ledger"
+        self._reader = Reader(self._ledger)
+        self._workers: dict[str, Popen[str]] = {}
+        self._producers: dict[str, Popen[str]] = {}
+        self._doomed: set[str] = set()
+        self._granted = 0
+        self._dsns = {"work": work, "failed": failed}
+        self._app = Postbus(transports=self._dsns)
+        self._app.message("job")(Job)
+
+    def __enter__(self) -> Self:
+        for name in self._dsns:
+            connection = self._transport(name).connection
+            if isinstance(connection, SupportsSetup):
+                connection.setup()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in [*self._workers.values(), *self._producers.values()]:
+            process.kill()
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+        self._app.close()
+        self._reader.close()
+
+    # processes
+
+    def start_worker(self, name: str, death: Death | None = None) -> None:
+        """Start what an operator would start; it may be told where to die."""
+        command = ["postbus", "--app", "tests.faults.app:app", "consume", "work", "--time-limit", "1h"]
+        self._workers[name] = self._start(name, command, FAULTS_DEATH=msgspec.json.encode(death).decode())
+        if death is not None:
+            self._doomed.add(name)
+
+    def start_producer(self, name: str) -> None:
+        """Start a process that dispatches when it is told to."""
+        self._producers[name] = self._start(name, ["tests.faults.producer", f"{self._seed}/{name}"], stdin=PIPE)
+
+    def _start(self, name: str, command: list[str], stdin: int | None = None, **environment: str) -> Popen[str]:
+        environment |= {
+            "FAULTS_NAME": name,
+            "FAULTS_LEDGER": str(self._ledger),
+            "FAULTS_WORK_DSN": self._dsns["work"],
+            "FAULTS_FAILED_DSN": self._dsns["failed"],
+            "POSTBUS_STATE_DIR": str(self._folder),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        }
+        with self._log_of(name).open("wb") as log:
+            return Popen(
+                [sys.executable, "-m", *command],
+                env=os.environ | environment,
+                cwd=self._folder,
+                stdin=stdin,
+                stdout=log,
+                stderr=log,
+                text=True,
+            )
+
+    def _log_of(self, name: str) -> Path:
+        return self._folder / f"{name}.log"
+
+    # what goes on
+
+    @property
+    def workers(self) -> int:
+        """How many there are."""
+        return len(self._workers)
+
+    def look(self) -> bool:
+        """Read what is new in the ledger, and let the producers go on; say whether there was anything new."""
+        for name, worker in list(self._workers.items()):
+            if worker.poll() is not None:
+                del self._workers[name]
+                as_told = name in self._doomed and worker.returncode == -signal.SIGKILL
+                assert as_told, f"{name} has ended with {worker.returncode}. {self.state()}"
+        for name, producer in self._producers.items():
+            assert not producer.poll(), f"{name} has ended with {producer.returncode}. {self.state()}"
+        news = self.account.take(self._reader.news())
+        while self._granted < self.wanted and self._granted - self.account.ended < self.under_way:
+            self._grant(min(PORTION, int(min(self.wanted - self._granted, PORTION))))
+        return news
+
+    def _grant(self, number: int) -> None:
+        """Let one of the producers dispatch so many more."""
+        producer = self._chance.choice(list(self._producers.values()))
+        assert producer.stdin is not None
+        producer.stdin.write(f"{number}\n")
+        producer.stdin.flush()
+        self._granted += number
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Go on until something is the case; a long time without any news means that it never will be."""
+        changed = time.monotonic()
+        while not condition():
+            if self.look():
+                changed = time.monotonic()
+            assert time.monotonic() - changed < PATIENCE, f"Nothing new, and still not {what}. {self.state()}"
+            time.sleep(LOOK)
+
+    def until_all_workers_say(self, text: str) -> None:
+        """Go on until each has logged this."""
+        self.until(lambda: all(text in self._log_of(name).read_text() for name in self._workers), f"said: {text}")
+
+    def until_all_workers_handle(self) -> None:
+        """Go on until each has handled a message from now on, so that none is deaf."""
+        before = self.account.handled_by.copy()
+        news = self.account.handled_by
+        self.until(lambda: all(news[name] > before[name] for name in self._workers), "every worker at work")
+
+    def go_on_for(self, seconds: float) -> None:
+        """Go on for so long."""
+        end = time.monotonic() + seconds
+        self.until(lambda: time.monotonic() > end, "over")
+
+    def finish(self) -> None:
+        """Let everything come to an end, end the processes, and see what lies in the failure transport."""
+        self.wanted = max(self._granted, 0 if self.wanted == math.inf else self.wanted)
+        self.until(lambda: self._granted >= self.wanted, "everything begun")
+        for producer in self._producers.values():
+            assert producer.stdin is not None
+            producer.stdin.close()
+        self.until(lambda: all(producer.poll() == 0 for producer in self._producers.values()), "all dispatched")
+        self.look()
+        self.until(lambda: not self.account.open, "every message at its end")
+        self.until(self._is_empty, "the queue empty")
+        for worker in self._workers.values():
+            worker.send_signal(signal.SIGTERM)
+        for name, worker in self._workers.items():
+            assert worker.wait(PATIENCE) == 0, f"{name} has ended with {worker.returncode}. {self.state()}"
+        self._workers.clear()
+        self.look()
+        self._exhume()
+
+    def _exhume(self) -> None:
+        """Take everything out of the failure transport, and write it down before it is gone from there."""
+        ledger, transport, missing = Ledger(self._ledger), self._transport("failed"), set(self.account.entombed)
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            envelopes = transport.receive(100, 0.5)
+            if not envelopes and not missing:
+                break
+            ids = [envelope.message.id for envelope in envelopes]
+            ledger.write(Buried(ids))
+            transport.ack(envelopes)
+            missing -= set(ids)
+        ledger.close()
+        self.look()
+
+    def _is_empty(self) -> bool:
+        counts = self._counts()
+        return not (counts.waiting or counts.delayed or counts.in_flight)
+
+    def _counts(self) -> Counts:
+        connection = self._transport("work").connection
+        return connection.count() if isinstance(connection, SupportsCount) else Counts(0)
+
+    def _transport(self, name: str) -> QueueTransport:
+        transport = self._app.transport(name)
+        assert isinstance(transport, QueueTransport)
+        return transport
+
+    def state(self) -> str:
+        """Say where things stand, and how each log ends."""
+        account = self.account
+        lines = [
+            f"Seed {self._seed}: {self._granted} granted, {len(account.dispatched)} dispatched, "
+            f"{len(account.handled)} handled, {len(account.entombed)} buried, {account.open} open. "
+            f"{dict(account.reasons)}",
+        ]
+        for log in sorted(self._folder.glob("*.log")):
+            lines += [f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-12:]]
+        return "\n".join(lines)

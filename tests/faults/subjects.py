@@ -1,0 +1,55 @@
+"""What is put through faults: a plugin says in ``tests/faults.py`` of its folder how to come to its queues.
+
+That file has a list ``SUBJECTS``. Nothing else knows which transports there are.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+from msgspec import Struct
+
+from postbus.plugins import installed_plugins
+
+PLUGINS = Path(__file__).parents[2] / "plugins"
+
+
+class Subject(Struct, frozen=True, kw_only=True):
+    """One durable transport that several processes share, on one kind of broker."""
+
+    name: str
+    scheme: str
+    dsn: Callable[[str, str], str]
+    """Returns the DSN of a queue; from the broker's own DSN, or the path of a folder, and the name of the queue.
+
+    Where deliveries are on a lease, it should be a second or two.
+    """
+    broker: str | None = None
+    """The fixture of a broker that may be broken; None if there is none beside a folder."""
+    faults: Sequence[str] = ("stop", "kill", "pause", "cut", "black_hole", "bury_nothing")
+    """What is done to that broker: functions in `tests.faults.outages`."""
+    unanswered: float = 0.0
+    """Seconds after which a settle has certainly reached the broker, where that does not answer it."""
+
+    def new_queues(self, work: str, failed: str | None = None) -> tuple[str, str]:
+        """Return the DSNs of a queue and of its failure transport, which nobody has used before, at these addresses."""
+        name = uuid4().hex[:8]
+        return self.dsn(work, f"work-{name}"), self.dsn(failed or work, f"failed-{name}")
+
+
+def find_subjects() -> list[Subject]:
+    """Return what the plugins in this repository have, as far as they are installed."""
+    return [subject for subject in _registered() if subject.scheme in installed_plugins().schemes]
+
+
+def _registered() -> Iterator[Subject]:
+    for path in sorted(PLUGINS.glob("*/tests/faults.py")):
+        spec = importlib.util.spec_from_file_location(f"faults_of_{path.parts[-3].replace('-', '_')}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield from module.SUBJECTS

@@ -1,0 +1,55 @@
+"""Whatever dies or goes away in the middle, no message is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults import kills, outages
+from tests.faults.deaths import Point
+from tests.faults.report import Report
+from tests.faults.subjects import Subject, find_subjects
+
+SEED = 1
+
+pytestmark = [pytest.mark.slow, pytest.mark.once, pytest.mark.timeout(600)]
+
+
+def marks(subject: Subject) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.broker] if subject.broker is not None else []
+
+
+@pytest.fixture
+def broker(subject: Subject, request: pytest.FixtureRequest) -> Any:
+    """Return the broker of the subject, mended; None if it has none."""
+    return request.getfixturevalue(subject.broker) if subject.broker is not None else None
+
+
+@pytest.mark.parametrize(
+    "subject", [pytest.param(subject, id=subject.name, marks=marks(subject)) for subject in find_subjects()]
+)
+def test_killed_workers_lose_nothing(subject: Subject, broker: Any, tmp_path: Path, report: Report) -> None:
+    """Wherever a worker dies, each message is handled or buried, and again only if one died with it in its hands."""
+    number = len(Point)
+
+    report.run(
+        subject.name, f"{number} kills", SEED, lambda: kills.run(subject, broker, tmp_path, kills=number, seed=SEED)
+    )
+
+
+@pytest.mark.parametrize(
+    ("subject", "fault"),
+    [
+        pytest.param(subject, fault, id=f"{subject.name}-{fault}", marks=marks(subject))
+        for subject in find_subjects()
+        if subject.broker is not None
+        for fault in subject.faults
+    ],
+)
+def test_a_broken_broker_costs_nothing(
+    subject: Subject, fault: str, broker: Any, tmp_path: Path, report: Report
+) -> None:
+    """Whatever is done to a broker, no message is lost once its dispatch has returned, and no worker stays deaf."""
+    report.run(subject.name, fault, SEED, lambda: outages.run(subject, fault, broker, tmp_path, seed=SEED))

@@ -1,0 +1,221 @@
+"""Connections that are watched: what goes through them is written into the ledger, and a worker may die in them.
+
+They are those of the installed plugins, unchanged, each wrapped; clients and brokers are the real ones.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from postbus.dsn import Dsn
+from postbus.errors import ConnectionLost, TransportError
+from postbus.hookspecs import RegisterTransport, TransportFactory, hookimpl
+from postbus.plugins import Plugin, Plugins, installed_plugins
+from postbus.transport import Connection, Delivery, Guarantees, Outgoing, QueueTransport, TransportContext
+from tests.faults.deaths import Death, Point, Reaper
+from tests.faults.ledger import AtRisk, Entombed, Ledger, Unanswered
+
+REMEMBERED = 30.0
+"""Seconds for which it is known what was settled, in case that has not reached the broker."""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """The message: its id, and what its handler is to do."""
+
+    id: str
+    kind: str = "plain"
+
+
+class Watch:
+    """Watches all connections of this process."""
+
+    def __init__(self, ledger: Ledger, name: str, death: Death | None = None) -> None:
+        self.ledger = ledger
+        self.name = name
+        self.reaper = Reaper(death, self._write_down)
+        self._connections: list[Watched] = []
+
+    def plugins(self) -> Plugins:
+        """Return the installed plugins, with every connection watched."""
+        watch = self
+
+        class Hooks:
+            @staticmethod
+            @hookimpl
+            def register_transports(register: RegisterTransport) -> None:
+                for scheme in installed_plugins().schemes.values():
+                    make = watch._factory(scheme.factory)
+                    register(scheme.name, make, options=scheme.options, guarantees=scheme.guarantees)
+
+        plugins = Plugins()
+        plugins.add(Hooks, Plugin("watched", "tests", "0"))
+        return plugins
+
+    def _factory(self, factory: TransportFactory) -> TransportFactory:
+        def make(dsn: Dsn, context: TransportContext) -> QueueTransport:
+            def connect() -> Connection:
+                # Each connection comes from a transport of its own, whose only use that is.
+                transport = factory(dsn, context)
+                assert isinstance(transport, QueueTransport)
+                return self._watched(transport.connection, context.name)
+
+            unused = factory(dsn, context)
+            guarantees = unused.guarantees if isinstance(unused, QueueTransport) else Guarantees(durable=False)
+            return QueueTransport(connect, context, guarantees)
+
+        return make
+
+    def _watched(self, connection: Connection, transport: str) -> Connection:
+        kind = type(connection)
+        optional = {"replace": _replace, "keepalive": _keepalive, "fetch_from": _fetch_from}
+        abilities: dict[str, Any] = {}
+        for name in dir(kind):
+            if not name.startswith("_") and not hasattr(Watched, name):
+                abilities[name] = optional.get(name) or _forwarded(name)
+        watched: Watched = type("Watched", (Watched,), abilities)(connection, transport, self)
+        self._connections.append(watched)
+        return watched
+
+    def _write_down(self, why: str) -> None:
+        for connection in self._connections:
+            connection.note_risk(why)
+
+
+class Watched:
+    """A connection of a plugin, watched. Other abilities than these are added, or passed on, if it has them."""
+
+    def __init__(self, connection: Connection, transport: str, watch: Watch) -> None:
+        self._connection: Any = connection
+        self._transport = transport
+        self._watch = watch
+        self._reaper = watch.reaper
+        self._lock = threading.Lock()
+        self._held: dict[int, tuple[Any, str, float]] = {}
+        self._settled: deque[tuple[float, str]] = deque()
+        self._lost = False
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        burying = self._transport == "failed"
+        try:
+            with self._reaper.during(Point.BURYING if burying else Point.RETRYING), self._noticing_loss():
+                ids: Sequence[str | None] = self._connection.publish(messages)
+        except TransportError as error:
+            doubtful = [message for position, message in enumerate(messages) if position not in error.stored]
+            self._watch.ledger.write(Unanswered(_ids(doubtful)))
+            raise
+        if burying:
+            self._watch.ledger.write(Entombed(_ids(messages)))
+        self._reaper.at(Point.BURIED if burying else Point.RETRIED)
+        return ids
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        return self._fetched(lambda: self._connection.fetch(limit, wait))
+
+    def ack(self, tags: Sequence[Any]) -> None:
+        self._reaper.at(Point.HANDLED)
+        with self._reaper.during(Point.SETTLING):
+            self._settle(tags, self._connection.ack)
+
+    def reject(self, tags: Sequence[Any]) -> None:
+        self._settle(tags, self._connection.reject)
+
+    def release(self, tags: Sequence[Any]) -> None:
+        self._settle(tags, self._connection.release)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def note_risk(self, why: str) -> None:
+        """Write down what may come again if this connection, or its process, ends now."""
+        now = time.monotonic()
+        with self._lock:
+            held = [id for _, id, _ in self._held.values()]
+            settled = [(id, round(now - at, 3)) for at, id in self._settled]
+        if held or settled:
+            self._watch.ledger.write(AtRisk(why, self._watch.name, held, settled))
+
+    def _fetched(self, fetch: Callable[[], Sequence[Delivery]]) -> Sequence[Delivery]:
+        with self._noticing_loss():
+            deliveries = fetch()
+        now = time.monotonic()
+        with self._lock:
+            # By identity: a tag comes back as the very object, and need not be hashable. Kept, so that it stays unique.
+            self._held |= {id(delivery.tag): (delivery.tag, _id(delivery), now) for delivery in deliveries}
+        if deliveries:
+            self._reaper.at(Point.FETCHED)
+        return deliveries
+
+    def _settle(self, tags: Sequence[Any], settle: Callable[[Sequence[Any]], object]) -> None:
+        self._note_late(tags)
+        with self._noticing_loss():
+            settle(tags)
+        now = time.monotonic()
+        with self._lock:
+            self._settled += [(now, self._held.pop(id(tag))[1]) for tag in tags if id(tag) in self._held]
+            while self._settled and self._settled[0][0] < now - REMEMBERED:
+                self._settled.popleft()
+
+    def _note_late(self, tags: Sequence[Any]) -> None:
+        """Write down what was held for longer than its lease: somebody else may have it by now."""
+        lease = getattr(self, "lease", None)
+        if lease is None:
+            return
+        now = time.monotonic()
+        with self._lock:
+            held = [self._held[id(tag)] for tag in tags if id(tag) in self._held]
+        late = [job for _, job, since in held if now - since >= lease]
+        if late:
+            self._watch.ledger.write(AtRisk("held for longer than the lease", self._watch.name, late))
+
+    @contextmanager
+    def _noticing_loss(self) -> Generator[None]:
+        try:
+            yield
+        except ConnectionLost:
+            first, self._lost = not self._lost, True
+            if first:
+                self.note_risk("connection lost")
+            raise
+
+
+def _fetch_from(self: Watched, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
+    return self._fetched(lambda: self._connection.fetch_from(queues, limit, wait))
+
+
+def _replace(self: Watched, tag: Any, message: Outgoing) -> str | None:
+    copies: list[str | None] = []
+    with self._reaper.during(Point.RETRYING):
+        self._settle([tag], lambda _: copies.append(self._connection.replace(tag, message)))
+    self._reaper.at(Point.RETRIED)
+    return copies[0]
+
+
+def _keepalive(self: Watched, tags: Sequence[Any]) -> Sequence[Any]:
+    self._note_late(tags)
+    with self._noticing_loss():
+        lost: Sequence[Any] = self._connection.keepalive(tags)
+    now, gone = time.monotonic(), set(map(id, lost))
+    with self._lock:
+        for tag in tags:
+            if id(tag) in self._held and id(tag) not in gone:
+                self._held[id(tag)] = (*self._held[id(tag)][:2], now)
+    return lost
+
+
+def _forwarded(name: str) -> property:
+    return property(lambda self: getattr(self._connection, name))
+
+
+def _id(content: Outgoing | Delivery) -> str:
+    return msgspec.json.decode(content.body, type=Job).id
+
+
+def _ids(contents: Iterable[Outgoing | Delivery]) -> list[str]:
+    return [_id(content) for content in contents]
