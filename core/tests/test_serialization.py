@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from postbus import ConfigurationError, Envelope, Stamp, stamps
 from postbus.errors import SerializationError
-from postbus.serialization import JsonSerializer, TypeRegistry, Undecodable, can_be_message, explain
+from postbus.serialization import Codec, JsonSerializer, TypeRegistry, Undecodable, can_be_message, explain
 
 T = TypeVar("T")
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -1036,6 +1036,23 @@ def test_a_changed_message_is_sent_on_as_it_came() -> None:
     decoded = json_.decode(b'{"a":1}', {"type": "m"})
     decoded.message.a = 2
     assert b'{"a":1}' == json_.encode(decoded).body
+
+
+def test_another_codec_may_write_and_read_the_messages() -> None:
+    """A serializer can be told what writes and reads each type; the registry goes on to know the names."""
+    registry = TypeRegistry()
+    registry.register(Order, "order")
+
+    def reversed_codec(type_: type) -> Codec:
+        codec = registry.codec_for(type_)
+        return Codec(lambda message: codec.encode(message)[::-1], lambda body: codec.decode(body[::-1]))
+
+    serializer = JsonSerializer(registry, codec_for=reversed_codec)
+    body, headers = serializer.encode(Envelope(Order(13)))
+
+    assert b'{"user_id":13,"note":""}'[::-1] == body
+    assert "order" == headers["type"]
+    assert Order(13) == serializer.decode(body, headers).message
 
 
 def test_another_format_writes_the_message_anew() -> None:

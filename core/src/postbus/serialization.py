@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -17,6 +17,8 @@ from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, SerializationError, qualified_name
 from postbus.stamps import Stamp
+
+S = TypeVar("S", bound=Stamp)
 
 BROKEN = "X-Postbus-Broken-"
 """What a header with an unreadable stamp is renamed with when its place is needed."""
@@ -232,16 +234,21 @@ class JsonSerializer:
 
     The body of a message that was received and is sent on is not written anew, so that fields which this
     process does not know stay in it; neither do headers and stamps of unknown names get lost.
+
+    ``codec_for`` returns what writes and reads a type, where that is not what the registry has.
     """
 
-    def __init__(self, registry: TypeRegistry) -> None:
+    def __init__(self, registry: TypeRegistry, *, codec_for: Callable[[type], Codec] | None = None) -> None:
         self._registry = registry
+        self._codec_for = codec_for or registry.codec_for
 
     def encode(self, envelope: Envelope) -> Encoded:
         """Return the envelope as JSON; raise `SerializationError` naming what has no JSON form."""
         message = envelope.message
         if type(message) is Undecodable:
-            return Encoded(message.body, _headers_of_undecodable(message, envelope))
+            grouped = _stamps_by_header(envelope)
+            came = keep_headers(message.headers, grouped, _read_header)
+            return Encoded(message.body, came | encode_stamps(grouped))
 
         type_ = message.__class__
         original = envelope.last(stamps.Encoded)
@@ -250,7 +257,7 @@ class JsonSerializer:
             if original is not None and original.message is message and original.serializer is self:
                 body = original.body
             else:
-                body = self._registry.codec_for(type_).encode(message)
+                body = self._codec_for(type_).encode(message)
         except Exception as error:  # A border: a message's fields may raise anything.
             raise SerializationError(
                 f"{qualified_name(type_)} cannot be written as JSON: {error}. Give it fields of plain types."
@@ -259,7 +266,7 @@ class JsonSerializer:
         unknown = envelope.last(stamps.UnknownHeaders)
         if unknown is not None:
             headers.update(unknown.headers)
-        headers.update(_encode_stamps(_stamps_by_header(envelope)))
+        headers.update(encode_stamps(_stamps_by_header(envelope)))
         return Encoded(body, headers)
 
     def decode(self, body: bytes, headers: Mapping[str, str]) -> Envelope:
@@ -275,7 +282,7 @@ class JsonSerializer:
                 unknown[name] = value
                 continue
             try:
-                known += _stamp_decoder_for(type_)(value)
+                known += stamp_decoder_for(type_)(value)
             except Exception as error:  # A border: a stamp's own checks may raise anything.
                 problem = f"header {name}: {explain(error)}"
 
@@ -299,7 +306,7 @@ class JsonSerializer:
         if type_ is None:
             return None, f"no message is registered as {name!r}"
         try:
-            return self._registry.codec_for(type_).decode(body), None
+            return self._codec_for(type_).decode(body), None
         except Exception as error:  # A border: a model's own checks may raise anything.
             return None, explain(error)
 
@@ -337,7 +344,8 @@ def _stamps_by_header(envelope: Envelope) -> dict[str, list[Stamp]]:
     return grouped
 
 
-def _encode_stamps(grouped: Mapping[str, list[Stamp]]) -> dict[str, str]:
+def encode_stamps(grouped: Mapping[str, list[Stamp]]) -> dict[str, str]:
+    """Return each group of stamps as a JSON list, under its header; raise `SerializationError` if one has no JSON."""
     header = ""
     headers: dict[str, str] = {}
     try:
@@ -354,26 +362,36 @@ def _encode_stamps(grouped: Mapping[str, list[Stamp]]) -> dict[str, str]:
 
 
 @cache
-def _stamp_decoder_for(type_: type[Stamp]) -> Callable[[str], list[Stamp]]:
+def stamp_decoder_for(type_: type[S]) -> Callable[[str], list[S]]:
+    """Return what reads a header that holds stamps of a type."""
     return msgspec.json.Decoder(list[type_]).decode  # type: ignore[valid-type]
 
 
-def _headers_of_undecodable(message: Undecodable, envelope: Envelope) -> dict[str, str]:
-    """Return the headers as they came, but for stamps that were put on, or taken off, since."""
-    headers = dict(message.headers)
-    grouped = _stamps_by_header(envelope)
-    for header, value in message.headers.items():
-        type_ = stamps.travelling.get(header)
-        if type_ is None:
-            continue
+def _read_header(header: str, value: str) -> list[Stamp] | None:
+    type_ = stamps.travelling.get(header)
+    return None if type_ is None else stamp_decoder_for(type_)(value)
+
+
+def keep_headers(
+    came: Mapping[str, str], grouped: dict[str, list[Stamp]], read: Callable[[str, str], list[Stamp] | None]
+) -> dict[str, str]:
+    """Return the headers of an `Undecodable` as they came, but for stamps that were put on, or taken off, since.
+
+    ``grouped`` are its stamps by header; what stays as it came is taken out, so that the rest is to be
+    written. ``read`` returns the stamps in a header, None where it holds no known ones, and may raise.
+    """
+    headers = dict(came)
+    for header, value in came.items():
         try:
-            came = _stamp_decoder_for(type_)(value)
+            before = read(header, value)
         except Exception:  # A border, as above. It stays, under another name if its own is needed.
             if header in grouped:
                 headers[BROKEN + header] = value
             continue
-        if came == grouped.get(header, []):
+        if before is None:
+            continue
+        if before == grouped.get(header, []):
             grouped.pop(header, None)
         elif header not in grouped:
             del headers[header]
-    return headers | _encode_stamps(grouped)
+    return headers
