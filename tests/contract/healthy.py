@@ -1,7 +1,7 @@
-"""Three transports that keep the contract, for the mutants to break.
+"""Four transports that keep the contract, for the mutants to break.
 
-Each is the in-memory connection, with what some of the rules need: a broker with limits, or one that
-several processes share.
+Each is the in-memory connection, with what some of the rules need: a broker with limits, one that several
+processes share, or one that can be stopped.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from postbus.dsn import Dsn
-from postbus.errors import TransportError
+from postbus.errors import ConnectionLost, TransportError
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.transport import Delivery, Guarantees, Outgoing, QueueTransport, TransportContext
 from postbus_in_memory import GUARANTEES, InMemoryConnection, InMemoryOptions
 from postbus_in_memory.queue import Queue
+from tests.contract.server import Route, Server, Urgent
 
 
 class Plain(InMemoryConnection):
@@ -197,4 +198,80 @@ class Shared(Plain):
         return [] if self.queue.path.exists() else [f"There is no file {self.queue.path}."]
 
 
-HEALTHY = (Plain, Limited, Shared)
+class Served(Plain):
+    """Talks to a broker that can be stopped, over a connection that does not survive it."""
+
+    guarantees = Guarantees(
+        durable=True,
+        shared=False,
+        ordering="fifo",
+        priority=True,
+        lease=True,
+        delivery_count=True,
+        release_is_counted=True,
+        redelivery_on_crash=False,
+    )
+    settings: ClassVar = {
+        "broker": lambda self: self.connect().queue,
+        "dsn_with": lambda self, queues: f"in-memory://{uuid4()}/{'/'.join(queues)}",
+        "outgoing_for": lambda self, queue, body: Outgoing(body, {}, stamps=(Route(queue),)),
+        "urgent": lambda self, body: Outgoing(body, {}, stamps=(Urgent(),)),
+    }
+    queue: Server
+    queue_type = Server
+
+    @classmethod
+    def queue_for(cls, dsn: Dsn) -> Queue:
+        server = cls.queues[dsn.host or ""]
+        server.names = dsn.segments or Server.names
+        return server
+
+    def __init__(self, queue: Server, *, lease: float) -> None:
+        self.start = queue.starts
+        super().__init__(queue, lease=lease)
+        self.reach()
+
+    def reach(self) -> None:
+        """Raise if the broker has gone away since this connection was opened."""
+        if not self.queue.running or self.start != self.queue.starts:
+            raise ConnectionLost("The broker is gone.")
+
+    @property
+    def _queue(self) -> Server:
+        # Whatever the connection does, it looks here first.
+        self.reach()
+        return self.queue
+
+    @_queue.setter
+    def _queue(self, queue: Server) -> None:
+        self.queue = queue
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        return self.fetch_from(self.queue.names, limit, wait)
+
+    def fetch_from(self, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
+        if unknown := set(queues) - set(self.queue.names):
+            raise TransportError(f"There is no queue {unknown.pop()!r}.")
+        deadline = time.monotonic() + wait
+        with self.queue.changed:
+            while not self._closed:
+                deliveries = self._queue.take_from(queues, limit, self._lease)
+                left = deadline - time.monotonic()
+                if deliveries or left <= 0:
+                    return deliveries
+                self.queue.changed.wait(min(left, self.queue.seconds_until_next()))
+        return []
+
+    def release(self, tags: Sequence[int]) -> None:
+        with self._queue.changed:
+            for tag in tags:
+                self.queue.put_back(tag)
+            self.queue.changed.notify_all()
+
+    def close(self) -> None:
+        with self.queue.changed:
+            self._closed = True
+            self.queue.changed.notify_all()
+
+
+HEALTHY = (Plain, Limited, Shared, Served)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from postbus.transport import Counts, Delivery
+from postbus_in_memory import InMemoryConnection
 from postbus_in_memory.queue import Queue
-from tests.contract.healthy import Plain
+from tests.contract.healthy import Plain, Served
 from tests.contract.mutants.entry import breaks
 
 
@@ -50,6 +51,14 @@ class CountsReleases(Plain):
             for tag in tags:
                 self.queue.put_back(tag)
             self.queue.changed.notify_all()
+
+
+@breaks("a_release_is_counted_where_the_guarantees_say_so")
+class CountsNoReleases(Served):
+    """Does not count a delivery that was given back, although it says so."""
+
+    def release(self, tags: Sequence[int]) -> None:
+        InMemoryConnection.release(self, tags)
 
 
 class Miscounting(Plain):

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from postbus.transport import Delivery, Outgoing
-from tests.contract.healthy import Plain
+from postbus_in_memory.queue import Message
+from tests.contract.healthy import Plain, Served
 from tests.contract.mutants.entry import breaks
+from tests.contract.server import Server
 
 
 @breaks("messages_come_in_the_order_of_publishing")
@@ -43,3 +45,33 @@ class FetchesOneFromTheEnd(Plain):
         deliveries = super().fetch(1000, wait)
         super().release([delivery.tag for delivery in deliveries[:-1]])
         return deliveries[-1:]
+
+
+class Equal(Server):
+    """Does not look at the priority of a message."""
+
+    def rank(self, message: Message, names: Sequence[str]) -> tuple[float, ...]:
+        name, _, *order = super().rank(message, names)
+        return name, *order
+
+
+@breaks("a_higher_priority_overtakes")
+class IgnoresPriority(Served):
+    """Delivers in the order of publishing, whatever is urgent."""
+
+    queue_type = Equal
+
+
+class LastIsMostUrgent(Server):
+    """Lets urgent messages overtake each other."""
+
+    def rank(self, message: Message, names: Sequence[str]) -> tuple[float, ...]:
+        name, not_urgent, *order = super().rank(message, names)
+        return name, not_urgent, *(order if not_urgent else [-message.number])
+
+
+@breaks("one_priority_has_one_order")
+class DeliversUrgentOnesBackwards(Served):
+    """Delivers what was published last first, if it is urgent."""
+
+    queue_type = LastIsMostUrgent

@@ -13,6 +13,8 @@ from postbus.testing.rules.failures import Failures
 from postbus.testing.rules.fidelity import Fidelity
 from postbus.testing.rules.leases import Leases
 from postbus.testing.rules.order import Order
+from postbus.testing.rules.queues import Queues
+from postbus.testing.rules.restarts import Restarts
 from postbus.testing.rules.settling import Settling
 from postbus.testing.rules.setup import Setup
 from postbus.testing.rules.waiting import Waiting
@@ -22,11 +24,13 @@ class TransportContract(
     Fidelity,
     Settling,
     Order,
+    Queues,
     Batches,
     Waiting,
     Delays,
     Failures,
     Crashes,
+    Restarts,
     Leases,
     Counting,
     Browsing,
@@ -45,5 +49,6 @@ class TransportContract(
             def dsn(self) -> str:
                 return f"redis://localhost:6379/contract-{uuid4()}"
 
-    Each test has queues of its own. What may be set besides is listed in `Workbench`.
+    Each test has queues of its own. What may be set besides is listed in `Workbench`: how a message gets
+    a priority or into a certain queue, and a broker that may be stopped.
     """

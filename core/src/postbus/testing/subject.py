@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from postbus.dsn import Dsn
 from postbus.envelope import Envelope
+from postbus.events import Observers
 from postbus.plugins import Plugin, Plugins, Scheme, installed_plugins
 from postbus.serialization import JsonSerializer, TypeRegistry
 from postbus.transport import QueueTransport, TransportContext
@@ -30,11 +31,11 @@ class Subject(Struct, frozen=True):
         """Return what the plugin registered for the scheme of the DSN."""
         return _plugins(self.plugin).scheme_for(Dsn.parse(self.dsn))
 
-    def make_transport(self, name: str = "contract") -> QueueTransport:
+    def make_transport(self, observers: Observers | None = None) -> QueueTransport:
         """Return a new transport, as an app would get it from the plugin."""
         registry = TypeRegistry()
         registry.register(Note, "note")
-        context = TransportContext(name, JsonSerializer(registry), _refuse)
+        context = TransportContext("contract", JsonSerializer(registry), _refuse, observers or Observers())
         transport = self.scheme().factory(Dsn.parse(self.dsn), context)
         assert isinstance(transport, QueueTransport), (
             f"The contract is about connections, and {type(transport).__name__} is not a QueueTransport."

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE, Popen
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
 import pytest
 
 from postbus.envelope import Envelope
+from postbus.events import Observers
 from postbus.testing.subject import Subject, Task
 from postbus.transport import (
     Connection,
@@ -32,6 +33,22 @@ from postbus.transport import (
 )
 
 T = TypeVar("T")
+
+
+class Broker(Protocol):
+    """A broker that a test may take away; it then refuses connections, and those that there are break."""
+
+    def stop(self) -> None:
+        """Stop it in an orderly way."""
+        ...
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        ...
+
+    def start(self) -> None:
+        """Start it at the same address, with what it had stored; return when it answers."""
+        ...
 
 
 class Workbench:
@@ -67,12 +84,29 @@ class Workbench:
             return None
         return self.connect(), [Outgoing(b"before", {}), self.refused, Outgoing(b"after", {})]
 
+    def broker(self) -> Broker | None:
+        """Return the broker that `dsn` leads to, if the test may stop it: nobody else uses it."""
+        return None
+
+    def dsn_with(self, queues: Sequence[str]) -> str | None:
+        """Return the DSN of something new with queues of these names, if the plugin has such things."""
+        return None
+
+    def outgoing_for(self, queue: str, body: bytes) -> Outgoing:
+        """Return a message that goes to one of the queues of `dsn_with`, and to no other."""
+        raise NotImplementedError(f"{type(self).__name__} has dsn_with(), so it needs a method outgoing_for().")
+
+    def urgent(self, body: bytes) -> Outgoing:
+        """Return a message that has a higher priority than one that says nothing about it."""
+        raise NotImplementedError(f"{type(self).__name__} promises priority, so it needs a method urgent().")
+
     @pytest.fixture(autouse=True)
     def _lay_out_and_clear_up(self, tmp_path: Path) -> Iterator[None]:
         self.tmp_path = tmp_path
         self._queue: str | None = None
         self._prepared: set[str] = set()
         self._transports: list[QueueTransport] = []
+        self.observers = Observers()
         yield
         wait([in_background(transport.close) for transport in self._transports], self.patience)
 
@@ -92,7 +126,7 @@ class Workbench:
 
     def transport(self, dsn: str | None = None, *, short_lease: bool = False, setup: bool = True) -> QueueTransport:
         """Return a transport of its own to a queue; the first to each queue sets it up."""
-        transport = self.subject(dsn, short_lease=short_lease).make_transport()
+        transport = self.subject(dsn, short_lease=short_lease).make_transport(self.observers)
         self._transports.append(transport)
         dsn = dsn or self.queue
         if setup and dsn not in self._prepared:
@@ -168,10 +202,11 @@ class Workbench:
 
     def assert_empty(self, connection: Connection) -> None:
         """See that nothing is delivered any more, to anybody, and that nothing is still in flight."""
-        self.assert_quiet(connection)
         if isinstance(connection, SupportsCount) and connection.count().in_flight is not None:
             self.until(connection, waiting=0, in_flight=0)
+            assert [] == [delivery.body for delivery in self.fetch(connection, 10, 0)]
             return
+        self.assert_quiet(connection)
         connection.close()
         self.assert_quiet(self.connect())
 

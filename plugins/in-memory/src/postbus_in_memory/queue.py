@@ -87,11 +87,15 @@ class Queue:
             message = self.messages.get(str(heapq.heappop(self._schedule)[1]))
             if message is None:  # It was removed while it waited.
                 continue
-            self._last_tag += 1
-            message.tag, message.lease_end, message.count = self._last_tag, now + lease, message.count + 1
-            self.in_flight[self._last_tag] = message
-            deliveries.append(message.as_delivery())
+            deliveries.append(self.hand_out(message, lease))
         return deliveries
+
+    def hand_out(self, message: Message, lease: float) -> Delivery:
+        """Put a message in flight and return its delivery."""
+        self._last_tag += 1
+        message.tag, message.lease_end, message.count = self._last_tag, self.clock.now() + lease, message.count + 1
+        self.in_flight[self._last_tag] = message
+        return message.as_delivery()
 
     def settle(self, tag: int) -> Delivery | None:
         """Delete a message in flight and return it; None if the tag holds none any more."""

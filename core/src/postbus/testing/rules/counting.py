@@ -51,14 +51,14 @@ class Counting(Workbench):
     def test_a_released_delivery_is_not_counted(self) -> None:
         """A message that was given back comes with the same count as before."""
         self.requires(delivery_count=True, release_is_counted=False)
-        connection = self.connect()
-        connection.publish([MESSAGE])
-        [delivery] = self.take(connection, 1)
-        connection.release([delivery.tag])
 
-        [again] = self.take(connection, 1)
+        assert 1 == self._count_after_release()
 
-        assert 1 == again.count
+    def test_a_release_is_counted_where_the_guarantees_say_so(self) -> None:
+        """A message that was given back comes with a count of one more."""
+        self.requires(delivery_count=True, release_is_counted=True)
+
+        assert 2 == self._count_after_release()
 
     def test_count_tells_what_waits(self) -> None:
         """``waiting`` are those that a fetch would deliver now."""
@@ -101,6 +101,14 @@ class Counting(Workbench):
         connection.publish([MESSAGE])
         age = self.until(connection, waiting=1).oldest_age
         assert age is None or 0 <= age <= time.monotonic() - published + ROUNDED
+
+    def _count_after_release(self) -> int | None:
+        connection = self.connect()
+        connection.publish([MESSAGE])
+        [delivery] = self.take(connection, 1)
+        connection.release([delivery.tag])
+        [again] = self.take(connection, 1)
+        return again.count
 
     def _counting_connection(self) -> CountingConnection:
         connection = self.connect()

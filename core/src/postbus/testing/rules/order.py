@@ -46,3 +46,22 @@ class Order(Workbench):
             bodies.append(delivery.body)
 
         assert [message.body for message in MESSAGES] == bodies
+
+    def test_a_higher_priority_overtakes(self) -> None:
+        """A message of a higher priority comes before those that have waited for longer."""
+        self.requires(priority=True)
+        connection = self.connect()
+        self.publish(connection, [*MESSAGES[:3], self.urgent(b"urgent")])
+
+        assert b"urgent" == self.take(self.connect(), 4)[0].body
+
+    def test_one_priority_has_one_order(self) -> None:
+        """Messages of the same higher priority come in the order in which they were published."""
+        self.requires(priority=True, ordering="fifo")
+        connection = self.connect()
+        urgent = [self.urgent(message.body) for message in MESSAGES]
+        self.publish(connection, urgent)
+
+        deliveries = self.take(self.connect(), len(urgent))
+
+        assert [message.body for message in urgent] == [delivery.body for delivery in deliveries]

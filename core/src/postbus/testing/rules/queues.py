@@ -1,0 +1,107 @@
+"""Who names queues gets what is in these, and nothing else."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Protocol, runtime_checkable
+from uuid import uuid4
+
+import pytest
+
+from postbus.errors import ConnectionLost, TransportError
+from postbus.testing.workbench import Workbench, in_background, unable
+from postbus.transport import Connection, Delivery, SupportsQueues
+
+# A broker that pushes may have sent so many of another queue before those of the first are there.
+ON_THEIR_WAY = 2
+
+
+@runtime_checkable
+class PickyConnection(Connection, SupportsQueues, Protocol):
+    """A connection that can fetch from some of its queues only."""
+
+
+class Queues(Workbench):
+    """Who names queues gets what is in these, and nothing else."""
+
+    def test_only_named_queues_deliver(self) -> None:
+        """Neither at once nor later does a message come from a queue that was not named; it waits there for others."""
+        connection, first, second = self._queues()
+        connection.publish([self.outgoing_for(first, b"first"), self.outgoing_for(second, b"second")])
+
+        [delivery] = connection.fetch_from([second], 10, self.patience)
+        assert b"second" == delivery.body
+        assert [] == list(connection.fetch_from([second], 10, self.quiet))
+
+        [delivery] = connection.fetch_from([first], 10, self.patience)
+        assert b"first" == delivery.body
+
+    def test_every_queue_delivers_when_none_is_named(self) -> None:
+        """A plain `fetch` takes from all of them."""
+        connection, first, second = self._queues()
+        connection.publish([self.outgoing_for(first, b"first"), self.outgoing_for(second, b"second")])
+
+        assert {b"first", b"second"} == {delivery.body for delivery in self.take(connection, 2)}
+
+    def test_the_first_named_queue_comes_first(self) -> None:
+        """As long as there are messages in both, they come from the first, but for what was on its way already."""
+        connection, first, second = self._queues()
+        for queue in (second, first):
+            self.publish(connection, [self.outgoing_for(queue, queue.encode())] * 10)
+
+        bodies: list[bytes] = []
+        while len(bodies) < 20:
+            [delivery] = self._one_from(connection, first, second)
+            connection.ack([delivery.tag])
+            bodies.append(delivery.body)
+
+        assert bodies[:10].count(first.encode()) >= 10 - ON_THEIR_WAY
+
+    def test_a_fetch_waits_for_all_named_queues(self) -> None:
+        """It returns when a message arrives in any of them, not only in the first."""
+        connection, first, second = self._queues()
+        waiting = in_background(partial(connection.fetch_from, [first, second], 10, 3 * self.patience))
+        self.assert_still_waiting(waiting)
+
+        connection.publish([self.outgoing_for(second, b"second")])
+
+        assert [b"second"] == [delivery.body for delivery in self.in_time(waiting)]
+
+    def test_what_came_from_a_named_queue_is_settled_as_ever(self) -> None:
+        """What is acked is gone; what is released is in the same queue again."""
+        connection, _, second = self._queues()
+        self.publish(connection, [self.outgoing_for(second, b"second")] * 2)
+        [acked] = self._one_from(connection, second)
+        [released] = self._one_from(connection, second)
+
+        connection.ack([acked.tag])
+        connection.release([released.tag])
+
+        [again] = self._one_from(connection, second)
+        connection.ack([again.tag])
+        self.assert_empty(connection)
+
+    def test_an_unknown_queue_is_named_in_an_error(self) -> None:
+        """Nobody waits for a queue that is misspelt: the `TransportError` names it, and the connection goes on."""
+        connection, first, _ = self._queues()
+        connection.publish([self.outgoing_for(first, b"first")])
+
+        with pytest.raises(TransportError, match="no-such-queue") as caught:
+            self.in_time(in_background(partial(connection.fetch_from, ["no-such-queue"], 10, 3 * self.patience)))
+
+        assert not isinstance(caught.value, ConnectionLost), "A new connection would not find it either."
+        self._one_from(connection, first)
+
+    def _queues(self) -> tuple[PickyConnection, str, str]:
+        unique = uuid4().hex
+        first, second = f"first-{unique}", f"second-{unique}"
+        dsn = self.dsn_with([first, second])
+        if dsn is None:
+            pytest.skip("No DSN with several queues is known: see dsn_with().")
+        connection = self.connect(dsn)
+        if not isinstance(connection, PickyConnection):
+            unable(connection, SupportsQueues)
+        return connection, first, second
+
+    def _one_from(self, connection: PickyConnection, *queues: str) -> list[Delivery]:
+        return list(connection.fetch_from(queues, 1, self.patience))
