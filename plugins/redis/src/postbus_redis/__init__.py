@@ -1,0 +1,45 @@
+"""The Redis transport: ``redis://`` and ``rediss://``, ``valkey://`` and ``valkeys://``."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+
+from postbus.dsn import Dsn
+from postbus.hookspecs import RegisterTransport, hookimpl
+from postbus.transport import Guarantees, QueueTransport, TransportContext
+from postbus_redis.options import RedisOptions
+
+__all__ = ["GUARANTEES", "RedisOptions", "make_transport"]
+
+GUARANTEES = Guarantees(durable=True, ordering="fifo", lease=True, delivery_count=True)
+
+
+@hookimpl
+def register_transports(register: RegisterTransport) -> None:
+    """Serve Redis and Valkey, with and without TLS."""
+    for scheme in ("redis", "rediss", "valkey", "valkeys"):
+        register(scheme, make_transport, options=RedisOptions, guarantees=GUARANTEES)
+
+
+def make_transport(dsn: Dsn, context: TransportContext) -> QueueTransport:
+    """Return a transport on a stream."""
+    from postbus_redis.connection import RedisConnection
+    from postbus_redis.keys import keys_for
+    from postbus_redis.options import address_of
+    from postbus_redis.server import Server
+    from postbus_redis.tls import tls_settings
+
+    options = RedisOptions.from_dsn(dsn)
+    address = address_of(dsn, options)
+    tls = tls_settings(dsn.scheme, address, options)
+    keys = keys_for(options.stream, cluster=address.cluster)
+    # The same after a reconnection, so that what is in flight can still be settled; another one after a fork.
+    suffix = secrets.token_hex(4)
+
+    def connect() -> RedisConnection:
+        consumer = options.consumer or f"{socket.gethostname()}-{os.getpid()}-{suffix}"
+        return RedisConnection(Server(address, options, tls), keys, options, consumer)
+
+    return QueueTransport(connect, context, GUARANTEES)

@@ -1,0 +1,167 @@
+"""How messages are counted, shown and deleted without being delivered.
+
+An entry is known by its id in the stream; a delayed message by when it is due and a digest of its member. It gets
+another id when it becomes an entry.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+
+from postbus.transport import Counts, Delivery
+from postbus_redis import entries, scripts
+from postbus_redis.errors import is_gone, translate
+from postbus_redis.keys import Keys
+from postbus_redis.links import Links
+from postbus_redis.options import RedisOptions
+from postbus_redis.resp import pack
+
+PAGE = 500
+
+_ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+_DELAYED_ID = re.compile(r"([0-9]{1,20}(?:\.[0-9]+)?)\.([\w-]{12})")
+
+EntryId = tuple[int, int]
+Member = tuple[float, str, bytes]
+"""When it is due, its digest, itself: in the order in which members are shown."""
+
+
+def delayed_id(due: bytes, member: bytes) -> str:
+    """Return the id of a message in the delayed set."""
+    return f"{due.decode()}.{_digest(member)}"
+
+
+class Browser:
+    """Looks at a queue from outside. A message is there unless it was settled."""
+
+    def __init__(self, links: Links, keys: Keys, options: RedisOptions) -> None:
+        self._links = links
+        self._keys = keys
+        self._group = options.group.encode()
+
+    def count(self) -> Counts:
+        """Count in one script."""
+        waiting, delayed, in_flight, age = self._links.ask(scripts.COUNT(self._keys, self._group, scripts.RELEASED))
+        return Counts(waiting, delayed, in_flight, age / 1000 if age >= 0 else None)
+
+    def browse(self, limit: int, after: str | None) -> list[Delivery]:
+        """Return messages: those in the stream, then those that are delayed, each in their order."""
+        delayed = _DELAYED_ID.fullmatch(after or "")
+        shown = [] if delayed else self._browse_entries(limit, after if _ENTRY_ID.fullmatch(after or "") else None)
+        if len(shown) == limit:
+            return shown
+        behind = (float(delayed[1]), delayed[2]) if delayed else (0.0, "")
+        return shown + [_as_delivery(member) for member in self._browse_members(limit - len(shown), behind)]
+
+    def find(self, id: str) -> Delivery | None:
+        """Return the message with this id, or None."""
+        if delayed := _DELAYED_ID.fullmatch(id):
+            found = [m for m in self._members_due(delayed[1]) if m[1] == delayed[2]]
+            return _as_delivery(found[0]) if found else None
+        if not _ENTRY_ID.fullmatch(id):
+            return None
+        at = id.encode()
+        unsettled = self._unsettled(self._links.ask(pack(b"XRANGE", self._keys.stream, at, at)))
+        return unsettled[0] if unsettled else None
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Delete the messages with these ids; return how many there were."""
+        removed = 0
+        for id in ids:
+            if delayed := _DELAYED_ID.fullmatch(id):
+                for member in [m for m in self._members_due(delayed[1]) if m[1] == delayed[2]]:
+                    removed += self._links.ask(pack(b"ZREM", self._keys.delayed, member[2]))
+            elif self.find(id):
+                entry = id.encode()
+                acks = pack(b"XACK", self._keys.stream, self._group, entry)
+                deletes = pack(b"XDEL", self._keys.stream, entry)
+                removed += self._links.run_together([acks, deletes])[1]
+        return removed
+
+    def purge(self) -> int:
+        """Delete everything."""
+        purged: int = self._links.ask(scripts.PURGE(self._keys, self._group))
+        return purged
+
+    def _browse_entries(self, limit: int, after: str | None) -> list[Delivery]:
+        shown: list[Delivery] = []
+        start = b"-" if after is None else b"(" + after.encode()
+        while len(shown) < limit:
+            page = self._links.ask(pack(b"XRANGE", self._keys.stream, start, b"+", b"COUNT", b"%d" % PAGE))
+            shown += self._unsettled(page)
+            if len(page) < PAGE:
+                break
+            start = b"(" + page[-1][0]
+        return shown[:limit]
+
+    def _unsettled(self, found: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[Delivery]:
+        """Return those entries that were not settled: the group has not come to them, or has them in its list."""
+        if not found:
+            return []
+        last, first_id, last_id = self._last_delivered(), found[0][0], found[-1][0]
+        counts: dict[bytes, int] = {}
+        if _entry_id(first_id) <= last:
+            number = b"%d" % len(found)
+            pending = self._links.ask(pack(b"XPENDING", self._keys.stream, self._group, first_id, last_id, number))
+            counts = {id: count for id, _, _, count in pending}
+        return [
+            Delivery(*entries.read(fields), None, id.decode(), counts.get(id))
+            for id, fields in found
+            if id in counts or _entry_id(id) > last
+        ]
+
+    def _last_delivered(self) -> EntryId:
+        [reply] = self._links.call([pack(b"XINFO", b"GROUPS", self._keys.stream)])
+        if isinstance(reply, Exception):
+            if is_gone(reply):
+                return (0, 0)
+            raise translate(reply, str(self._links)) from reply
+        for fields in reply:
+            group = dict(zip(fields[::2], fields[1::2], strict=True))
+            if group[b"name"] == self._group:
+                return _entry_id(group[b"last-delivered-id"])
+        return (0, 0)
+
+    def _browse_members(self, limit: int, after: tuple[float, str]) -> list[Member]:
+        shown: list[Member] = []
+        start = b"%.17g" % after[0]
+        while len(shown) < limit:
+            page = self._members_from(start)
+            if not page:
+                break
+            # The last page may end amid members that are due at the same time.
+            last = b"%.17g" % page[-1][0]
+            whole = {*page, *self._members_due(last.decode())}
+            shown += sorted(member for member in whole if member[:2] > after)
+            start = b"(" + last
+        return shown[:limit]
+
+    def _members_from(self, start: bytes) -> list[Member]:
+        command = [b"ZRANGE", self._keys.delayed, start, b"+inf", b"BYSCORE", b"LIMIT", b"0", b"%d" % PAGE]
+        return _members(self._links.ask(pack(*command, b"WITHSCORES")))
+
+    def _members_due(self, due: str) -> list[Member]:
+        at = due.encode()
+        return _members(self._links.ask(pack(b"ZRANGE", self._keys.delayed, at, at, b"BYSCORE", b"WITHSCORES")))
+
+
+def _members(reply: Sequence[bytes]) -> list[Member]:
+    pairs: Iterable[tuple[bytes, bytes]] = zip(reply[::2], reply[1::2], strict=True)
+    return [(float(due), _digest(member), member) for member, due in pairs]
+
+
+def _as_delivery(member: Member) -> Delivery:
+    due, digest, text = member
+    return Delivery(*entries.read_value(text), None, f"{due:.17g}.{digest}")
+
+
+def _digest(member: bytes) -> str:
+    return urlsafe_b64encode(blake2b(member, digest_size=9).digest()).decode()
+
+
+def _entry_id(id: bytes) -> EntryId:
+    milliseconds, _, number = id.partition(b"-")
+    return int(milliseconds), int(number)

@@ -1,0 +1,119 @@
+"""The connection: what is published, settled and kept alive; `fetching` has the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from postbus.errors import TransportError
+from postbus.transport import Counts, Delivery, Outgoing
+from postbus_redis import scripts
+from postbus_redis.browsing import Browser
+from postbus_redis.fetching import Fetcher
+from postbus_redis.group import Group
+from postbus_redis.keys import Keys
+from postbus_redis.leases import CERTAIN, Lease, ids_and_counts
+from postbus_redis.links import Links, Reply
+from postbus_redis.options import RedisOptions
+from postbus_redis.publishing import Publisher
+from postbus_redis.resp import pack_parts
+from postbus_redis.server import Server
+
+
+class RedisConnection:
+    """Moves messages into and out of one stream, as one consumer of a group."""
+
+    def __init__(self, server: Server, keys: Keys, options: RedisOptions, consumer: str) -> None:
+        self._links = Links(server, [script.load for script in scripts.ALL])
+        self._keys = keys
+        self._options = options
+        self._group = Group(self._links, keys, options)
+        self._fetcher = Fetcher(self._links, keys, options, self._group, consumer.encode())
+        self._publisher = Publisher(self._links, keys, options)
+        self._browser = Browser(self._links, keys, options)
+        self._group_name, self._consumer = options.group.encode(), consumer.encode()
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        return self._publisher.publish(messages)
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        return self._fetcher.fetch(limit, wait)
+
+    def ack(self, tags: Sequence[Lease]) -> None:
+        self._settle(tags, delete=self._options.delete_after_ack)
+
+    def reject(self, tags: Sequence[Lease]) -> None:
+        self._settle(tags, delete=self._options.delete_after_reject)
+
+    def _settle(self, tags: Sequence[Lease], *, delete: bool) -> None:
+        if not tags:
+            return
+        if min([tag.certain_until for tag in tags]) <= time.monotonic():
+            self._run(scripts.SETTLE, b"1" if delete else b"0", *ids_and_counts(tags))
+            return
+        ids = pack_parts([tag.id for tag in tags])
+        acks = b"*%d\r\n" % (len(tags) + 3) + pack_parts((b"XACK", self._keys.stream, self._group_name)) + ids
+        if not delete:
+            self._links.ask(acks)
+            return
+        # Together, so that no entry stays behind that is acknowledged and never deleted.
+        deletes = b"*%d\r\n" % (len(tags) + 2) + pack_parts((b"XDEL", self._keys.stream)) + ids
+        self._links.run_together([acks, deletes])
+
+    def release(self, tags: Sequence[Lease]) -> None:
+        if tags:
+            self._run(scripts.RELEASE, scripts.RELEASED, *ids_and_counts(tags))
+
+    @property
+    def lease(self) -> float:
+        return self._options.redeliver_timeout
+
+    def keepalive(self, tags: Sequence[Lease]) -> Sequence[Lease]:
+        now = time.monotonic()
+        lost: set[int] = set(self._run(scripts.KEEPALIVE, *ids_and_counts(tags)))
+        for position, tag in enumerate(tags):
+            tag.certain_until = 0.0 if position in lost else now + CERTAIN * self.lease
+        return [tags[position] for position in sorted(lost)]
+
+    def replace(self, tag: Lease, message: Outgoing) -> str | None:
+        delete = b"1" if self._options.delete_after_ack else b"0"
+        original = (self._group_name, self._consumer, *ids_and_counts([tag]), delete)
+        id = self._publisher.replace(original, message)
+        if id is None:
+            raise TransportError(f"The lease on message {tag.id.decode()} was lost; its copy was not stored.")
+        return id
+
+    def count(self) -> Counts:
+        return self._browser.count()
+
+    def browse(self, limit: int, after: str | None = None) -> Sequence[Delivery]:
+        return self._browser.browse(limit, after)
+
+    def find(self, id: str) -> Delivery | None:
+        return self._browser.find(id)
+
+    def remove(self, ids: Sequence[str]) -> int:
+        return self._browser.remove(ids)
+
+    def purge(self) -> int:
+        return self._browser.purge()
+
+    def setup(self) -> None:
+        self._group.create()
+
+    def missing(self) -> Sequence[str]:
+        return self._group.missing()
+
+    def close(self) -> None:
+        if self._links.closed:
+            return
+        self._fetcher.stop()
+        if not self._links.lost:
+            # So that consumers of workers that have gone do not pile up; one that still holds something stays.
+            with suppress(TransportError):
+                self._run(scripts.LEAVE)
+        self._links.close()
+
+    def _run(self, script: scripts.Script, *arguments: bytes) -> Reply:
+        return self._links.ask(script(self._keys, self._group_name, self._consumer, *arguments))

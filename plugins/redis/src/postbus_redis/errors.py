@@ -1,0 +1,63 @@
+"""The client's errors in our own words: what happened, where, and what to do."""
+
+from __future__ import annotations
+
+import ssl
+
+from redis import exceptions as client
+
+from postbus.errors import ConnectionLost, TransportError
+
+
+def translate(error: BaseException, where: str) -> TransportError:
+    """Return the error that a connection raises in place of one of the client's."""
+    text = " ".join(str(error).split()).removesuffix(".")
+    match error:
+        case TransportError():
+            return error
+        case client.AuthenticationError() | client.AuthorizationError():
+            return TransportError(f"{where} refuses the user or the password: {text}. Correct them in the DSN.")
+        case client.BusyLoadingError():
+            return ConnectionLost(f"{where} is still loading its data")
+        case client.ReadOnlyError():
+            return ConnectionLost(f"{where} is a replica, which takes no messages. Name its master, or Sentinels")
+        case client.MovedError() | client.AskError() | client.TryAgainError() | client.ClusterDownError():
+            return ConnectionLost(f"{where} does not serve this stream at the moment: {type(error).__name__} {text}")
+        case client.OutOfMemoryError():
+            return TransportError(f"{where} is full and takes no messages. Free memory, or raise its maxmemory.")
+        case client.NoPermissionError():
+            return TransportError(f"{where} denies the user of the DSN a permission: {text}.")
+        case client.NoScriptError():
+            return ConnectionLost(f"{where} has forgotten the scripts that this connection loaded")
+        case client.InvalidResponse():
+            return TransportError(f"{where} does not speak the protocol of Redis. Check the host and the port.")
+        case client.ResponseError():
+            return _refused(text, where)
+        case client.RedisError() | OSError() if _is_certificate_problem(error):
+            return TransportError(f"{where} has a certificate that cannot be verified: {text}. See option 'ssl'.")
+        case _:
+            return ConnectionLost(f"{where} cannot be reached: {text or type(error).__name__}")
+
+
+def is_gone(error: BaseException) -> bool:
+    """Say whether an error means that the stream, or its group, is not there."""
+    return isinstance(error, client.ResponseError) and (
+        "NOGROUP" in str(error) or "no such key" in str(error) or "key no longer exists" in str(error)
+    )
+
+
+def _refused(text: str, where: str) -> TransportError:
+    if text.startswith("UNBLOCKED"):
+        return ConnectionLost(f"{where} is no longer a master")
+    if text.startswith("WRONGTYPE"):
+        return TransportError(f"{where} has a key of another type where the stream or its delayed set should be.")
+    return TransportError(f"{where} refuses: {text}.")
+
+
+def _is_certificate_problem(error: BaseException) -> bool:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

@@ -1,0 +1,213 @@
+"""How messages are waited for: in Redis' own blocking read, with an eye on what is delayed or left behind.
+
+The read waits for the stream, and for the stream of wake-ups. Who publishes a delayed message that is the first to
+be due, or gives one back, adds a wake-up; one waiting consumer gets it, looks, and waits until that message is due.
+When it leaves with other messages, it adds the wake-up again, for another one to look after the delayed ones.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from postbus.errors import ConnectionLost, TransportError
+from postbus.transport import Delivery
+from postbus_redis.errors import is_gone, translate
+from postbus_redis.group import Group
+from postbus_redis.keys import Keys
+from postbus_redis.leases import CERTAIN, claimed_deliveries, deliveries, ids_and_counts
+from postbus_redis.links import Link, Links, Reply
+from postbus_redis.options import RedisOptions
+from postbus_redis.resp import pack
+from postbus_redis.scripts import CLAIM, LOOK, RELEASE, RELEASED, SWEEP
+
+MOVE = b"500"
+"""How many messages that are due one look moves into the stream."""
+
+BEGINNING = b"0-0"
+
+PATIENCE = 1.0
+"""Seconds for which a waiting thread may take to notice that it is to stop, before its connection is cut."""
+
+
+class Gone(Exception):
+    """The stream or the group is not there."""
+
+
+class Fetcher:
+    """Fetches for one consumer. At any moment at most one thread is in `fetch`."""
+
+    def __init__(self, links: Links, keys: Keys, options: RedisOptions, group: Group, consumer: bytes) -> None:
+        self._links = links
+        self._keys = keys
+        self._group = group
+        self._group_name, self._consumer = options.group.encode(), consumer
+        self._lease = options.redeliver_timeout
+        self._claim_interval = options.claim_interval / 1000
+        self._patience = options.read_timeout
+        self._busy = threading.Lock()
+        self._is_stopping = False
+        self._link: Link | None = None
+        self._client_id: bytes | None = None
+        self._wake_ups: list[bytes] = []
+        self._is_keeper = False
+        self._has_released = False
+        self._due_at = math.inf
+        self._claim_at = 0.0
+        self._cursor = BEGINNING
+
+    def fetch(self, limit: int, wait: float) -> list[Delivery]:
+        """Return up to ``limit`` deliveries; wait up to ``wait`` seconds when there is none."""
+        try:
+            with self._busy:
+                found = self._fetch(limit, time.monotonic() + wait)
+            if found and self._is_stopping:
+                self._give_back(found)
+                return []
+            return found
+        except ConnectionLost:
+            if not self._is_stopping:  # else another thread has closed the connection
+                raise
+            return []
+        finally:
+            if self._is_stopping:
+                self._close_link()
+
+    def stop(self) -> None:
+        """Fetch no more, and end the wait of another thread; what arrives in that moment is given back."""
+        self._is_stopping = True
+        deadline = time.monotonic() + PATIENCE
+        while not (is_over := self._busy.acquire(timeout=0.01)):
+            if self._client_id is None or self._links.lost or time.monotonic() > deadline:
+                break
+            with suppress(TransportError):
+                self._links.call([pack(b"CLIENT", b"UNBLOCK", self._client_id)])
+        if is_over:
+            self._busy.release()
+            self._close_link()
+        elif self._link is not None:
+            self._link.interrupt()
+
+    def _give_back(self, found: Sequence[Delivery]) -> None:
+        tags = [delivery.tag for delivery in found]
+        self._links.ask(RELEASE(self._keys, self._group_name, self._consumer, RELEASED, *ids_and_counts(tags)))
+
+    def _close_link(self) -> None:
+        if self._link is not None:
+            self._link.close()
+
+    def _fetch(self, limit: int, deadline: float) -> list[Delivery]:
+        if not self._is_stopping:
+            self._group.ensure()
+        while not self._is_stopping:
+            try:
+                found = self._take(limit)
+                if not found and time.monotonic() < deadline:
+                    found = self._wait(limit, deadline)
+            except Gone:
+                self._group.restore()
+                continue
+            if found or time.monotonic() >= deadline:
+                return found
+        return []
+
+    def _take(self, limit: int) -> list[Delivery]:
+        """Return what is there."""
+        if (self._has_released or time.monotonic() >= self._claim_at) and (found := self._claim(limit)):
+            return self._leave(found)
+        now = time.monotonic()
+        look, read = self._call([self._make_look(), self._make_read(limit)])
+        self._take_note(look)
+        if read:
+            return self._leave(deliveries(read[0][1], now + CERTAIN * self._lease))
+        return self._leave(self._claim(limit)) if self._has_released else []
+
+    def _wait(self, limit: int, deadline: float) -> list[Delivery]:
+        """Return what comes, nothing if there is something to look after instead."""
+        link = self._opened()
+        now = time.monotonic()
+        until = min(deadline, self._claim_at)
+        if until <= now:
+            return []
+        block = b"%d" % math.ceil((until - now) * 1000)
+        if error := link.send([self._make_read(limit, block)]):
+            raise translate(error, str(self._links)) from error
+        while not link.is_readable(max(0.0, min(until, self._due_at) - time.monotonic())):
+            # What is due is moved into the stream, which wakes somebody. If the time is over, Redis' own timer
+            # for that is up to a tenth of a second late, unless it has something to do.
+            [look] = self._links.call([self._make_look()])
+            self._take_note(self._checked(look))
+            if time.monotonic() >= until:
+                break
+        left = max(0.0, until - time.monotonic())
+        [reply] = link.receive(1, left + self._patience if self._patience else None)
+        streams: dict[bytes, Any] = dict(self._checked(reply) or ())
+        if woken := streams.get(self._keys.wake):
+            self._wake_ups += [id for id, _ in woken]
+            self._is_keeper = True
+        return self._leave(deliveries(streams.get(self._keys.stream, ()), now + CERTAIN * self._lease))
+
+    def _claim(self, limit: int) -> list[Delivery]:
+        """Return what was released, and at its time what others have left behind."""
+        is_time = time.monotonic() >= self._claim_at
+        lease = b"%d" % math.ceil(self._lease * 1000) if is_time else b"-1"
+        while True:
+            now = time.monotonic()
+            [reply] = self._call(
+                [CLAIM(self._keys, self._group_name, self._consumer, RELEASED, b"%d" % limit, lease, self._cursor)]
+            )
+            self._cursor, claimed = reply
+            self._has_released = False
+            if is_time and self._cursor == BEGINNING:
+                self._claim_at = now + self._claim_interval
+                self._sweep()
+            if claimed or self._cursor == BEGINNING:
+                return claimed_deliveries(claimed, now + CERTAIN * self._lease)
+
+    def _sweep(self) -> None:
+        idle = b"%d" % math.ceil(self._lease * 1000)
+        self._links.call([SWEEP(self._keys, self._group_name, idle, RELEASED)])
+
+    def _leave(self, found: list[Delivery]) -> list[Delivery]:
+        if found and self._is_keeper:
+            self._is_keeper = False
+            self._links.call([pack(b"XADD", self._keys.wake, b"MAXLEN", b"1", b"*", b"wake", b"")])
+        return found
+
+    def _take_note(self, look: Reply) -> None:
+        milliseconds, released = look
+        self._wake_ups.clear()
+        self._has_released = released > 0
+        self._due_at = time.monotonic() + milliseconds / 1000 if milliseconds >= 0 else math.inf
+        if milliseconds < 0:
+            self._is_keeper = False
+
+    def _make_look(self) -> bytes:
+        return LOOK(self._keys, self._group_name, RELEASED, MOVE, *self._wake_ups)
+
+    def _make_read(self, limit: int, block: bytes | None = None) -> bytes:
+        read = [b"XREADGROUP", b"GROUP", self._group_name, self._consumer, b"COUNT", b"%d" % limit]
+        if block is None:
+            return pack(*read, b"STREAMS", self._keys.stream, b">")
+        return pack(*read, b"BLOCK", block, b"STREAMS", self._keys.stream, self._keys.wake, b">", b">")
+
+    def _call(self, commands: list[bytes]) -> list[Reply]:
+        return [self._checked(reply) for reply in self._opened().call(commands)]
+
+    def _opened(self) -> Link:
+        if self._link is None:
+            self._link = self._links.open()
+            [id] = self._link.call([pack(b"CLIENT", b"ID")])
+            self._client_id = b"%d" % id if isinstance(id, int) else None
+        return self._link
+
+    def _checked(self, reply: Reply) -> Reply:
+        if not isinstance(reply, Exception):
+            return reply
+        if is_gone(reply):
+            raise Gone from reply
+        raise translate(reply, str(self._links)) from reply

@@ -1,0 +1,95 @@
+"""The consumer group of a queue: whether it is there, and how it comes to be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from redis import ResponseError
+
+from postbus.errors import TransportError
+from postbus_redis.errors import is_gone, translate
+from postbus_redis.keys import Keys
+from postbus_redis.links import Links
+from postbus_redis.options import RedisOptions
+from postbus_redis.resp import pack
+
+logger = logging.getLogger("postbus")
+
+
+class Group:
+    """The group of a stream, and of the wake-ups beside it."""
+
+    def __init__(self, links: Links, keys: Keys, options: RedisOptions) -> None:
+        self._links = links
+        self._name = options.group.encode()
+        self._stream = keys.stream
+        self._options = options
+        self._create = [
+            # From the beginning, so that what was published before is delivered.
+            pack(b"XGROUP", b"CREATE", keys.stream, self._name, b"0", b"MKSTREAM"),
+            pack(b"XGROUP", b"CREATE", keys.wake, self._name, b"$", b"MKSTREAM"),
+        ]
+        self._is_known = False
+
+    def create(self) -> None:
+        """Create what is missing; raise `TransportError` where another group would lose messages to this one."""
+        self._refuse_others(self._groups())
+        for reply in self._links.call(self._create):
+            if isinstance(reply, Exception) and not str(reply).startswith("BUSYGROUP"):
+                raise translate(reply, str(self._links)) from reply
+        self._is_known = True
+
+    def ensure(self) -> None:
+        """See, the first time, that the group is there."""
+        if self._is_known:
+            return
+        groups = self._groups()
+        self._refuse_others(groups)
+        if self._name in groups:
+            self._is_known = True
+            return
+        self._create_if_allowed()
+
+    def restore(self) -> None:
+        """Create the group again, which was there."""
+        logger.warning(
+            "Group %r of stream %r is no longer there. Creating it again; what the stream still holds is delivered.",
+            self._options.group,
+            self._options.stream,
+        )
+        self._create_if_allowed()
+
+    def missing(self) -> list[str]:
+        """Return a sentence for what is not as it must be."""
+        try:
+            groups = self._groups()
+            self._refuse_others(groups)
+        except TransportError as error:
+            return [str(error)]
+        return [] if self._name in groups else [self._absence()]
+
+    def _create_if_allowed(self) -> None:
+        if not self._options.auto_setup:
+            raise TransportError(self._absence())
+        self.create()
+
+    def _absence(self) -> str:
+        return f"Stream {self._options.stream!r} has no group {self._options.group!r}. Run `postbus setup`."
+
+    def _groups(self) -> Sequence[bytes]:
+        [reply] = self._links.call([pack(b"XINFO", b"GROUPS", self._stream)])
+        if isinstance(reply, ResponseError) and is_gone(reply):
+            return []
+        if isinstance(reply, Exception):
+            raise translate(reply, str(self._links)) from reply
+        return [fields[1] for fields in reply]
+
+    def _refuse_others(self, groups: Sequence[bytes]) -> None:
+        options = self._options
+        others = sorted(set(groups) - {self._name})
+        if others and (options.delete_after_ack or options.delete_after_reject):
+            raise TransportError(
+                f"Stream {options.stream!r} has another group, {others[0].decode(errors='replace')!r}, which would "
+                "miss what is deleted. Set delete_after_ack=false and delete_after_reject=false, or use another stream."
+            )

@@ -1,0 +1,146 @@
+"""Links to the server: one exchange of commands and replies at a time each, any number of them at once."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import RedisError, ResponseError
+
+from postbus.errors import ConnectionLost
+from postbus_redis.errors import translate
+from postbus_redis.resp import pack
+from postbus_redis.server import Server
+
+Reply = Any
+"""What Redis answers to one command, as bytes, numbers and lists of them; or the exception that took its place."""
+
+
+class Link:
+    """One connection. After an exchange that failed half-way it is lost: the next reply would answer something else."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.lost = False
+
+    def send(self, commands: Sequence[bytes]) -> BaseException | None:
+        """Send commands; return what prevented it."""
+        try:
+            self._connection.send_packed_command([b"".join(commands)], check_health=False)
+        except (RedisError, OSError) as error:
+            self.lost = True
+            return error
+        return None
+
+    def receive(self, number: int, timeout: float | None = None) -> list[Reply]:
+        """Return so many replies; where none came, the exception instead. ``timeout`` replaces the usual one."""
+        read = self._connection.read_response
+        options = {} if timeout is None else {"timeout": timeout}
+        replies: list[Reply] = []
+        try:
+            for _ in range(number):
+                try:
+                    replies.append(read(**options))
+                except ResponseError as error:
+                    replies.append(error)
+        except (RedisError, OSError) as error:
+            self.lost = True
+            replies += [error] * (number - len(replies))
+        return replies
+
+    def call(self, commands: Sequence[bytes], timeout: float | None = None) -> list[Reply]:
+        """Send commands and return their replies."""
+        if error := self.send(commands):
+            return [error] * len(commands)
+        return self.receive(len(commands), timeout)
+
+    def is_readable(self, timeout: float) -> bool:
+        """Wait until there is something to read, be it the end; say whether there is."""
+        try:
+            return bool(self._connection.can_read(timeout))
+        except (RedisError, OSError):
+            return True
+
+    def interrupt(self) -> None:
+        """Let whoever waits for a reply find the connection lost. From another thread."""
+        self.lost = True
+        sock: socket.socket | None = self._connection._sock
+        if sock is not None:
+            # Not the method of an SSL socket, which would take its state from under the one that reads.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close it."""
+        self.lost = True
+        self._connection.disconnect()
+
+
+class Links:
+    """Links that are not in use, and what makes more. Safe to use from several threads."""
+
+    def __init__(self, server: Server, prepare: Sequence[bytes]) -> None:
+        self._server = server
+        self._prepare = prepare
+        self._idle: list[Link] = []
+        self.closed = False
+        self.lost = False
+
+    def __str__(self) -> str:
+        return str(self._server)
+
+    def open(self) -> Link:
+        """Return a new link, which belongs to the caller."""
+        if self.closed:
+            raise ConnectionLost(f"The connection to {self} is closed")
+        try:
+            link = Link(self._server.open())
+        except ConnectionLost:
+            self.lost = True
+            raise
+        for reply in link.call(self._prepare):
+            if isinstance(reply, Exception):
+                link.close()
+                raise translate(reply, str(self)) from reply
+        return link
+
+    def call(self, commands: Sequence[bytes], timeout: float | None = None) -> list[Reply]:
+        """Send commands on some link; return their replies, or the exceptions that took their place."""
+        try:
+            link = self._idle.pop()
+        except IndexError:
+            link = self.open()
+        replies = link.call(commands, timeout)
+        if link.lost:
+            self.lost = True
+            link.close()
+            return replies
+        self._idle.append(link)
+        if self.closed:
+            self.close()
+        return replies
+
+    def ask(self, command: bytes) -> Reply:
+        """Send one command and return its reply; raise what took its place, translated."""
+        [reply] = self.call([command])
+        if isinstance(reply, Exception):
+            raise translate(reply, str(self)) from reply
+        return reply
+
+    def run_together(self, commands: Sequence[bytes]) -> list[Reply]:
+        """Run commands as one transaction and return their replies; raise what took its place, translated."""
+        replies = self.call([pack(b"MULTI"), *commands, pack(b"EXEC")])
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise translate(reply, str(self)) from reply
+        results: list[Reply] = replies[-1]
+        return results
+
+    def close(self) -> None:
+        """Close what is idle, and the others as they come back."""
+        self.closed = True
+        while self._idle:
+            try:
+                self._idle.pop().close()
+            except IndexError:
+                return

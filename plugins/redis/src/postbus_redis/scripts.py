@@ -1,0 +1,374 @@
+"""What happens inside Redis, in Lua: each script is one atomic step on the keys of one queue.
+
+Their keys are the stream, the delayed set and the stream of wake-ups; see `keys`. Times are Redis' own.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+
+from postbus_redis.resp import pack
+
+RELEASED = b"(released)"
+"""The consumer that holds what was given back, until somebody claims it."""
+
+_NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + time[2] / 1000
+"""
+
+# A message is held as long as the group's list says so: by whom, and delivered how often. A lease that was lost
+# shows in one or the other.
+_HELD = """
+local function held(id, count)
+    local found = redis.pcall('XPENDING', KEYS[1], ARGV[1], id, id, 1)[1]
+    return found and found[2] == ARGV[2] and found[4] == tonumber(count)
+end
+"""
+
+# Full memory must not undo the step that somebody is woken for.
+_WAKE = """
+local function wake()
+    redis.pcall('XADD', KEYS[3], 'MAXLEN', 1, '*', 'wake', '')
+end
+"""
+
+_DELAY = (
+    _NOW
+    + _WAKE
+    + """
+local function delay(member, milliseconds)
+    local due = math.ceil(now + milliseconds)
+    if due > 1e15 then
+        error({err = 'ERR The delay would end after the year 30000'})
+    end
+    local first = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
+    redis.call('ZADD', KEYS[2], string.format('%.0f', due), member)
+    if not first or due < tonumber(first) then
+        wake()
+    end
+    return string.format('%.0f', due)
+end
+"""
+)
+
+
+class Script:
+    """A script under the name by which Redis knows it once it was loaded."""
+
+    def __init__(self, source: str) -> None:
+        text = source.encode()
+        self.load = pack(b"SCRIPT", b"LOAD", text)
+        self._sha = sha1(text, usedforsecurity=False).hexdigest().encode()
+
+    def __call__(self, keys: tuple[bytes, ...], *arguments: bytes) -> bytes:
+        """Return the command that runs it."""
+        return pack(b"EVALSHA", self._sha, b"%d" % len(keys), *keys, *arguments)
+
+
+# Arguments: milliseconds, member. Returns when it is due.
+DELAY = Script(_DELAY + "return delay(ARGV[2], tonumber(ARGV[1]))")
+
+# Arguments: group, name of the consumer of what was released, how many to move, wake-ups that were taken in.
+# Moves what is due into the stream; returns the milliseconds until the next is due, or -1, and whether there is
+# something released. What cannot be moved, because the memory is full, stays.
+LOOK = Script(
+    _NOW
+    + """
+local released = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
+for i = 4, #ARGV do
+    redis.call('XACK', KEYS[3], ARGV[1], ARGV[i])
+    redis.call('XDEL', KEYS[3], ARGV[i])
+end
+local due = redis.call('ZRANGE', KEYS[2], '-inf', string.format('%.3f', now), 'BYSCORE', 'LIMIT', 0, ARGV[3])
+for _, member in ipairs(due) do
+    local id = redis.pcall('XADD', KEYS[1], '*', 'message', member)
+    if id.err then
+        return {1000, #released}
+    end
+    redis.call('ZREM', KEYS[2], member)
+end
+local first = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
+return {first and math.max(0, math.ceil(tonumber(first) - now)) or -1, #released}
+"""
+)
+
+# Arguments: group, consumer, name of the consumer of what was released, limit, milliseconds of a lease or -1, cursor.
+# Claims what was released, then what has been idle for longer than a lease. Returns the cursor to go on from, and
+# for each message its id, how often it has been delivered, and its fields.
+CLAIM = Script(
+    _WAKE
+    + """
+local limit, claimed, cursor = tonumber(ARGV[4]), {}, '0-0'
+local released = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', limit, ARGV[3])
+for _, pending in ipairs(released) do
+    local entry = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, pending[1])[1]
+    if entry then
+        claimed[#claimed + 1] = {entry[1], pending[4] + 1, entry[2]}
+    end
+end
+if #released == limit and #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[3]) > 0 then
+    wake()
+end
+if ARGV[5] ~= '-1' then
+    cursor = ARGV[6]
+    for _ = 1, 100 do
+        if #claimed == limit then
+            break
+        end
+        local found = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[5], cursor, 'COUNT', limit - #claimed)
+        for _, entry in ipairs(found[2]) do
+            local pending = redis.call('XPENDING', KEYS[1], ARGV[1], entry[1], entry[1], 1)[1]
+            claimed[#claimed + 1] = {entry[1], pending[4], entry[2]}
+        end
+        cursor = found[1]
+        if cursor == '0-0' then
+            break
+        end
+    end
+end
+return {cursor, claimed}
+"""
+)
+
+# Arguments: group, consumer, whether to delete, then id and count of each.
+SETTLE = Script(
+    _HELD
+    + """
+for i = 4, #ARGV, 2 do
+    if held(ARGV[i], ARGV[i + 1]) then
+        redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
+        if ARGV[3] == '1' then
+            redis.call('XDEL', KEYS[1], ARGV[i])
+        end
+    end
+end
+"""
+)
+
+# Arguments: group, consumer, name of the consumer of what was released, then id and count of each. What was
+# released looks as if it had been idle for ever, so that other clients of the group claim it too.
+RELEASE = Script(
+    _HELD
+    + _WAKE
+    + """
+local some = false
+for i = 4, #ARGV, 2 do
+    if held(ARGV[i], ARGV[i + 1]) then
+        redis.call(
+            'XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, ARGV[i], 'TIME', 0, 'RETRYCOUNT', ARGV[i + 1] - 1, 'JUSTID'
+        )
+        some = true
+    end
+end
+if some then
+    wake()
+end
+"""
+)
+
+# Arguments: group, consumer, then id and count of each. Returns the positions of those that are lost.
+KEEPALIVE = Script(
+    _HELD
+    + """
+local lost = {}
+for i = 3, #ARGV, 2 do
+    if not held(ARGV[i], ARGV[i + 1]) then
+        lost[#lost + 1] = (i - 3) / 2
+    else
+        redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
+    end
+end
+return lost
+"""
+)
+
+# Arguments: group, consumer, id, count, whether to delete, milliseconds or 0, copy. Returns the id of the copy, or when
+# it is due; nil if the lease was lost.
+REPLACE = Script(
+    _HELD
+    + _DELAY
+    + """
+if not held(ARGV[3], ARGV[4]) then
+    return false
+end
+local id
+if ARGV[6] == '0' then
+    id = redis.call('XADD', KEYS[1], '*', 'message', ARGV[7])
+else
+    id = delay(ARGV[7], tonumber(ARGV[6]))
+end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+if ARGV[5] == '1' then
+    redis.call('XDEL', KEYS[1], ARGV[3])
+end
+return id
+"""
+)
+
+# Arguments: group, milliseconds, names of consumers to keep. Removes consumers that hold nothing and have been idle
+# for longer: together with one that holds something, that would be forgotten.
+SWEEP = Script(
+    """
+for position, key in ipairs({KEYS[1], KEYS[3]}) do
+    for _, fields in ipairs(redis.call('XINFO', 'CONSUMERS', key, ARGV[1])) do
+        local consumer = {}
+        for i = 1, #fields, 2 do
+            consumer[fields[i]] = fields[i + 1]
+        end
+        local idle = consumer.idle >= tonumber(ARGV[2])
+        if idle and consumer.name ~= ARGV[3] and (position == 2 or consumer.pending == 0) then
+            redis.call('XGROUP', 'DELCONSUMER', key, ARGV[1], consumer.name)
+        end
+    end
+end
+"""
+)
+
+# Arguments: group, consumer. Removes one that holds nothing.
+LEAVE = Script(
+    """
+local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
+if not pending.err and #pending == 0 then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+    redis.pcall('XGROUP', 'DELCONSUMER', KEYS[3], ARGV[1], ARGV[2])
+end
+"""
+)
+# Arguments: entries to keep. Deletes the oldest ones beyond, as far as all groups have settled them; returns how many
+# too many are left.
+TRIM = Script(
+    """
+local surplus = redis.call('XLEN', KEYS[1]) - tonumber(ARGV[1])
+if surplus <= 0 then
+    return 0
+end
+local function parse(id)
+    local milliseconds, number = string.match(id, '(%d+)-(%d+)')
+    return tonumber(milliseconds), tonumber(number)
+end
+local function before(a, b)
+    local a1, a2 = parse(a)
+    local b1, b2 = parse(b)
+    return a1 < b1 or (a1 == b1 and a2 < b2)
+end
+local groups = redis.call('XINFO', 'GROUPS', KEYS[1])
+if #groups == 0 then
+    return surplus
+end
+local settled = {}
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(surplus, 1000))) do
+    settled[#settled + 1] = entry[1]
+end
+for _, fields in ipairs(groups) do
+    local group = {}
+    for i = 1, #fields, 2 do
+        group[fields[i]] = fields[i + 1]
+    end
+    local first = group.pending > 0 and redis.call('XPENDING', KEYS[1], group.name)[2]
+    while #settled > 0 do
+        local id = settled[#settled]
+        if not before(group['last-delivered-id'], id) and (not first or before(id, first)) then
+            break
+        end
+        settled[#settled] = nil
+    end
+end
+if #settled > 0 then
+    redis.call('XDEL', KEYS[1], unpack(settled))
+end
+return surplus - #settled
+"""
+)
+
+# What is there: the last id that was delivered, how many are pending and waiting, and whether there are other groups.
+_STATE = """
+local function state()
+    local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+    if groups.err and not string.find(groups.err, 'no such key') then
+        error(groups)
+    end
+    local found = {pending = 0, exists = false, alone = true}
+    found['last-delivered-id'] = '0-0'
+    for _, fields in ipairs(groups.err and {} or groups) do
+        local group = {alone = #groups == 1, exists = true}
+        for i = 1, #fields, 2 do
+            group[fields[i]] = fields[i + 1]
+        end
+        if group.name == ARGV[1] then
+            found = group
+        else
+            found.alone = false
+        end
+    end
+    found.first = redis.call('XRANGE', KEYS[1], '(' .. found['last-delivered-id'], '+', 'COUNT', 1)[1]
+    -- Where entries were deleted before they were delivered, Redis does not know its lag, or has it too high.
+    local rest = math.max(1, redis.call('XLEN', KEYS[1]) - found.pending)
+    found.waiting = found.first and math.min(found.lag or rest, rest) or 0
+    return found
+end
+"""
+
+# Arguments: group, name of the consumer of what was released. Returns how many are waiting, delayed and in flight, and
+# the age of the oldest waiting one in milliseconds, or -1.
+COUNT = Script(
+    _NOW
+    + _STATE
+    + """
+local found = state()
+local released, oldest = 0, now + 1
+local function note(id)
+    oldest = math.min(oldest, tonumber(string.match(id, '^%d+')))
+end
+if found.exists then
+    for _, consumer in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1])[4] or {}) do
+        if consumer[1] == ARGV[2] then
+            released = tonumber(consumer[2])
+            note(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])[1][1])
+        end
+    end
+end
+if found.first then
+    note(found.first[1])
+end
+local text = string.format('%.3f', now)
+local due = redis.call('ZRANGE', KEYS[2], '-inf', text, 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')[2]
+if due then
+    note(due)
+end
+local is_due = redis.call('ZCOUNT', KEYS[2], '-inf', text)
+return {
+    found.waiting + released + is_due,
+    redis.call('ZCARD', KEYS[2]) - is_due,
+    found.pending - released,
+    oldest > now and -1 or math.floor(now - oldest)
+}
+"""
+)
+
+# Arguments: group. Returns how many were deleted. The group goes on behind what was there.
+PURGE = Script(
+    _STATE
+    + """
+local found = state()
+local purged = found.waiting + found.pending + redis.call('ZCARD', KEYS[2])
+redis.call('UNLINK', KEYS[2])
+if found.exists then
+    local stream = redis.call('XINFO', 'STREAM', KEYS[1])
+    local last
+    for i = 1, #stream, 2 do
+        if stream[i] == 'last-generated-id' then
+            last = stream[i + 1]
+        end
+    end
+    redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
+    redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], last)
+end
+if found.alone then
+    redis.call('XTRIM', KEYS[1], 'MAXLEN', 0)
+end
+return purged
+"""
+)
+
+ALL = (DELAY, LOOK, CLAIM, SETTLE, RELEASE, KEEPALIVE, REPLACE, SWEEP, LEAVE, TRIM, COUNT, PURGE)

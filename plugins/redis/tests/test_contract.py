@@ -1,0 +1,88 @@
+"""The contract, on each way to reach Redis."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import pytest
+
+from postbus.testing import TransportContract
+from postbus.testing.rules.restarts import Restarts
+from postbus.testing.workbench import Broker as Breakable
+from postbus.testing.workbench import Workbench
+from postbus.transport import Outgoing
+from postbus_redis import GUARANTEES
+from tests.brokers.redis import OwnRedis, Redis, RedisTls
+
+pytestmark = pytest.mark.slow
+
+
+class OnRedis(Workbench):
+    """Each test has a stream of its own."""
+
+    plugin = "postbus_redis"
+    guarantees = GUARANTEES
+    short_lease: ClassVar = {"redeliver_timeout": "400ms", "claim_interval": 50}
+    short_delay = 0.2
+    refused = Outgoing(b"refused", {}, delay=math.inf)
+
+    redis: Redis
+    options = ""
+
+    def dsn(self) -> str:
+        query = "&".join(filter(None, [f"stream={uuid4()}", self.options]))
+        return f"{self.redis.dsn}{'&' if '?' in self.redis.dsn else '?'}{query}"
+
+
+class TestPlain(OnRedis, TransportContract):
+    @pytest.fixture(autouse=True)
+    def _use(self, redis_plain: Redis) -> None:
+        self.redis = redis_plain
+
+
+@pytest.mark.once
+class TestWithUser(OnRedis, TransportContract):
+    @pytest.fixture(autouse=True)
+    def _use(self, redis_acl: Redis) -> None:
+        self.redis = redis_acl
+
+
+@pytest.mark.once
+class TestUnixSocket(OnRedis, TransportContract):
+    @pytest.fixture(autouse=True)
+    def _use(self, redis_unix: Redis) -> None:
+        self.redis = redis_unix
+
+
+@pytest.mark.once
+class TestTls(OnRedis, TransportContract):
+    @pytest.fixture(autouse=True)
+    def _use(self, redis_tls: RedisTls) -> None:
+        self.redis = redis_tls
+        self.options = f"ssl[cafile]={quote(str(redis_tls.certificates.ca_file), safe='')}"
+
+
+@pytest.mark.once
+class TestSentinel(OnRedis, TransportContract):
+    @pytest.fixture(autouse=True)
+    def _use(self, redis_sentinel: Redis) -> None:
+        self.redis = redis_sentinel
+
+
+@pytest.mark.once
+class TestCluster(OnRedis, TransportContract):
+    @pytest.fixture(autouse=True)
+    def _use(self, redis_cluster: Redis) -> None:
+        self.redis = redis_cluster
+
+
+class TestBreakable(OnRedis, Restarts):
+    @pytest.fixture(autouse=True)
+    def _use(self, own_redis: OwnRedis) -> None:
+        self.redis = own_redis
+
+    def broker(self) -> Breakable:
+        return self.redis
