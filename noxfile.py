@@ -215,8 +215,13 @@ def wheel_of(package: Path) -> str:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure how fast it is, beside the raw equivalent."""
+    """Measure how fast it is, beside the raw equivalent; with "-- peers", beside other libraries."""
     install_everything(session, *group("bench"))
+    if "peers" in session.posargs:
+        # Each by itself: one that cannot be installed says so in its row of the table.
+        for line in Path("benchmarks/peers/requirements.txt").read_text().splitlines():
+            if not line.startswith("#"):
+                session.install("--constraint", "constraints.txt", line, success_codes=range(256))
     session.run("python", "-m", "benchmarks", *session.posargs, env=ENV)
 
 

@@ -15,7 +15,12 @@ def main() -> None:
     """Run the program; however slow the figures are, it succeeds."""
     known = groups.names()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, beside the raw equivalent.")
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"some of: {', '.join(known)} (default: all)")
+    parser.add_argument(
+        "groups",
+        nargs="*",
+        metavar="GROUP",
+        help=f"some of: {', '.join(known)} (default: all but {', '.join(groups.OPTIONAL)})",
+    )
     parser.add_argument(
         "--repeat", type=int, default=7, metavar="N", help="rounds of each figure (default: %(default)s)"
     )
@@ -35,7 +40,7 @@ def main() -> None:
     report.print_facts(console, facts)
 
     measured: dict[str, tuple[Mapping[str, str], list[Result]]] = {}
-    for name in arguments.groups or known:
+    for name in arguments.groups or [name for name in known if name not in groups.OPTIONAL]:
         group = groups.load(name)
         console.print()
         try:
@@ -47,7 +52,7 @@ def main() -> None:
         except Unavailable as reason:
             console.print(f"Leaving out {name}: {reason}.")
             continue
-        report.print_table(console, group.title, results)
+        report.print_table(console, group.title, group.beside, results)
         report.print_facts(console, conditions)
         measured[name] = conditions, results
     if arguments.json is not None:

@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +45,20 @@ def make_app(dsn: str) -> Postbus:
 @contextmanager
 def pinging(dsn: str) -> Generator[Contender]:
     """Start a worker, and give what sends it a message, once it has been idle, and returns how long that took."""
+    listener = ("benchmarks.idle", dsn, "3600")
+    with make_app(dsn) as app, listening(listener, lambda sent_at: app.dispatch(Ping(sent_at))) as ping:
+        yield ping
+
+
+@contextmanager
+def listening(listener: Sequence[str], send: Callable[[float], object]) -> Generator[Contender]:
+    """Do so with any module that prints the same, and with what sends it a message with the time."""
     here, there = machine.CORES[0], machine.CORES[-1]
-    with make_app(dsn) as app, _worker(dsn, 3600.0, there) as output, machine.pinned(here):
+    with _started(listener, there) as output, machine.pinned(here):
 
         def ping() -> float:
             time.sleep(random.uniform(0.05, 0.15))  # Until a random point of its waiting.
-            app.dispatch(Ping(time.monotonic()))
+            send(time.monotonic())
             return float(output.readline())
 
         yield ping
@@ -58,15 +66,15 @@ def pinging(dsn: str) -> Generator[Contender]:
 
 def waiting_cost(dsn: str, seconds: float) -> float:
     """Return the share of a core that a worker takes while it waits for so long."""
-    with _worker(dsn, seconds, machine.CORES[-1]) as output:
+    with _started(("benchmarks.idle", dsn, str(seconds)), machine.CORES[-1]) as output:
         return float(output.readline())
 
 
 @contextmanager
-def _worker(dsn: str, seconds: float, core: int) -> Generator[_Lines]:
-    command = [sys.executable, "-m", "benchmarks.idle", dsn, str(seconds)]
+def _started(listener: Sequence[str], core: int) -> Generator[_Lines]:
     with machine.pinned(core):
         root = Path(__file__).parents[1]
+        command = [sys.executable, "-m", *listener]
         process = subprocess.Popen(command, cwd=root, env=os.environ, stdout=subprocess.PIPE, text=True)
     try:
         output = _Lines(process)

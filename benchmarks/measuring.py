@@ -18,7 +18,7 @@ Comparison = Literal["ratio", "difference", "cost"]
 
 
 class Unavailable(Exception):
-    """Raised by a group that cannot be measured here; the reason is for the person who reads the table."""
+    """Raised by a group or a contender that cannot be measured here; the reason is for who reads the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,8 @@ class Figure:
     comparison: Comparison = "ratio"
     target: float | None = None
     """What is to be reached: at least, for a ratio, and at most for the others. None for information."""
-    unit: Literal["s", "%"] = "s"
+    unit: Literal["s", "%", "/s"] = "s"
+    """How values are shown; ``/s`` shows the seconds for one message as messages in a second."""
     rounds: int | None = None
     """How often it is measured; None for as often as was asked for."""
     warm_up: bool = True
@@ -63,6 +64,8 @@ class Result:
     figure: Figure
     ours: Samples
     raw: Samples | None
+    problem: str | None = None
+    """Why it was not measured; there are no samples then."""
 
     @property
     def compared(self) -> Samples:
@@ -79,7 +82,7 @@ class Result:
     @property
     def reached(self) -> bool | None:
         """Whether the target is reached; None without one."""
-        if self.figure.target is None:
+        if self.figure.target is None or self.problem is not None:
             return None
         value = self.compared.median
         return value >= self.figure.target if self.figure.comparison == "ratio" else value <= self.figure.target
@@ -87,16 +90,19 @@ class Result:
 
 def measure(figure: Figure, rounds: int) -> Result:
     """Let the contenders take turns, A B A B, and return what they gave."""
-    if figure.warm_up:
-        figure.ours()
-        if figure.raw is not None:
-            figure.raw()
     ours: list[float] = []
     raw: list[float] = []
-    for _ in range(figure.rounds or rounds):
-        ours.append(figure.ours())
-        if figure.raw is not None:
-            raw.append(figure.raw())
+    try:
+        if figure.warm_up:
+            figure.ours()
+            if figure.raw is not None:
+                figure.raw()
+        for _ in range(figure.rounds or rounds):
+            ours.append(figure.ours())
+            if figure.raw is not None:
+                raw.append(figure.raw())
+    except Unavailable as reason:
+        return Result(figure, Samples([]), None, str(reason))
     return Result(figure, Samples(ours), Samples(raw) if raw else None)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.measuring import Result, Samples
@@ -28,13 +29,16 @@ def print_facts(console: Console, facts: Mapping[str, str]) -> None:
         console.print(f"[dim]{name}:[/dim] {value}", soft_wrap=True)
 
 
-def print_table(console: Console, title: str, results: Sequence[Result]) -> None:
+def print_table(console: Console, title: str, beside: str, results: Sequence[Result]) -> None:
     """Print the figures of a group: medians, with the lowest and the highest value below them."""
     table = Table(title=title, title_justify="left", title_style="bold", show_lines=True)
     table.add_column("figure")
-    for heading in ("ours", "raw", "compared", "target", "reached"):
+    for heading in ("ours", beside, "compared", "target", "reached"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
+        if result.problem is not None:
+            table.add_row(f"{result.figure.name}\n[red]not measured:[/red] {escape(result.problem)}")
+            continue
         table.add_row(
             result.figure.name,
             _show(result.ours, result.figure.unit),
@@ -68,13 +72,17 @@ def _as_dict(result: Result) -> dict[str, Any]:
         "comparison": figure.comparison,
         "ours": result.ours.values,
         "raw": result.raw.values if result.raw is not None else None,
-        "compared": result.compared.median,
+        "compared": result.compared.median if result.problem is None else None,
+        "problem": result.problem,
         "target": figure.target,
         "reached": result.reached,
     }
 
 
 def _show(samples: Samples, unit: str) -> str:
+    if unit == "/s":
+        high, low = (f"{_rounded(1 / value):,}" for value in samples.spread)
+        return f"{_rounded(1 / samples.median):,}/s\n[dim]{low} … {high}[/dim]".replace(",", " ")
     factor, name = _scale(samples.median, unit)
     low, high = (f"{value * factor:.3g}" for value in samples.spread)
     return f"{samples.median * factor:.3g} {name}\n[dim]{low} … {high}[/dim]"
@@ -98,6 +106,11 @@ def _show_target(result: Result) -> str:
         return f"≥ {target:g} ×"
     factor, name = _scale(target, result.figure.unit)
     return f"≤ {target * factor:g} {name}"
+
+
+def _rounded(value: float) -> int:
+    """Return a number with three digits that mean something."""
+    return int(float(f"{value:.3g}"))
 
 
 def _scale(value: float, unit: str) -> tuple[float, str]:

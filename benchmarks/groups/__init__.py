@@ -33,6 +33,12 @@ class Group:
 
     title: str
     figures: Figures
+    beside: str
+    """What the column beside ours is called; a module says it where it is not the raw equivalent."""
+
+
+OPTIONAL = frozenset({"peers"})
+"""Groups that are measured only when they are asked for: they take long, and need more than Postbus."""
 
 
 def names() -> list[str]:
@@ -44,4 +50,4 @@ def load(name: str) -> Group:
     """Return a group; what it needs is imported only now."""
     module = import_module(f"{__name__}.{name}")
     title = (module.__doc__ or name).partition("\n")[0].rstrip(".")
-    return Group(title, cast(Figures, module.figures))
+    return Group(title, cast(Figures, module.figures), getattr(module, "BESIDE", "raw"))
