@@ -1,0 +1,23 @@
+"""The serializers ``symfony`` and ``symfony-camel-case``, for queues that a Symfony application shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from postbus.hookspecs import SerializerFactory, hookimpl
+from postbus.serialization import TypeRegistry
+from postbus_symfony.bodies import camel_case
+from postbus_symfony.serializer import SymfonySerializer
+
+__all__ = ["SymfonySerializer", "camel_case"]
+
+
+@hookimpl
+def register_serializers(register: Callable[[str, SerializerFactory], None]) -> None:
+    """Offer both, for ``serializer = "symfony"`` on a transport."""
+    register("symfony", SymfonySerializer)
+    register("symfony-camel-case", _make_camel_case)
+
+
+def _make_camel_case(types: TypeRegistry) -> SymfonySerializer:
+    return SymfonySerializer(types, rename=camel_case)

@@ -1,0 +1,225 @@
+"""The stamps that Symfony has too, under another name and in another shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from postbus import stamps
+from postbus.stamps import HEADER, Stamp
+
+PREFIX = HEADER + "Symfony\\Component\\Messenger\\Stamp\\"
+
+UNKNOWN = datetime(1970, 1, 1, tzinfo=UTC)
+"""When something happened of which Symfony does not tell."""
+
+S = TypeVar("S", bound=Stamp)
+
+Entry = tuple[S | None, str]
+"""One stamp of Symfony's: what it is here, None if it means nothing here; and its JSON as it came."""
+
+_to_json = msgspec.json.Encoder().encode
+_list_of = msgspec.json.Decoder(list[Raw]).decode
+_is_uuid = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
+
+
+# The shapes, with the names that Symfony gives to their fields.
+
+
+class DelayStamp(Struct):
+    """In milliseconds."""
+
+    delay: int
+
+
+class RedeliveryStamp(Struct, rename="camel"):
+    """How often, and when last; the format of the date is the application's."""
+
+    retry_count: int
+    redelivered_at: Any = None
+
+
+class FlattenException(Struct):
+    """What is read of one; an application without Symfony's error handler refuses a message that has one."""
+
+    trace_as_string: str | None = None
+
+
+class ErrorDetailsStamp(Struct, rename="camel"):
+    """Why the message failed."""
+
+    exception_class: str
+    exception_code: int | str
+    exception_message: str
+    flatten_exception: FlattenException | None = None
+
+
+class SentToFailureTransportStamp(Struct, rename="camel"):
+    """Where the message failed."""
+
+    original_receiver_name: str
+
+
+class HandledStamp(Struct, rename="camel"):
+    """Which handler is done, and what it returned."""
+
+    handler_name: str
+    result: Any = None
+
+
+class TransportMessageIdStamp(Struct):
+    """An id that some broker has given, or that Postbus has."""
+
+    id: Any
+
+
+class BusNameStamp(Struct, rename="camel"):
+    """The bus that it was dispatched on."""
+
+    bus_name: str
+
+
+class Twin(Generic[S]):
+    """A stamp of ours, and the one of Symfony's that says the same."""
+
+    def __init__(
+        self,
+        kind: type[S],
+        shape: type[Struct],
+        *,
+        read: Callable[[Any], S | None],
+        write: Callable[[S], Struct],
+        says: Callable[[S], bool] = lambda stamp: True,
+        once: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.shape = shape
+        self.header = PREFIX + shape.__name__
+        self.says = says
+        """Whether Symfony's can say what one of ours does."""
+        self._once = once
+        self._read = read
+        self._write = write
+        self._decode = msgspec.json.Decoder(shape).decode
+
+    def entries(self, text: str) -> list[Entry[S]]:
+        """Return what a header holds."""
+        entries: list[Entry[S]] = [(self._read(self._decode(raw)), bytes(raw).decode()) for raw in _list_of(text)]
+        if self._once:
+            first = next((position for position, (stamp, _) in enumerate(entries) if stamp is not None), 0)
+            entries[first + 1 :] = [(None, text) for _, text in entries[first + 1 :]]
+        return entries
+
+    def encode(self, group: Sequence[S], came: Sequence[Entry[S]]) -> str:
+        """Return the header for these stamps: those that came are written as they came, foreign ones among them."""
+        left = list(group)
+        parts: list[str] = []
+        for stamp, text in came:
+            if stamp is not None:
+                if stamp not in left:
+                    continue
+                left.remove(stamp)
+            parts.append(text)
+        parts += [_to_json(self._write(stamp)).decode() for stamp in left]
+        return f"[{','.join(parts)}]"
+
+
+def make_bus_twin(buses: Mapping[str, str]) -> Twin[stamps.BusName]:
+    """Return the twin for names of buses; ``buses`` has those there by those here."""
+    ours = {theirs: name for name, theirs in buses.items()}
+    return Twin(
+        stamps.BusName,
+        BusNameStamp,
+        read=lambda shape: stamps.BusName(ours[shape.bus_name]) if shape.bus_name in ours else None,
+        write=lambda stamp: BusNameStamp(buses[stamp.name]),
+        says=lambda stamp: stamp.name in buses,
+    )
+
+
+def _moment(value: Any) -> datetime:
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return UNKNOWN
+
+
+REDELIVERY = Twin(
+    stamps.Retried,
+    RedeliveryStamp,
+    read=lambda shape: stamps.Retried(shape.retry_count, _moment(shape.redelivered_at)),
+    write=lambda stamp: RedeliveryStamp(stamp.count, stamp.at),
+)
+
+ERROR = Twin(
+    stamps.ErrorDetails,
+    ErrorDetailsStamp,
+    read=lambda shape: stamps.ErrorDetails(
+        shape.exception_class,
+        shape.exception_message,
+        UNKNOWN,
+        traceback=shape.flatten_exception.trace_as_string if shape.flatten_exception else None,
+    ),
+    write=lambda stamp: ErrorDetailsStamp(stamp.type, 0, stamp.message),
+)
+
+BURIED = Twin(
+    stamps.Buried,
+    SentToFailureTransportStamp,
+    read=lambda shape: stamps.Buried(shape.original_receiver_name),
+    write=lambda stamp: SentToFailureTransportStamp(stamp.transport),
+)
+
+TWINS: tuple[Twin[Any], ...] = (
+    Twin(
+        stamps.Delay,
+        DelayStamp,
+        read=lambda shape: stamps.Delay(shape.delay / 1000),
+        write=lambda stamp: DelayStamp(round(stamp.seconds * 1000)),
+    ),
+    REDELIVERY,
+    ERROR,
+    BURIED,
+    Twin(
+        stamps.Handled,
+        HandledStamp,
+        read=lambda shape: stamps.Handled(shape.handler_name),
+        write=lambda stamp: HandledStamp(stamp.handler),
+    ),
+    Twin(
+        stamps.MessageId,
+        TransportMessageIdStamp,
+        # The ids that brokers gave on the way stand there too. They would be the same in other queues.
+        read=lambda shape: stamps.MessageId(shape.id) if _is_uuid(str(shape.id)) else None,
+        write=lambda stamp: TransportMessageIdStamp(stamp.id),
+        says=lambda stamp: _is_uuid(stamp.id) is not None,
+        once=True,
+    ),
+)
+
+
+def complete(
+    errors: Sequence[Entry[stamps.ErrorDetails]], headers: Mapping[str, str], details: Iterable[stamps.ErrorDetails]
+) -> list[Entry[stamps.ErrorDetails]]:
+    """Return errors with all that is known of them: ``details`` are those that went out from here.
+
+    Of one that happened at Symfony's, the time is that of the redelivery which followed.
+    """
+    times = [stamp.at for stamp, _ in REDELIVERY.entries(headers.get(REDELIVERY.header, "[]")) if stamp is not None]
+    left = list(details)
+    completed: list[Entry[stamps.ErrorDetails]] = []
+    for position, (error, text) in enumerate(errors, start=len(times) - len(errors)):
+        if error is None:
+            continue
+        same = [detail for detail in left if (detail.type, detail.message) == (error.type, error.message)]
+        if same:
+            del left[: left.index(same[0]) + 1]
+            completed.append((same[0], text))
+        else:
+            at = times[max(position, 0)] if times else UNKNOWN
+            completed.append((msgspec.structs.replace(error, at=at), text))
+    return completed
