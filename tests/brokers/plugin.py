@@ -35,8 +35,11 @@ globals().update({f"fixture_{name}": _make_fixture(variant) for name, variant in
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that asks for a broker."""
-    fixtures = {"brokers", *_variants}
+    """Mark every test that asks for a broker, as a fixture or by the name of one among its parameters."""
+    names = {"brokers", *_variants}
     for item in items:
-        if not fixtures.isdisjoint(getattr(item, "fixturenames", ())):
+        asked = {*getattr(item, "fixturenames", ())}
+        if hasattr(item, "callspec"):
+            asked.update(value for value in item.callspec.params.values() if isinstance(value, str))
+        if not names.isdisjoint(asked):
             item.add_marker("broker")

@@ -8,6 +8,7 @@ import socket
 import subprocess
 from base64 import b64encode
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.error import HTTPError
 from urllib.parse import quote
@@ -89,6 +90,7 @@ class RabbitMQServer(Server):
                 "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
             ),
         }
+        self._control = str(Path(program).with_name("rabbitmqctl"))
         self.prepare([program], self.is_up, environment=environment)
 
     def launch(self, *arguments: str) -> None:
@@ -102,6 +104,31 @@ class RabbitMQServer(Server):
         while not self._up and (news := self._hear()):
             self._up = b"READY=1" in news
         return self._up
+
+    def stop(self) -> None:
+        # At the end, the management plugin asks an application that is stopping about itself, and waits 5 s for
+        # the answer. It does not once it has been told to let go.
+        if self.running:
+            self.resume()
+            self.control("eval", "gen_event:delete_handler(rabbit_event, rabbit_mgmt_db_handler, []).")
+        super().stop()
+
+    def control(self, *arguments: str) -> str:
+        """Run rabbitmqctl, and return what it prints."""
+        done = subprocess.run(
+            [self._control, *arguments],
+            env=self.environment,
+            cwd=self.folder,
+            user=self.user,
+            group=self.user,
+            extra_groups=None if self.user is None else [],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        if done.returncode:
+            raise RuntimeError(f"rabbitmqctl {' '.join(arguments)}: {done.stderr or done.stdout}")
+        return done.stdout
 
     def _hear(self) -> bytes:
         try:
@@ -178,23 +205,9 @@ class RabbitMQ(Broker, variant="rabbitmq"):
         wait_until(lambda: self._has_alarm() is on, f"The memory alarm does not go {'on' if on else 'off'}.")
 
     def control(self, *arguments: str) -> str:
-        """Run rabbitmqctl, which takes about a second, and return what it prints."""
+        """Run rabbitmqctl, and return what it prints."""
         self._need_own()
-        program = find("rabbitmqctl", package="rabbitmq-server", variable=self.variable, folders=FOLDERS)
-        done = subprocess.run(
-            [program, *arguments],
-            env=self.node.environment,
-            cwd=self.node.folder,
-            user=self.node.user,
-            group=self.node.user,
-            extra_groups=None if self.node.user is None else [],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        if done.returncode:
-            raise RuntimeError(f"rabbitmqctl {' '.join(arguments)}: {done.stderr or done.stdout}")
-        return done.stdout
+        return self.node.control(*arguments)
 
     def _has_alarm(self) -> bool:
         try:

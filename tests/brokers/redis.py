@@ -204,23 +204,33 @@ class RedisSentinel(Redis, variant="redis_sentinel"):
     master_name = "db"
 
     def launch(self) -> str:
-        master = self.add()
-        replica = self.add("--replicaof", "127.0.0.1", str(master.port))
+        master, replica = self.add_one(), self.add_one()
         self.data = [master, replica]
+        with replica.client() as client:
+            client.replicaof("127.0.0.1", master.port)
+            # Not an option of the command line, because Sentinel will have it otherwise one day.
+            client.config_rewrite()
         self._wait_for_replica(replica)
 
-        rules = (
-            f"monitor {self.master_name} 127.0.0.1 {master.port} 2",
-            f"down-after-milliseconds {self.master_name} 500",
-            f"failover-timeout {self.master_name} 2000",
-        )
-        options = [word for rule in rules for word in ("--sentinel", *rule.split())]
-        self.sentinels = [self.add("--sentinel", *options) for _ in range(3)]
-        for server in self.servers:
-            server.wait_until_ready()
+        self.sentinels = [self._add_sentinel(master) for _ in range(3)]
         wait_until(lambda: all(map(self._knows_all, self.sentinels)), "The sentinels do not find each other.")
         hosts = "&".join(f"host[127.0.0.1:{sentinel.port}]" for sentinel in self.sentinels)
         return f"redis:?{hosts}&sentinel_master={self.master_name}"
+
+    def _add_sentinel(self, master: RedisServer) -> RedisServer:
+        rules = (
+            f"monitor {self.master_name} 127.0.0.1 {master.port} 2",
+            f"down-after-milliseconds {self.master_name} 1000",
+            f"failover-timeout {self.master_name} 2000",
+        )
+        sentinel = self.add_one("--sentinel", *(word for rule in rules for word in ("--sentinel", *rule.split())))
+        # It looks once a second, unless told so: too seldom for the one second that makes a server count as down.
+        # What a replica said last is good for five pings; it is asked once a second when its master is gone.
+        periods = {"ping": 300, "ask": 100, "info": 300, "publish": 200, "min-link-reconnect": 100}
+        with sentinel.client() as client:
+            for name, milliseconds in periods.items():
+                client.execute_command("SENTINEL", "DEBUG", f"{name}-period", milliseconds)
+        return sentinel
 
     def client(self) -> Any:
         """Return a client of redis-py to the server that is master now."""
@@ -254,9 +264,13 @@ class RedisSentinel(Redis, variant="redis_sentinel"):
             return int(client.sentinel_get_master_addr_by_name(self.master_name)[1])
 
     def _knows_all(self, sentinel: RedisServer) -> bool:
+        """Tell whether a sentinel sees the other two, and both servers well."""
         with sentinel.client() as client:
-            [master] = client.sentinel_masters().values()
-        return bool(master["num-other-sentinels"] == 2 and master["num-slaves"] == 1 and not master["is_odown"])
+            master = client.sentinel_master(self.master_name)
+            replicas = client.sentinel_slaves(self.master_name)
+        return (master["num-other-sentinels"], master["flags"]) == (2, "master") and [("slave", "ok")] == [
+            (replica["flags"], replica["master-link-status"]) for replica in replicas
+        ]
 
     def _role_of(self, server: RedisServer) -> str:
         with server.client() as client:

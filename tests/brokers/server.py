@@ -14,7 +14,7 @@ from pathlib import Path
 
 # It gets the process group to kill in lines, an empty one while there is none. When the tests are gone, in
 # whichever way, its input ends.
-_GUARD = 'while read -r line; do group=$line; done; [ -z "$group" ] || kill -KILL -- "-$group"; rm -rf -- "$1"'
+_GUARD = 'while read -r line; do group=$line; done; [ -z "$group" ] || kill -KILL "-$group"; rm -rf -- "$1"'
 
 
 class Server:
