@@ -250,8 +250,16 @@ class JsonSerializer:
             came = keep_headers(message.headers, grouped, _read_header)
             return Encoded(message.body, came | encode_stamps(grouped))
 
+        body, headers = self.encode_message(message, envelope.last(stamps.Encoded))
+        unknown = envelope.last(stamps.UnknownHeaders)
+        if unknown is not None:
+            headers.update(unknown.headers)
+        headers.update(encode_stamps(_stamps_by_header(envelope)))
+        return Encoded(body, headers)
+
+    def encode_message(self, message: Any, original: stamps.Encoded | None) -> tuple[bytes, dict[str, str]]:
+        """Return the message alone, and what the headers say of it; ``original`` is what it came as, if it came."""
         type_ = message.__class__
-        original = envelope.last(stamps.Encoded)
         try:
             headers = {"type": self._registry.name_for(type_), "Content-Type": "application/json", WIRE: WIRE_VERSION}
             if original is not None and original.message is message and original.serializer is self:
@@ -262,12 +270,7 @@ class JsonSerializer:
             raise SerializationError(
                 f"{qualified_name(type_)} cannot be written as JSON: {error}. Give it fields of plain types."
             ) from error
-
-        unknown = envelope.last(stamps.UnknownHeaders)
-        if unknown is not None:
-            headers.update(unknown.headers)
-        headers.update(encode_stamps(_stamps_by_header(envelope)))
-        return Encoded(body, headers)
+        return body, headers
 
     def decode(self, body: bytes, headers: Mapping[str, str]) -> Envelope:
         """Return the envelope; `Undecodable` says why, and where in the body, when it cannot be read."""
@@ -287,7 +290,7 @@ class JsonSerializer:
                 problem = f"header {name}: {explain(error)}"
 
         if problem is None:
-            message, problem = self._decode_message(body, headers)
+            message, problem = self.decode_message(body, headers)
             if problem is None:
                 known.append(stamps.Encoded(body, message, self))
                 if unknown:
@@ -295,7 +298,8 @@ class JsonSerializer:
                 return Envelope(message, tuple(known))
         return Envelope(Undecodable(body, dict(headers), problem), tuple(known))
 
-    def _decode_message(self, body: bytes, headers: Mapping[str, str]) -> tuple[Any, str | None]:
+    def decode_message(self, body: bytes, headers: Mapping[str, str]) -> tuple[Any, str | None]:
+        """Return the message alone, and None; or anything, and why it cannot be read."""
         version = headers.get(WIRE, WIRE_VERSION)
         if version != WIRE_VERSION:
             return None, f"wire format {version!r} is not known here, only {WIRE_VERSION!r}"
