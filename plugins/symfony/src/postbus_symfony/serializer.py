@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -24,13 +24,7 @@ from postbus.serialization import (
 )
 from postbus.stamps import HEADER, Stamp
 from postbus_symfony.bodies import Codecs, Rename
-from postbus_symfony.twins import BURIED, ERROR, REDELIVERY, TWINS, Entry, Twin, complete, make_bus_twin
-
-OWN = "X-Postbus-Stamp-"
-"""What the name of a header begins with that holds stamps which Symfony does not have.
-
-It refuses a whole message for one stamp of a class that it does not know, and ignores other headers.
-"""
+from postbus_symfony.twins import BURIED, ERROR, OWN, REDELIVERY, TWINS, Entry, Twin, complete, make_bus_twin
 
 DETAILS = OWN + "error"
 """Holds what Symfony's stamp cannot say of the errors that happened here."""
@@ -39,7 +33,7 @@ Entries = Sequence[Entry[Any]]
 
 _details_in = stamp_decoder_for(stamps.ErrorDetails)
 
-_OF_MESSAGE = ("type", "Content-Type", WIRE)
+_OF_MESSAGE = frozenset({"type", "Content-Type", WIRE})
 
 
 class Came(Stamp):
@@ -75,12 +69,14 @@ class SymfonySerializer:
             headers = keep_headers(message.headers, grouped, partial(self._stamps_in, message.headers))
             return Encoded(message.body, headers | self._encode_stamps(grouped, entries))
 
-        original = envelope.last(stamps.Encoded)
-        body, headers = self._json.encode(Envelope(message, () if original is None else (original,)))
+        body, headers = self._json.encode_message(message, envelope.last(stamps.Encoded))
         unknown = envelope.last(stamps.UnknownHeaders)
         if unknown is not None:
             headers.update((_outside(name), text) for name, text in unknown.headers.items())
-        came = envelope.last(Came) or Came({})
+        came = envelope.last(Came)
+        if came is None:
+            headers.update(self._encode_stamps(self._stamps_by_header(envelope, {}, {}), {}))
+            return Encoded(body, headers)
         entries = self._entries(came.headers)
         grouped = self._stamps_by_header(envelope, entries, came.headers)
         for header, found in entries.items():
@@ -95,7 +91,7 @@ class SymfonySerializer:
         unknown: dict[str, str] = {}
         problem: str | None = None
         for name, text in headers.items():
-            if name in _OF_MESSAGE or (name == DETAILS and ERROR.header in headers):
+            if name in _OF_MESSAGE:
                 continue
             try:
                 found = self._stamps_in(headers, name, text)
@@ -103,47 +99,46 @@ class SymfonySerializer:
                 problem = f"header {name}: {explain(error)}"
                 continue
             if found is None:
-                unknown[_inside(name, headers)] = text
-            else:
+                inside = _inside(name)
+                unknown[name if inside in headers else inside] = text
+            elif name != DETAILS or ERROR.header not in headers:
                 known += found
 
-        envelope = self._json.decode(body, {name: headers[name] for name in _OF_MESSAGE if name in headers})
-        message = envelope.message
-        if problem is None and type(message) is Undecodable:
-            problem = _problem(message)
-        if problem is not None:
-            return Envelope(Undecodable(body, dict(headers), problem), tuple(known))
-        known += envelope.stamps
-        if not self._twins.keys().isdisjoint(headers):
-            known.append(Came(dict(headers)))
-        if unknown:
-            known.append(stamps.UnknownHeaders(unknown))
-        return Envelope(message, tuple(known))
+        if problem is None:
+            message, problem = self._json.decode_message(body, headers)
+            if problem is None:
+                known += (stamps.Encoded(body, message, self._json), Came(headers))
+                if unknown:
+                    known.append(stamps.UnknownHeaders(unknown))
+                return Envelope(message, tuple(known))
+            problem = _improved(problem, body, headers)
+        return Envelope(Undecodable(body, dict(headers), problem), tuple(known))
 
     # stamps
 
     def _stamps_in(self, headers: Mapping[str, str], name: str, text: str) -> list[Stamp] | None:
-        if name in self._twins:
-            return [stamp for stamp, _ in self._entries_in(headers, name, text) if stamp is not None]
-        kind = stamps.travelling.get(_inside(name, headers))
-        return None if kind is None else stamp_decoder_for(kind)(text)
+        """Return the stamps in a header; None if it holds none that are known here."""
+        twin = self._twins.get(name)
+        if twin is None:
+            decode = _decoders.get(name) or _decoder_for(name)
+            return None if decode is None else decode(text)
+        if twin is ERROR:
+            return [error for error, _ in _errors_in(headers, text)]
+        return [] if twin.own in headers else twin.stamps_in(text)
 
     def _entries(self, headers: Mapping[str, str]) -> dict[str, Entries]:
         """Return what came in Symfony's stamps, by header, those left out that cannot be read."""
         found: dict[str, Entries] = {}
         for name in self._twins.keys() & headers.keys():
+            twin, text = self._twins[name], headers[name]
             with suppress(Exception):  # A border, as above.
-                found[name] = self._entries_in(headers, name, headers[name])
+                if twin is ERROR:
+                    found[name] = _errors_in(headers, text)
+                elif twin.own in headers:  # It says more.
+                    found[name] = [(None, text) for _, text in twin.entries_in(text)]
+                else:
+                    found[name] = twin.entries_in(text)
         return found
-
-    def _entries_in(self, headers: Mapping[str, str], name: str, text: str) -> Entries:
-        twin = self._twins[name]
-        if twin is ERROR:
-            return complete(ERROR.entries(text), headers, _details_in(headers.get(DETAILS, "[]")))
-        entries = twin.entries(text)
-        if _outside(twin.kind.header or "") in headers:  # Ours says more.
-            return [(None, text) for _, text in entries]
-        return entries
 
     def _stamps_by_header(
         self, envelope: Envelope, entries: Mapping[str, Entries], came: Mapping[str, str]
@@ -171,10 +166,12 @@ class SymfonySerializer:
         return grouped
 
     def _encode_stamps(self, grouped: Mapping[str, list[Stamp]], came: Mapping[str, Entries]) -> dict[str, str]:
-        headers = encode_stamps({name: group for name, group in grouped.items() if name not in self._twins})
+        headers: dict[str, str] = {}
+        ours: dict[str, list[Stamp]] = {}
         for name, group in grouped.items():
             twin = self._twins.get(name)
             if twin is None:
+                ours[name] = group
                 continue
             try:
                 headers[name] = twin.encode(group, came.get(name, ()))
@@ -183,7 +180,7 @@ class SymfonySerializer:
                     f"The stamp {qualified_name(twin.kind)} cannot be written for Symfony, as {twin.shape.__name__}: "
                     f"{error}. Give it plain fields."
                 ) from error
-        return headers
+        return headers | encode_stamps(ours)
 
 
 @cache
@@ -198,13 +195,25 @@ def _outside(name: str) -> str:
     return name
 
 
-def _inside(name: str, headers: Mapping[str, str]) -> str:
+def _inside(name: str) -> str:
     """Return the name here of a header that came from a shared queue."""
-    if name.startswith(OWN):
-        inside = HEADER + name[len(OWN) :]
-        if inside not in headers:
-            return inside
-    return name
+    return HEADER + name[len(OWN) :] if name.startswith(OWN) else name
+
+
+_decoders: dict[str, Callable[[str], list[Stamp]]] = {}
+"""What reads each header that was met and is known."""
+
+
+def _decoder_for(name: str) -> Callable[[str], list[Stamp]] | None:
+    kind = stamps.travelling.get(_inside(name))
+    if kind is None:
+        return None
+    decode = _decoders[name] = stamp_decoder_for(kind)
+    return decode
+
+
+def _errors_in(headers: Mapping[str, str], text: str) -> list[tuple[stamps.ErrorDetails, str]]:
+    return complete(ERROR.entries_in(text), headers, _details_in(headers.get(DETAILS, "[]")))
 
 
 def _failed_at(envelope: Envelope) -> datetime:
@@ -212,14 +221,14 @@ def _failed_at(envelope: Envelope) -> datetime:
     return datetime.now(UTC) if error is None else error.at
 
 
-def _problem(message: Undecodable) -> str:
-    """Return why a message cannot be read; what Symfony itself wrote otherwise than in JSON is called by its name."""
-    if "type" not in message.headers and message.body.lstrip().startswith((b"O:", b"Tzo")):  # The latter in base64.
+def _improved(problem: str, body: bytes, headers: Mapping[str, str]) -> str:
+    """Return why a message cannot be read; what Symfony wrote otherwise than in JSON is called by its name."""
+    if "type" not in headers and body.lstrip().startswith((b"O:", b"Tzo")):  # The latter is the same in base64.
         return (
             "it was written by PHP's own serializer, which only PHP can read; set the transport's serializer to "
             "messenger.transport.symfony_serializer there"
         )
-    content_type = message.headers.get("Content-Type", "")
+    content_type = headers.get("Content-Type", "")
     if content_type and "json" not in content_type:
         return f"it is {content_type}, of which only JSON can be read here"
-    return message.reason
+    return problem

@@ -14,6 +14,13 @@ from postbus import stamps
 from postbus.stamps import HEADER, Stamp
 
 PREFIX = HEADER + "Symfony\\Component\\Messenger\\Stamp\\"
+"""What the name of a header begins with that holds stamps of Symfony's."""
+
+OWN = "X-Postbus-Stamp-"
+"""What the name of a header begins with that holds stamps which Symfony does not have.
+
+It refuses a whole message for one stamp of a class that it does not know, and ignores other headers.
+"""
 
 UNKNOWN = datetime(1970, 1, 1, tzinfo=UTC)
 """When something happened of which Symfony does not tell."""
@@ -100,15 +107,23 @@ class Twin(Generic[S]):
         self.kind = kind
         self.shape = shape
         self.header = PREFIX + shape.__name__
+        self.own = OWN + (kind.wire_name or "")
+        """The header for those of ours that Symfony's cannot say."""
         self.says = says
         """Whether Symfony's can say what one of ours does."""
         self._once = once
         self._read = read
         self._write = write
         self._decode = msgspec.json.Decoder(shape).decode
+        self._decode_all = msgspec.json.Decoder(list[shape]).decode  # type: ignore[valid-type]
 
-    def entries(self, text: str) -> list[Entry[S]]:
-        """Return what a header holds."""
+    def stamps_in(self, text: str) -> list[S]:
+        """Return what a header means here."""
+        found = [stamp for shape in self._decode_all(text) if (stamp := self._read(shape)) is not None]
+        return found[:1] if self._once else found
+
+    def entries_in(self, text: str) -> list[Entry[S]]:
+        """Return all that a header holds."""
         entries: list[Entry[S]] = [(self._read(self._decode(raw)), bytes(raw).decode()) for raw in _list_of(text)]
         if self._once:
             first = next((position for position, (stamp, _) in enumerate(entries) if stamp is not None), 0)
@@ -117,6 +132,8 @@ class Twin(Generic[S]):
 
     def encode(self, group: Sequence[S], came: Sequence[Entry[S]]) -> str:
         """Return the header for these stamps: those that came are written as they came, foreign ones among them."""
+        if not came:
+            return _to_json([self._write(stamp) for stamp in group]).decode()
         left = list(group)
         parts: list[str] = []
         for stamp, text in came:
@@ -204,14 +221,14 @@ TWINS: tuple[Twin[Any], ...] = (
 
 def complete(
     errors: Sequence[Entry[stamps.ErrorDetails]], headers: Mapping[str, str], details: Iterable[stamps.ErrorDetails]
-) -> list[Entry[stamps.ErrorDetails]]:
+) -> list[tuple[stamps.ErrorDetails, str]]:
     """Return errors with all that is known of them: ``details`` are those that went out from here.
 
     Of one that happened at Symfony's, the time is that of the redelivery which followed.
     """
-    times = [stamp.at for stamp, _ in REDELIVERY.entries(headers.get(REDELIVERY.header, "[]")) if stamp is not None]
+    times = [stamp.at for stamp in REDELIVERY.stamps_in(headers.get(REDELIVERY.header, "[]"))]
     left = list(details)
-    completed: list[Entry[stamps.ErrorDetails]] = []
+    completed: list[tuple[stamps.ErrorDetails, str]] = []
     for position, (error, text) in enumerate(errors, start=len(times) - len(errors)):
         if error is None:
             continue
