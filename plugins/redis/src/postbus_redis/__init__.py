@@ -35,11 +35,12 @@ def make_transport(dsn: Dsn, context: TransportContext) -> QueueTransport:
     address = address_of(dsn, options)
     tls = tls_settings(dsn.scheme, address, options)
     keys = keys_for(options.stream, cluster=address.cluster)
-    # The same after a reconnection, so that what is in flight can still be settled; another one after a fork.
+    # The same after a reconnection, so that what is in flight can still be settled; another name after a fork.
     suffix = secrets.token_hex(4)
+    in_hand = set[bytes]()
 
     def connect() -> RedisConnection:
         consumer = options.consumer or f"{socket.gethostname()}-{os.getpid()}-{suffix}"
-        return RedisConnection(Server(address, options, tls), keys, options, consumer)
+        return RedisConnection(Server(address, options, tls), keys, options, consumer, in_hand)
 
     return QueueTransport(connect, context, GUARANTEES)

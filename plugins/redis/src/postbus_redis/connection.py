@@ -24,12 +24,13 @@ from postbus_redis.server import Server
 class RedisConnection:
     """Moves messages into and out of one stream, as one consumer of a group."""
 
-    def __init__(self, server: Server, keys: Keys, options: RedisOptions, consumer: str) -> None:
+    def __init__(self, server: Server, keys: Keys, options: RedisOptions, consumer: str, in_hand: set[bytes]) -> None:
         self._links = Links(server, [script.load for script in scripts.ALL])
         self._keys = keys
         self._options = options
+        self._in_hand = in_hand
         self._group = Group(self._links, keys, options)
-        self._fetcher = Fetcher(self._links, keys, options, self._group, consumer.encode())
+        self._fetcher = Fetcher(self._links, keys, options, self._group, consumer.encode(), in_hand)
         self._publisher = Publisher(self._links, keys, options)
         self._browser = Browser(self._links, keys, options)
         self._group_name, self._consumer = options.group.encode(), consumer.encode()
@@ -49,21 +50,27 @@ class RedisConnection:
     def _settle(self, tags: Sequence[Lease], *, delete: bool) -> None:
         if not tags:
             return
+        ids = [tag.id for tag in tags]
         if min([tag.certain_until for tag in tags]) <= time.monotonic():
             self._run(scripts.SETTLE, b"1" if delete else b"0", *ids_and_counts(tags))
-            return
-        ids = pack_parts([tag.id for tag in tags])
-        acks = b"*%d\r\n" % (len(tags) + 3) + pack_parts((b"XACK", self._keys.stream, self._group_name)) + ids
+        else:
+            self._settle_certain(ids, delete=delete)
+        self._in_hand.difference_update(ids)
+
+    def _settle_certain(self, ids: Sequence[bytes], *, delete: bool) -> None:
+        parts = pack_parts(ids)
+        acks = b"*%d\r\n" % (len(ids) + 3) + pack_parts((b"XACK", self._keys.stream, self._group_name)) + parts
         if not delete:
             self._links.ask(acks)
             return
         # Together, so that no entry stays behind that is acknowledged and never deleted.
-        deletes = b"*%d\r\n" % (len(tags) + 2) + pack_parts((b"XDEL", self._keys.stream)) + ids
+        deletes = b"*%d\r\n" % (len(ids) + 2) + pack_parts((b"XDEL", self._keys.stream)) + parts
         self._links.run_together([acks, deletes])
 
     def release(self, tags: Sequence[Lease]) -> None:
         if tags:
             self._run(scripts.RELEASE, scripts.RELEASED, *ids_and_counts(tags))
+            self._in_hand.difference_update([tag.id for tag in tags])
 
     @property
     def lease(self) -> float:
@@ -82,6 +89,7 @@ class RedisConnection:
         id = self._publisher.replace(original, message)
         if id is None:
             raise TransportError(f"The lease on message {tag.id.decode()} was lost; its copy was not stored.")
+        self._in_hand.discard(tag.id)
         return id
 
     def count(self) -> Counts:

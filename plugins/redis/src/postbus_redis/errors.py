@@ -21,8 +21,13 @@ def translate(error: BaseException, where: str) -> TransportError:
             return ConnectionLost(f"{where} is still loading its data")
         case client.ReadOnlyError():
             return ConnectionLost(f"{where} is a replica, which takes no messages. Name its master, or Sentinels")
-        case client.MovedError() | client.AskError() | client.TryAgainError() | client.ClusterDownError():
-            return ConnectionLost(f"{where} does not serve this stream at the moment: {type(error).__name__} {text}")
+        case client.AskError():  # which MovedError is, too
+            return ConnectionLost(
+                f"{where} is a node of a Redis Cluster, of which another node has this stream. Name several nodes, or "
+                "set cluster=true"
+            )
+        case client.TryAgainError() | client.ClusterDownError():
+            return ConnectionLost(f"{where} cannot serve this stream at the moment: {text}")
         case client.OutOfMemoryError():
             return TransportError(f"{where} is full and takes no messages. Free memory, or raise its maxmemory.")
         case client.NoPermissionError():
@@ -39,8 +44,8 @@ def translate(error: BaseException, where: str) -> TransportError:
             return ConnectionLost(f"{where} cannot be reached: {text or type(error).__name__}")
 
 
-def is_gone(error: BaseException) -> bool:
-    """Say whether an error means that the stream, or its group, is not there."""
+def is_gone(error: object) -> bool:
+    """Say whether a reply means that the stream, or its group, is not there."""
     return isinstance(error, client.ResponseError) and (
         "NOGROUP" in str(error) or "no such key" in str(error) or "key no longer exists" in str(error)
     )

@@ -23,7 +23,7 @@ from postbus_redis.leases import CERTAIN, claimed_deliveries, deliveries, ids_an
 from postbus_redis.links import Link, Links, Reply
 from postbus_redis.options import RedisOptions
 from postbus_redis.resp import pack
-from postbus_redis.scripts import CLAIM, LOOK, RELEASE, RELEASED, SWEEP
+from postbus_redis.scripts import CLAIM, LOOK, RECOVER, RELEASE, RELEASED, SWEEP
 
 MOVE = b"500"
 """How many messages that are due one look moves into the stream."""
@@ -41,7 +41,9 @@ class Gone(Exception):
 class Fetcher:
     """Fetches for one consumer. At any moment at most one thread is in `fetch`."""
 
-    def __init__(self, links: Links, keys: Keys, options: RedisOptions, group: Group, consumer: bytes) -> None:
+    def __init__(
+        self, links: Links, keys: Keys, options: RedisOptions, group: Group, consumer: bytes, in_hand: set[bytes]
+    ) -> None:
         self._links = links
         self._keys = keys
         self._group = group
@@ -49,6 +51,9 @@ class Fetcher:
         self._lease = options.redeliver_timeout
         self._claim_interval = options.claim_interval / 1000
         self._patience = options.read_timeout
+        self._in_hand = in_hand
+        self._is_new = True
+        self._left: list[bytes] = []
         self._busy = threading.Lock()
         self._is_stopping = False
         self._link: Link | None = None
@@ -68,6 +73,7 @@ class Fetcher:
             if found and self._is_stopping:
                 self._give_back(found)
                 return []
+            self._in_hand.update([delivery.tag.id for delivery in found])
             return found
         except ConnectionLost:
             if not self._is_stopping:  # else another thread has closed the connection
@@ -93,8 +99,9 @@ class Fetcher:
             self._link.interrupt()
 
     def _give_back(self, found: Sequence[Delivery]) -> None:
-        tags = [delivery.tag for delivery in found]
-        self._links.ask(RELEASE(self._keys, self._group_name, self._consumer, RELEASED, *ids_and_counts(tags)))
+        tags = ids_and_counts([delivery.tag for delivery in found])
+        with suppress(TransportError):
+            self._links.ask(RELEASE(self._keys, self._group_name, self._consumer, RELEASED, *tags))
 
     def _close_link(self) -> None:
         if self._link is not None:
@@ -111,12 +118,22 @@ class Fetcher:
             except Gone:
                 self._group.restore()
                 continue
+            except BaseException:
+                # There may be a reply under way, which must not be taken for that to the next command.
+                self._close_link()
+                self._link, self._is_new = None, True
+                raise
             if found or time.monotonic() >= deadline:
                 return found
         return []
 
     def _take(self, limit: int) -> list[Delivery]:
         """Return what is there."""
+        if self._is_new:
+            self._left = self._find_left()
+            self._is_new = False
+        if self._left and (found := self._recover(limit)):
+            return self._leave(found)
         if (self._has_released or time.monotonic() >= self._claim_at) and (found := self._claim(limit)):
             return self._leave(found)
         now = time.monotonic()
@@ -140,9 +157,9 @@ class Fetcher:
             # What is due is moved into the stream, which wakes somebody. If the time is over, Redis' own timer
             # for that is up to a tenth of a second late, unless it has something to do.
             [look] = self._links.call([self._make_look()])
-            self._take_note(self._checked(look))
-            if time.monotonic() >= until:
+            if is_gone(look) or time.monotonic() >= until:
                 break
+            self._take_note(self._checked(look))
         left = max(0.0, until - time.monotonic())
         [reply] = link.receive(1, left + self._patience if self._patience else None)
         streams: dict[bytes, Any] = dict(self._checked(reply) or ())
@@ -168,14 +185,40 @@ class Fetcher:
             if claimed or self._cursor == BEGINNING:
                 return claimed_deliveries(claimed, now + CERTAIN * self._lease)
 
+    def _find_left(self) -> list[bytes]:
+        """Return ids and counts of what this consumer was given and knows nothing of.
+
+        These are deliveries of which the reply was lost with an earlier connection, or that somebody of the same
+        name had in hand when it died.
+        """
+        left: list[bytes] = []
+        start = b"-"
+        while True:
+            command = pack(b"XPENDING", self._keys.stream, self._group_name, start, b"+", MOVE, self._consumer)
+            [pending] = self._call([command])
+            for id, _, _, count in pending:
+                if id not in self._in_hand:
+                    left += (id, b"%d" % count)
+            if not pending:
+                return left
+            start = b"(" + pending[-1][0]
+
+    def _recover(self, limit: int) -> list[Delivery]:
+        some, self._left = self._left[: 2 * limit], self._left[2 * limit :]
+        now = time.monotonic()
+        [claimed] = self._call([RECOVER(self._keys, self._group_name, self._consumer, *some)])
+        return claimed_deliveries(claimed, now + CERTAIN * self._lease)
+
     def _sweep(self) -> None:
         idle = b"%d" % math.ceil(self._lease * 1000)
-        self._links.call([SWEEP(self._keys, self._group_name, idle, RELEASED)])
+        with suppress(TransportError):
+            self._links.call([SWEEP(self._keys, self._group_name, idle, RELEASED)])
 
     def _leave(self, found: list[Delivery]) -> list[Delivery]:
         if found and self._is_keeper:
             self._is_keeper = False
-            self._links.call([pack(b"XADD", self._keys.wake, b"MAXLEN", b"1", b"*", b"wake", b"")])
+            with suppress(TransportError):
+                self._links.call([pack(b"XADD", self._keys.wake, b"MAXLEN", b"1", b"*", b"wake", b"")])
         return found
 
     def _take_note(self, look: Reply) -> None:

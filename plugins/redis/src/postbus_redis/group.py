@@ -23,7 +23,7 @@ class Group:
     def __init__(self, links: Links, keys: Keys, options: RedisOptions) -> None:
         self._links = links
         self._name = options.group.encode()
-        self._stream = keys.stream
+        self._keys = keys
         self._options = options
         self._create = [
             # From the beginning, so that what was published before is delivered.
@@ -34,25 +34,22 @@ class Group:
 
     def create(self) -> None:
         """Create what is missing; raise `TransportError` where another group would lose messages to this one."""
-        self._refuse_others(self._groups())
+        self._refuse_others(self._groups_of(self._keys.stream))
         for reply in self._links.call(self._create):
             if isinstance(reply, Exception) and not str(reply).startswith("BUSYGROUP"):
                 raise translate(reply, str(self._links)) from reply
         self._is_known = True
 
     def ensure(self) -> None:
-        """See, the first time, that the group is there."""
+        """See, the first time, that everything is there."""
         if self._is_known:
             return
-        groups = self._groups()
-        self._refuse_others(groups)
-        if self._name in groups:
-            self._is_known = True
-            return
-        self._create_if_allowed()
+        if self._absences():
+            self._create_if_allowed()
+        self._is_known = True
 
     def restore(self) -> None:
-        """Create the group again, which was there."""
+        """Create again what was there."""
         logger.warning(
             "Group %r of stream %r is no longer there. Creating it again; what the stream still holds is delivered.",
             self._options.group,
@@ -63,22 +60,26 @@ class Group:
     def missing(self) -> list[str]:
         """Return a sentence for what is not as it must be."""
         try:
-            groups = self._groups()
-            self._refuse_others(groups)
+            return self._absences()
         except TransportError as error:
             return [str(error)]
-        return [] if self._name in groups else [self._absence()]
 
     def _create_if_allowed(self) -> None:
         if not self._options.auto_setup:
-            raise TransportError(self._absence())
+            raise TransportError(self._absences()[0])
         self.create()
 
-    def _absence(self) -> str:
-        return f"Stream {self._options.stream!r} has no group {self._options.group!r}. Run `postbus setup`."
+    def _absences(self) -> list[str]:
+        of_stream, of_wake = self._groups_of(self._keys.stream), self._groups_of(self._keys.wake)
+        self._refuse_others(of_stream)
+        return [
+            f"Stream {key.decode()!r} has no group {self._options.group!r}. Run `postbus setup`."
+            for key, groups in ((self._keys.stream, of_stream), (self._keys.wake, of_wake))
+            if self._name not in groups
+        ]
 
-    def _groups(self) -> Sequence[bytes]:
-        [reply] = self._links.call([pack(b"XINFO", b"GROUPS", self._stream)])
+    def _groups_of(self, key: bytes) -> Sequence[bytes]:
+        [reply] = self._links.call([pack(b"XINFO", b"GROUPS", key)])
         if isinstance(reply, ResponseError) and is_gone(reply):
             return []
         if isinstance(reply, Exception):

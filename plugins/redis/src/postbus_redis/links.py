@@ -129,11 +129,11 @@ class Links:
 
     def run_together(self, commands: Sequence[bytes]) -> list[Reply]:
         """Run commands as one transaction and return their replies; raise what took its place, translated."""
-        replies = self.call([pack(b"MULTI"), *commands, pack(b"EXEC")])
-        for reply in replies:
+        *queued, executed = self.call([pack(b"MULTI"), *commands, pack(b"EXEC")])
+        results: list[Reply] = [executed] if isinstance(executed, Exception) else executed
+        for reply in (*queued, *results):
             if isinstance(reply, Exception):
                 raise translate(reply, str(self)) from reply
-        results: list[Reply] = replies[-1]
         return results
 
     def close(self) -> None:

@@ -94,8 +94,8 @@ return {first and math.max(0, math.ceil(tonumber(first) - now)) or -1, #released
 )
 
 # Arguments: group, consumer, name of the consumer of what was released, limit, milliseconds of a lease or -1, cursor.
-# Claims what was released, then what has been idle for longer than a lease. Returns the cursor to go on from, and
-# for each message its id, how often it has been delivered, and its fields.
+# Claims what was released, then what has been idle for longer than a lease, of which it looks at about ten thousand.
+# Returns the cursor to go on from, and for each message its id, how often it has been delivered, and its fields.
 CLAIM = Script(
     _WAKE
     + """
@@ -112,7 +112,7 @@ if #released == limit and #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1,
 end
 if ARGV[5] ~= '-1' then
     cursor = ARGV[6]
-    for _ = 1, 100 do
+    for _ = 1, math.ceil(1000 / limit) do
         if #claimed == limit then
             break
         end
@@ -128,6 +128,24 @@ if ARGV[5] ~= '-1' then
     end
 end
 return {cursor, claimed}
+"""
+)
+
+# Arguments: group, consumer, then id and count of each. Claims again what this consumer has; returns the same as above
+# for each message.
+RECOVER = Script(
+    _HELD
+    + """
+local claimed = {}
+for i = 3, #ARGV, 2 do
+    if held(ARGV[i], ARGV[i + 1]) then
+        local entry = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i])[1]
+        if entry then
+            claimed[#claimed + 1] = {entry[1], ARGV[i + 1] + 1, entry[2]}
+        end
+    end
+end
+return claimed
 """
 )
 
@@ -371,4 +389,4 @@ return purged
 """
 )
 
-ALL = (DELAY, LOOK, CLAIM, SETTLE, RELEASE, KEEPALIVE, REPLACE, SWEEP, LEAVE, TRIM, COUNT, PURGE)
+ALL = (DELAY, LOOK, CLAIM, RECOVER, SETTLE, RELEASE, KEEPALIVE, REPLACE, SWEEP, LEAVE, TRIM, COUNT, PURGE)
