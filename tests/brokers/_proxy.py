@@ -7,6 +7,7 @@ import socket
 import struct
 import sys
 from collections import deque
+from collections.abc import Coroutine
 
 
 class End(asyncio.Protocol):
@@ -27,7 +28,9 @@ class End(asyncio.Protocol):
         self.transport = transport
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.proxy.ends.add(self)
-        if not self.is_client:
+        if self.proxy.server is None or self.other.lost:
+            self.reset()  # Cut, or left, while it was being made.
+        elif not self.is_client:
             self.other.listen(True)
         elif self.proxy.swallows:
             self.forgotten = True
@@ -49,7 +52,7 @@ class End(asyncio.Protocol):
     def eof_received(self) -> bool:
         return False  # Close this end when it is finished on the other side.
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         self.proxy.ends.discard(self)
         if not self.forgotten:
@@ -78,8 +81,8 @@ class End(asyncio.Protocol):
             self.proxy.loop.call_at(self.waiting[0][0], self.write_due)
 
     def write_due(self) -> None:
-        """Write what is due, and come again for the rest."""
-        while self.waiting and self.waiting[0][0] <= self.proxy.loop.time():
+        """Write what is due, or all if there is no delay any more, and come again for the rest."""
+        while self.waiting and (not self.proxy.delay or self.waiting[0][0] <= self.proxy.loop.time()):
             self.write_now(self.waiting.popleft()[1])
         if self.waiting:
             self.proxy.loop.call_at(self.waiting[0][0], self.write_due)
@@ -121,7 +124,7 @@ class Proxy:
         self.server: asyncio.Server | None = None
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, coroutine) -> None:  # type: ignore[no-untyped-def]
+    def begin(self, coroutine: Coroutine[None, None, None]) -> None:
         """Run a coroutine in the background."""
         task = self.loop.create_task(coroutine)
         self.tasks.add(task)
@@ -150,14 +153,18 @@ class Proxy:
                 for end in list(self.ends):
                     end.forgotten = end.other.forgotten = True
                     end.waiting.clear()
+                    end.listen(True)
             case "delay":
                 self.delay = float(arguments[0])
             case "heal":
                 await self.open()
                 self.swallows, self.delay = False, 0.0
                 for end in list(self.ends):
+                    end.write_due()
                     if end.other.lost:
                         end.learn_of_loss()
+            case _:
+                pass  # They are only counted.
         return sum(end.is_client for end in self.ends)
 
 

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import ClassVar
 from urllib.parse import urlsplit
 
@@ -16,7 +15,8 @@ import pytest
 
 from tests.brokers.certificates import Certificates, make_certificates
 from tests.brokers.network import Partition
-from tests.brokers.server import Server
+from tests.brokers.programs import find
+from tests.brokers.server import Guarded, Server
 
 variants: dict[str, type[Broker]] = {}
 """Every variant of every broker, by the name of its fixture."""
@@ -49,6 +49,11 @@ class Broker:
         except BaseException:
             self.close()
             raise
+
+    def find(self, program: str, *, package: str, folders: tuple[str, ...] = ()) -> str:
+        """Return the path of a program that it needs."""
+        otherwise = "" if self.own else f" (or set {self.variable} to the DSN of one that runs)"
+        return find(program, package=package, otherwise=otherwise, folders=folders)
 
     def launch(self) -> str:
         """Start it, with all `servers` it needs, and return its DSN."""
@@ -135,7 +140,9 @@ class Brokers:
         given = os.environ.get("POSTBUS_TEST_CERTIFICATES")
         if given is not None:
             return Certificates(Path(given))
-        return make_certificates(Path(self._stack.enter_context(TemporaryDirectory(prefix="postbus-certificates-"))))
+        guarded = Guarded("certificates")
+        self._stack.callback(guarded.close)
+        return make_certificates(guarded.folder)
 
     def close(self) -> None:
         """End all of them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Mapping
 
 import pytest
 
@@ -17,7 +17,7 @@ def brokers() -> Generator[Brokers]:
     started.close()
 
 
-def _make_fixture(variant: type[Broker]) -> Callable[..., Broker]:
+def _make_fixture(variant: type[Broker]) -> object:
     def fixture(brokers: Brokers) -> Broker:
         broker = brokers[variant.variant]
         if variant.own:
@@ -25,8 +25,7 @@ def _make_fixture(variant: type[Broker]) -> Callable[..., Broker]:
         return broker
 
     fixture.__doc__ = variant.__doc__
-    scope = "function" if variant.own else "session"
-    return pytest.fixture(scope=scope, name=variant.variant)(fixture)
+    return pytest.fixture(scope="function" if variant.own else "session", name=variant.variant)(fixture)
 
 
 _variants = find_variants()
@@ -39,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     names = {"brokers", *_variants}
     for item in items:
         asked = {*getattr(item, "fixturenames", ())}
-        if hasattr(item, "callspec"):
-            asked.update(value for value in item.callspec.params.values() if isinstance(value, str))
+        parameters: Mapping[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+        asked.update(value for value in parameters.values() if isinstance(value, str))
         if not names.isdisjoint(asked):
             item.add_marker("broker")

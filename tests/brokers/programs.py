@@ -19,10 +19,11 @@ SHARED = Path(tempfile.gettempdir(), f"postbus-brokers-{os.getuid()}")
 """What the test runs on this machine agree on: the files they lock."""
 
 
-def find(program: str, *, package: str, variable: str, folders: tuple[str, ...] = ()) -> str:
+def find(program: str, *, package: str, otherwise: str = "", folders: tuple[str, ...] = ()) -> str:
     """Return the path of a program, of Debian's package if it must be installed first.
 
-    The calling test is skipped if there is no way to it, or fails where brokers are required.
+    The calling test is skipped if there is no way to it, and told what to do instead, or fails where brokers
+    are required.
     """
     path = os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/sbin"])
     found = shutil.which(program, path=path)
@@ -35,7 +36,7 @@ def find(program: str, *, package: str, variable: str, folders: tuple[str, ...] 
                 if found is None:
                     missing(f"apt-get did not install {package}: {failure}")
     if found is None:
-        missing(f"{program} is not installed. Install it, or set {variable} to the DSN of one that runs.")
+        missing(f"{program} is not installed. Install it, on Debian with: apt-get install {package}{otherwise}")
     return found
 
 

@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 from tests.brokers.broker import Broker
 from tests.brokers.certificates import Certificates
 from tests.brokers.network import reserve_port
-from tests.brokers.programs import find, missing
+from tests.brokers.programs import missing
 from tests.brokers.server import Server, wait_until
 
 # Debian's commands in /usr/sbin change to the user rabbitmq and forget the environment; these do not.
@@ -27,7 +27,7 @@ FOLDERS = ("/usr/lib/rabbitmq/bin",)
 class Epmd(Server):
     """The register of Erlang's nodes: one for each RabbitMQ, so that none outlives the tests."""
 
-    def __init__(self, program: str, user: str) -> None:
+    def __init__(self, program: str, user: str | None) -> None:
         super().__init__("epmd", user=user)
         self.port = reserve_port()
         self.prepare([program, "-port", str(self.port), "-address", "127.0.0.1"], self.answers)
@@ -49,7 +49,7 @@ class RabbitMQServer(Server):
         self._news = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._news.bind(str(notifications))
         self._news.setblocking(False)
-        self.give_folder(notifications)
+        self.give_to_user(notifications)
 
         settings = {
             "listeners.tcp.1": f"127.0.0.1:{self.port}",
@@ -69,7 +69,7 @@ class RabbitMQServer(Server):
         config.write_text("".join(f"{name} = {value}\n" for name, value in settings.items()))
         plugins = self.folder / "enabled_plugins"
         plugins.write_text("[rabbitmq_management].")
-        self.give_folder(plugins)
+        self.give_to_user(plugins)
 
         environment = {
             "PATH": os.environ["PATH"],
@@ -108,8 +108,8 @@ class RabbitMQServer(Server):
     def stop(self) -> None:
         # At the end, the management plugin asks an application that is stopping about itself, and waits 5 s for
         # the answer. It does not once it has been told to let go.
-        if self.running:
-            self.resume()
+        self.resume()
+        with suppress(RuntimeError):  # A node that does not know itself yet stops all the same.
             self.control("eval", "gen_event:delete_handler(rabbit_event, rabbit_mgmt_db_handler, []).")
         super().stop()
 
@@ -148,9 +148,9 @@ class RabbitMQ(Broker, variant="rabbitmq"):
     vhost: ClassVar[str] = "/"
 
     def launch(self) -> str:
-        program = find("rabbitmq-server", package="rabbitmq-server", variable=self.variable, folders=FOLDERS)
+        program = self.find("rabbitmq-server", package="rabbitmq-server", folders=FOLDERS)
         epmd = Epmd(
-            find("epmd", package="erlang-base", variable=self.variable),
+            self.find("epmd", package="erlang-base"),
             user="rabbitmq" if program.startswith(FOLDERS) else None,
         )
         self.servers.append(epmd)

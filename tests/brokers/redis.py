@@ -9,7 +9,6 @@ from urllib.parse import quote
 from tests.brokers.broker import Broker
 from tests.brokers.certificates import Certificates
 from tests.brokers.network import reserve_port
-from tests.brokers.programs import find
 from tests.brokers.server import Server, wait_until
 
 
@@ -23,8 +22,8 @@ class RedisServer(Server):
         # With a file of its own, a server remembers what Sentinel told it.
         file = self.folder / "redis.conf"
         file.touch()
-        base = ("--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder), "--save", "")
-        base += ("--repl-diskless-sync-delay", "0")
+        base = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder), "--save", ""]
+        base += ["--repl-diskless-sync-delay", "0"]  # A replica need not wait for others to come.
         self.prepare([program, str(file), *base, *options], self.answers)
 
     def client(self) -> Any:
@@ -54,12 +53,13 @@ class Redis(Broker):
         import redis
 
         if self.given:
-            return redis.Redis.from_url(self.dsn, socket_timeout=10, decode_responses=True)
+            clients: Any = redis.Redis
+            return clients.from_url(self.dsn, socket_timeout=10, decode_responses=True)
         return self.servers[0].client()
 
     def add(self, *options: str, password: str | None = None, port: int = 0) -> RedisServer:
         """Launch one more server, and do not wait for it."""
-        program = find("redis-server", package="redis-server", variable=self.variable)
+        program = self.find("redis-server", package="redis-server")
         server = RedisServer(self.variant, program, *options, password=password, port=port)
         self.servers.append(server)
         server.launch()

@@ -17,17 +17,34 @@ from pathlib import Path
 _GUARD = 'while read -r line; do group=$line; done; [ -z "$group" ] || kill -KILL "-$group"; rm -rf -- "$1"'
 
 
-class Server:
+class Guarded:
+    """A folder, and at times a process, that do not outlive the tests, not even if those are killed."""
+
+    def __init__(self, name: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=f"postbus-{name}-"))
+        guard = ["sh", "-c", _GUARD, "guard", str(self.folder)]
+        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True, cwd="/", text=True)
+
+    def guard(self, process: subprocess.Popen[bytes] | None) -> None:
+        """Say which process leads the group that must end; None when it has ended."""
+        assert self._guard.stdin is not None
+        self._guard.stdin.write(f"{process.pid if process else ''}\n")
+        self._guard.stdin.flush()
+
+    def close(self) -> None:
+        """End and remove what is left."""
+        self._guard.communicate()
+
+
+class Server(Guarded):
     """A program that runs in the background, and can be stopped and started again with the same data."""
 
     def __init__(self, name: str, *, user: str | None = None) -> None:
+        super().__init__(name)
         self.name = name
-        self.user = user if user is not None and os.getuid() == 0 else None
-        self.folder = Path(tempfile.mkdtemp(prefix=f"postbus-{name}-"))
+        self.user = user if os.getuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
-        self.give_folder(self.folder)
-        guard = ["sh", "-c", _GUARD, "guard", str(self.folder)]
-        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True, cwd="/")
+        self.give_to_user(self.folder)
 
     def prepare(
         self,
@@ -41,8 +58,8 @@ class Server:
         self.is_ready = is_ready
         self.environment = None if environment is None else dict(environment)
 
-    def give_folder(self, path: Path) -> None:
-        """Let the server's user own a file or folder."""
+    def give_to_user(self, path: Path) -> None:
+        """Let the user that the server runs as own a file or folder."""
         if self.user is not None:
             shutil.chown(path, self.user, self.user)
 
@@ -74,7 +91,7 @@ class Server:
                 group=self.user,
                 extra_groups=None if self.user is None else [],
             )
-        self._tell_guard(str(self._process.pid))
+        self.guard(self._process)
 
     def wait_until_ready(self, patience: float = 60) -> None:
         """Return when it answers."""
@@ -106,9 +123,7 @@ class Server:
     def close(self) -> None:
         """End it for good, and remove its data."""
         self.kill()
-        assert self._guard.stdin is not None
-        self._guard.stdin.close()
-        self._guard.wait()
+        super().close()
 
     def _answers(self) -> bool:
         assert self._process is not None
@@ -126,12 +141,7 @@ class Server:
         assert self._process is not None
         self._process.wait(patience)
         self._process = None
-        self._tell_guard("")
-
-    def _tell_guard(self, line: str) -> None:
-        assert self._guard.stdin is not None
-        self._guard.stdin.write(f"{line}\n".encode())
-        self._guard.stdin.flush()
+        self.guard(None)
 
 
 def wait_until(condition: Callable[[], bool], otherwise: str, patience: float = 30) -> None:
