@@ -1,0 +1,142 @@
+"""The connection: what is published where, and who is asked for what."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+
+from postbus import stamps
+from postbus.errors import ConnectionLost, TransportError
+from postbus.stamps import Stamp
+from postbus.transport import Counts, Delivery, Outgoing
+from postbus_amqp.client import Client, Purpose, Refused
+from postbus_amqp.consumer import Consumer, Tag
+from postbus_amqp.delays import Delays, Route
+from postbus_amqp.messages import Message, properties_of
+from postbus_amqp.options import Settings
+from postbus_amqp.publisher import Publisher, Unroutable
+from postbus_amqp.stamps import AmqpReceived, AmqpRouting
+from postbus_amqp.topology import NOT_FOUND, advice, control_channel, declare, declare_delay_exchange, missing
+
+DELAYING_TYPE = "x-delayed-message"
+"""The type of an exchange that keeps delayed messages itself, which a plugin of RabbitMQ brings."""
+
+
+class AmqpConnection:
+    """Moves messages to one exchange and from the queues that are bound to it."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings = settings
+        self._client = Client(settings, name)
+        self._publisher = Publisher(self._client)
+        self._consumer = Consumer(self._client)
+        self._delays = Delays(self._client)
+        self._setting_up = threading.Lock()
+        self._is_set_up = not settings.options.auto_setup
+        self._default_route = Route(settings.exchange_name, settings.default_routing_key)
+        self._queues = set(settings.queues)
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        try:
+            self._publish(messages)
+        except Unroutable as error:
+            # A queue may have been deleted since it was declared, so it is declared once more.
+            self._forget()
+            again = sorted(error.returned)
+            stored = dict(error.stored)
+            try:
+                self._publish([messages[position] for position in again])
+            except TransportError as second:
+                second.stored = stored | {again[position]: None for position in second.stored}
+                raise
+            if len(stored) + len(again) < len(messages):
+                raise TransportError(str(error), stored=stored | dict.fromkeys(again)) from error
+        return [None] * len(messages)
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        return self.fetch_from(tuple(self._settings.queues), limit, wait)
+
+    def fetch_from(self, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
+        """As `fetch`, from these queues, the first of them first; they need not be among those of the DSN."""
+        self._set_up_once("consume")
+        self._queues.update(queues)
+        return self._consumer.fetch(tuple(queues), limit, wait)
+
+    def ack(self, tags: Sequence[Tag]) -> None:
+        self._consumer.settle(tags, "ack")
+
+    def reject(self, tags: Sequence[Tag]) -> None:
+        self._consumer.settle(tags, "reject")
+
+    def release(self, tags: Sequence[Tag]) -> None:
+        self._consumer.release(tags)
+
+    def setup(self) -> None:
+        with control_channel(self._client, "consume") as channel:
+            declare(channel, self._settings)
+            declare_delay_exchange(channel, self._settings)
+
+    def missing(self) -> Sequence[str]:
+        return missing(self._client)
+
+    def count(self) -> Counts:
+        self._set_up_once("consume")
+        with control_channel(self._client, "consume") as channel:
+            answers = [channel.ask("queue_declare", queue=queue, passive=True) for queue in self._settings.queues]
+        return Counts(sum(answer.message_count for answer in answers) + self._consumer.waiting)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _set_up_once(self, purpose: Purpose) -> None:
+        if self._is_set_up:
+            return
+        with self._setting_up:
+            if not self._is_set_up:
+                with control_channel(self._client, purpose) as channel:
+                    declare(channel, self._settings)
+                self._is_set_up = True
+
+    def _forget(self) -> None:
+        self._is_set_up = not self._settings.options.auto_setup
+        self._delays.forget()
+
+    def _publish(self, messages: Sequence[Outgoing]) -> None:
+        self._set_up_once("publish")
+        try:
+            self._publisher.publish([self._prepare(message) for message in messages])
+        except Refused as error:
+            if error.code == NOT_FOUND and self._settings.options.auto_setup:
+                raise ConnectionLost(f"{error} It is declared anew.", stored=error.stored) from error
+            raise TransportError(f"{error} {advice(error)}", stored=error.stored) from error
+
+    def _prepare(self, message: Outgoing) -> Message:
+        """Return a message with the place to publish it to."""
+        properties = properties_of(message)
+        route = self._route_for(message.stamps)
+        is_mandatory = True
+        if message.delay > 0 and self._settings.exchange.type == DELAYING_TYPE and route.exchange:
+            # The plugin looks for queues when the delay is over, so that now it would return every message.
+            properties.headers["x-delay"] = math.ceil(message.delay * 1000)
+            is_mandatory = False
+        elif message.delay > 0:
+            route = self._delays.route_through(route, message.delay)
+        return Message(route.exchange, route.routing_key, message.body, properties, is_mandatory)
+
+    def _route_for(self, given: Sequence[Stamp]) -> Route:
+        """Return where a message goes: back to its queue if it came from one of these, else to the exchange."""
+        received: AmqpReceived | None = None
+        is_again = False
+        for stamp in given:
+            if isinstance(stamp, AmqpRouting) and stamp.routing_key is not None:
+                return Route(self._settings.exchange_name, stamp.routing_key)
+            if isinstance(stamp, AmqpReceived):
+                received = stamp if stamp.queue in self._queues else None
+            elif isinstance(stamp, stamps.Retried | stamps.Buried):
+                is_again = True
+        if received is None:
+            return self._default_route
+        if is_again or received.exchange != self._settings.exchange_name:
+            return Route("", received.queue)
+        return Route(received.exchange, received.routing_key)

@@ -1,0 +1,119 @@
+"""The contract, on classic and on quorum queues, over TLS, in another virtual host, and while the broker goes away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import pytest
+
+from postbus.testing import TransportContract
+from postbus.testing.rules.order import Order
+from postbus.testing.rules.restarts import Restarts
+from postbus.testing.workbench import Workbench
+from postbus.transport import Outgoing
+from postbus_amqp import CLASSIC, QUORUM, WITH_PRIORITIES, stamps
+from tests.brokers.broker import Broker
+from tests.brokers.rabbitmq import RabbitMQTls
+
+# Long enough for any test; what a run leaves behind goes by itself.
+ARGUMENTS = {"x-expires": "600000"}
+
+
+class OnRabbitMQ(Workbench):
+    """Queues that are new for each test, on the broker that a fixture gives."""
+
+    plugin = "postbus_amqp"
+    guarantees = CLASSIC
+    arguments: ClassVar[dict[str, str]] = ARGUMENTS
+    query = ""
+    refused = Outgoing(b"refused", {}, stamps=(stamps.AmqpRouting("nowhere"),))
+    base: str
+
+    def dsn(self) -> str:
+        return self._dsn_of(f"contract-{uuid4()}", {})
+
+    def dsn_with(self, queues: Sequence[str]) -> str:
+        return self._dsn_of(f"contract-{uuid4()}", {queue: queue for queue in queues})
+
+    def outgoing_for(self, queue: str, body: bytes) -> Outgoing:
+        return Outgoing(body, {}, stamps=(stamps.AmqpRouting(queue),))
+
+    def urgent(self, body: bytes) -> Outgoing:
+        return Outgoing(body, {}, stamps=(stamps.AmqpRouting(priority=5),))
+
+    def _dsn_of(self, exchange: str, keys: dict[str, str]) -> str:
+        items = ["exchange[type]=direct"]
+        for queue, key in (keys or {exchange: ""}).items():
+            items += [f"queues[{queue}][arguments][{name}]={value}" for name, value in self.arguments.items()]
+            items.append(f"queues[{queue}][binding_keys][0]={key}")
+        return f"{self.base}/{exchange}?{'&'.join(items)}{self.query}"
+
+
+@pytest.mark.slow
+class TestClassicQueues(OnRabbitMQ, TransportContract):
+    @pytest.fixture(autouse=True)
+    def _use(self, rabbitmq: Broker) -> None:
+        self.base = rabbitmq.dsn
+
+
+@pytest.mark.slow
+class TestQuorumQueues(TestClassicQueues):
+    guarantees = QUORUM
+    arguments: ClassVar = ARGUMENTS | {"x-queue-type": "quorum"}
+
+
+@pytest.mark.slow
+class TestPriorities(OnRabbitMQ, Order):
+    guarantees = WITH_PRIORITIES
+    arguments: ClassVar = ARGUMENTS | {"x-max-priority": "9"}
+
+    @pytest.fixture(autouse=True)
+    def _use(self, rabbitmq: Broker) -> None:
+        self.base = rabbitmq.dsn
+
+
+@pytest.mark.slow
+@pytest.mark.once
+class TestTls(OnRabbitMQ, TransportContract):
+    @pytest.fixture(autouse=True)
+    def _use(self, rabbitmq_tls: RabbitMQTls) -> None:
+        self.base = rabbitmq_tls.dsn
+        self.query = f"&cacert={quote(str(rabbitmq_tls.certificates.ca_file))}"
+
+
+@pytest.mark.slow
+@pytest.mark.once
+class TestAnotherVirtualHost(OnRabbitMQ, TransportContract):
+    @pytest.fixture(autouse=True)
+    def _use(self, rabbitmq_vhost: Broker) -> None:
+        self.base = rabbitmq_vhost.dsn
+
+
+@pytest.mark.slow
+class TestRestartsWithClassicQueues(OnRabbitMQ, Restarts):
+    @pytest.fixture(autouse=True)
+    def _use(self, own_rabbitmq: Broker) -> None:
+        self.base, self._broker = own_rabbitmq.dsn, own_rabbitmq
+
+    def broker(self) -> Broker:
+        return self._broker
+
+
+@pytest.mark.slow
+@pytest.mark.once
+class TestRestartsWithQuorumQueues(TestRestartsWithClassicQueues):
+    guarantees = QUORUM
+    arguments: ClassVar = ARGUMENTS | {"x-queue-type": "quorum"}
+
+    def test_what_was_published_survives_a_crash(self) -> None:
+        """What `publish` has returned for is there, whole, when the broker was killed and started again.
+
+        A node takes some seconds to register a new quorum queue on its disk, and loses it if it is killed
+        before: unless, as in a cluster, others have it too. One that was there when it started is safe.
+        """
+        self.connect()
+        self._broker.restart()
+        super().test_what_was_published_survives_a_crash()
