@@ -1,0 +1,97 @@
+"""The commands of both sides for failed messages, on a table that both use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.symfony.conftest import Shared, Symfony, make_doctrine
+
+pytestmark = pytest.mark.slow
+
+SHOP = """
+from dataclasses import dataclass
+
+from postbus import Postbus
+
+app = Postbus(
+    transports={
+        "async": {"dsn": "%(async)s", "serializer": "symfony-camel-case", "retry": {"max_retries": 0}},
+        "failed": {"dsn": "%(failed)s", "serializer": "symfony-camel-case"},
+    },
+    routing={"*": "async"},
+    failure_transport="failed",
+)
+
+@app.message("App\\\\Message\\\\SmsNotification")
+@dataclass(frozen=True)
+class SmsNotification:
+    phone_number: str
+    text: str = ""
+
+@app.handler
+def send(sms: SmsNotification) -> None:
+    if sms.text == "fail":
+        raise ValueError("it is a bad day")
+    print("sent to", sms.phone_number, flush=True)
+"""
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Shared:
+    """Give a queue and a failure transport in a table of SQLite."""
+    return make_doctrine(tmp_path / "queue.db")
+
+
+@pytest.fixture
+def shop(shared: Shared, tmp_path: Path) -> Path:
+    """Give the folder of an application of ours."""
+    (tmp_path / "shop.py").write_text(SHOP % shared.here)
+    return tmp_path
+
+
+def postbus(shop: Path, *arguments: str) -> str:
+    """Run a command of ours to the end, and return what it wrote."""
+    command = [sys.executable, "-m", "postbus", "--app", "shop:app", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(shop)}
+    done = subprocess.run(command, cwd=shop, env=environment, capture_output=True, text=True, timeout=60)
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_worker_of_the_command_line_handles_what_symfony_has_sent(symfony: Symfony, shop: Path) -> None:
+    """``postbus consume`` needs nothing but the serializer's name."""
+    symfony.dispatch({"class": "SmsNotification", "arguments": {"phoneNumber": "1"}})
+
+    assert "sent to 1\n" == postbus(shop, "consume", "async", "--limit", "1")
+
+
+def test_symfony_shows_and_retries_what_postbus_has_buried(symfony: Symfony, shop: Path) -> None:
+    """``messenger:failed:show`` says when and why, ``messenger:failed:retry`` handles it."""
+    symfony.dispatch({"class": "SmsNotification", "arguments": {"phoneNumber": "1", "text": "fail"}})
+    postbus(shop, "consume", "async", "--limit", "1")
+    [failed] = json.loads(postbus(shop, "failed", "show", "--format", "json"))
+    shown = symfony.run("failed:show", failed["id"])
+    *_, handled = symfony.retry_failed(failed["id"])
+
+    assert "builtins.ValueError" in shown
+    assert "it is a bad day" in shown
+    assert f"Failed at     {failed['failed_at'][:10]}" in shown
+    assert "handled" == handled.what
+    assert [] == json.loads(postbus(shop, "failed", "show", "--format", "json"))
+
+
+def test_postbus_shows_and_retries_what_symfony_has_buried(symfony: Symfony, shop: Path) -> None:
+    """``postbus failed show`` says when and why, ``postbus failed retry`` handles it."""
+    symfony.dispatch({"class": "SmsNotification", "arguments": {"phoneNumber": "1"}})
+    symfony.consume("async", fail=True)
+    [failed] = json.loads(postbus(shop, "failed", "show", "--format", "json"))
+
+    print(failed)
+    assert "sent to 1" in postbus(shop, "failed", "retry", failed["id"])
+    assert "No failed messages were found" in symfony.run("failed:show")
