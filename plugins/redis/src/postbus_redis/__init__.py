@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -12,6 +13,8 @@ from postbus.transport import Guarantees, QueueTransport, TransportContext
 from postbus_redis.options import RedisOptions
 
 __all__ = ["GUARANTEES", "RedisOptions", "make_transport"]
+
+logger = logging.getLogger("postbus")
 
 GUARANTEES = Guarantees(durable=True, ordering="fifo", lease=True, delivery_count=True)
 
@@ -32,6 +35,8 @@ def make_transport(dsn: Dsn, context: TransportContext) -> QueueTransport:
     from postbus_redis.tls import tls_settings
 
     options = RedisOptions.from_dsn(dsn)
+    if options.stream.isdecimal():
+        logger.warning("Stream %r has a number for its name. Write dbindex=%s for a database.", *[options.stream] * 2)
     address = address_of(dsn, options)
     tls = tls_settings(dsn.scheme, address, options)
     keys = keys_for(options.stream, cluster=address.cluster)

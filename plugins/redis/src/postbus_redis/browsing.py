@@ -44,7 +44,8 @@ class Browser:
 
     def count(self) -> Counts:
         """Count in one script."""
-        waiting, delayed, in_flight, age = self._links.ask(scripts.COUNT(self._keys, self._group, scripts.RELEASED))
+        [counts] = self._links.ask(scripts.COUNT(self._keys, self._group, scripts.RELEASED))
+        waiting, delayed, in_flight, age = counts
         return Counts(waiting, delayed, in_flight, age / 1000 if age >= 0 else None)
 
     def browse(self, limit: int, after: str | None) -> list[Delivery]:
@@ -64,7 +65,8 @@ class Browser:
         if not _ENTRY_ID.fullmatch(id):
             return None
         at = id.encode()
-        unsettled = self._unsettled(self._links.ask(pack(b"XRANGE", self._keys.stream, at, at)))
+        [found] = self._links.ask(pack(b"XRANGE", self._keys.stream, at, at))
+        unsettled = self._unsettled(found)
         return unsettled[0] if unsettled else None
 
     def remove(self, ids: Sequence[str]) -> int:
@@ -73,24 +75,23 @@ class Browser:
         for id in ids:
             if delayed := _DELAYED_ID.fullmatch(id):
                 for member in [m for m in self._members_due(delayed[1]) if m[1] == delayed[2]]:
-                    removed += self._links.ask(pack(b"ZREM", self._keys.delayed, member[2]))
+                    removed += self._links.ask(pack(b"ZREM", self._keys.delayed, member[2]))[0]
             elif self.find(id):
                 entry = id.encode()
                 acks = pack(b"XACK", self._keys.stream, self._group, entry)
-                deletes = pack(b"XDEL", self._keys.stream, entry)
-                removed += self._links.run_together([acks, deletes])[1]
+                removed += self._links.ask(pack(b"XDEL", self._keys.stream, entry), acks)[0]
         return removed
 
     def purge(self) -> int:
         """Delete everything."""
-        purged: int = self._links.ask(scripts.PURGE(self._keys, self._group))
-        return purged
+        [purged] = self._links.ask(scripts.PURGE(self._keys, self._group))
+        return int(purged)
 
     def _browse_entries(self, limit: int, after: str | None) -> list[Delivery]:
         shown: list[Delivery] = []
         start = b"-" if after is None else b"(" + after.encode()
         while len(shown) < limit:
-            page = self._links.ask(pack(b"XRANGE", self._keys.stream, start, b"+", b"COUNT", b"%d" % PAGE))
+            [page] = self._links.ask(pack(b"XRANGE", self._keys.stream, start, b"+", b"COUNT", b"%d" % PAGE))
             shown += self._unsettled(page)
             if len(page) < PAGE:
                 break
@@ -105,7 +106,7 @@ class Browser:
         counts: dict[bytes, int] = {}
         if _entry_id(first_id) <= last:
             number = b"%d" % len(found)
-            pending = self._links.ask(pack(b"XPENDING", self._keys.stream, self._group, first_id, last_id, number))
+            [pending] = self._links.ask(pack(b"XPENDING", self._keys.stream, self._group, first_id, last_id, number))
             counts = {id: count for id, _, _, count in pending}
         return [
             Delivery(*entries.read(fields), None, id.decode(), counts.get(id))
@@ -141,11 +142,12 @@ class Browser:
 
     def _members_from(self, start: bytes) -> list[Member]:
         command = [b"ZRANGE", self._keys.delayed, start, b"+inf", b"BYSCORE", b"LIMIT", b"0", b"%d" % PAGE]
-        return _members(self._links.ask(pack(*command, b"WITHSCORES")))
+        return _members(self._links.ask(pack(*command, b"WITHSCORES"))[0])
 
     def _members_due(self, due: str) -> list[Member]:
         at = due.encode()
-        return _members(self._links.ask(pack(b"ZRANGE", self._keys.delayed, at, at, b"BYSCORE", b"WITHSCORES")))
+        [found] = self._links.ask(pack(b"ZRANGE", self._keys.delayed, at, at, b"BYSCORE", b"WITHSCORES"))
+        return _members(found)
 
 
 def _members(reply: Sequence[bytes]) -> list[Member]:

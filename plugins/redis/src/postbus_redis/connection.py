@@ -60,12 +60,10 @@ class RedisConnection:
     def _settle_certain(self, ids: Sequence[bytes], *, delete: bool) -> None:
         parts = pack_parts(ids)
         acks = b"*%d\r\n" % (len(ids) + 3) + pack_parts((b"XACK", self._keys.stream, self._group_name)) + parts
-        if not delete:
-            self._links.ask(acks)
-            return
-        # Together, so that no entry stays behind that is acknowledged and never deleted.
         deletes = b"*%d\r\n" % (len(ids) + 2) + pack_parts((b"XDEL", self._keys.stream)) + parts
-        self._links.run_together([acks, deletes])
+        # What is deleted and not acknowledged, because the connection broke just then, is forgotten when somebody
+        # claims it; the other way round, it would stay for ever. A transaction would be refused when memory is full.
+        self._links.ask(deletes, acks) if delete else self._links.ask(acks)
 
     def release(self, tags: Sequence[Lease]) -> None:
         if tags:
@@ -124,4 +122,5 @@ class RedisConnection:
         self._links.close()
 
     def _run(self, script: scripts.Script, *arguments: bytes) -> Reply:
-        return self._links.ask(script(self._keys, self._group_name, self._consumer, *arguments))
+        [reply] = self._links.ask(script(self._keys, self._group_name, self._consumer, *arguments))
+        return reply

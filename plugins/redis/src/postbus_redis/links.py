@@ -10,7 +10,6 @@ from redis.exceptions import RedisError, ResponseError
 
 from postbus.errors import ConnectionLost
 from postbus_redis.errors import translate
-from postbus_redis.resp import pack
 from postbus_redis.server import Server
 
 Reply = Any
@@ -120,21 +119,13 @@ class Links:
             self.close()
         return replies
 
-    def ask(self, command: bytes) -> Reply:
-        """Send one command and return its reply; raise what took its place, translated."""
-        [reply] = self.call([command])
-        if isinstance(reply, Exception):
-            raise translate(reply, str(self)) from reply
-        return reply
-
-    def run_together(self, commands: Sequence[bytes]) -> list[Reply]:
-        """Run commands as one transaction and return their replies; raise what took its place, translated."""
-        *queued, executed = self.call([pack(b"MULTI"), *commands, pack(b"EXEC")])
-        results: list[Reply] = [executed] if isinstance(executed, Exception) else executed
-        for reply in (*queued, *results):
+    def ask(self, *commands: bytes) -> list[Reply]:
+        """Send commands and return their replies; raise what took the place of one, translated."""
+        replies = self.call(commands)
+        for reply in replies:
             if isinstance(reply, Exception):
                 raise translate(reply, str(self)) from reply
-        return results
+        return replies
 
     def close(self) -> None:
         """Close what is idle, and the others as they come back."""

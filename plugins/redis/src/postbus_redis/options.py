@@ -40,7 +40,7 @@ class RedisOptions(Options):
     sentinel_master: str | None = option(
         None, "The servers are Sentinels; this is the master to ask them for.", aliases=("redis_sentinel",)
     )
-    sentinel_auth: tuple[str, ...] | None = option(None, "Password, or user and password, of the Sentinels.")
+    sentinel_password: tuple[str, ...] | None = option(None, "Password, or user and password, of the Sentinels.")
     cluster: bool = option(False, "A single server is a node of a Redis Cluster; several always are.")
     wait_replicas: int = option(0, "Replicas that must have a message before it counts as stored.", minimum=0)
     ssl: Mapping[str, object] | None = option(None, "Settings of TLS, written ssl[cafile]=/etc/ssl/redis.pem.")
@@ -55,7 +55,7 @@ class RedisOptions(Options):
         for name in ("stream", "group", "consumer"):
             if getattr(self, name) == "":
                 raise DsnError(f"The {name} of redis:// is empty. Write redis://localhost/stream/group/consumer.")
-        for name in ("auth", "sentinel_auth"):
+        for name in ("auth", "sentinel_password"):
             given: tuple[str, ...] | None = getattr(self, name)
             if given is not None and len(given) not in (1, 2):
                 raise DsnError(f"Option {name!r} of redis:// must be a password, or a user and a password.")
@@ -70,7 +70,7 @@ class RedisOptions(Options):
         """Return the options of a DSN; where Symfony takes a text or a list, so does this."""
         single = {
             name: (value,)
-            for name in ("auth", "host", "sentinel_auth")
+            for name in ("auth", "host", "sentinel_password")
             if isinstance(value := dsn.options.get(name), str)
         }
         return super().from_dsn(dsn.with_options(single), **{**_positional(dsn), **positional})

@@ -40,7 +40,7 @@ class Server:
             "protocol": 2,
         } | dict(tls)
         self._credentials = _credentials(options.auth)
-        self._sentinel_credentials = _credentials(options.sentinel_auth)
+        self._sentinel_credentials = _credentials(options.sentinel_password)
         self._db = options.dbindex
 
     def __str__(self) -> str:

@@ -1,0 +1,205 @@
+"""Who holds a message, for how long, and what becomes of those who went away."""
+
+from __future__ import annotations
+
+import pytest
+
+from postbus.envelope import Envelope
+from postbus.testing.subject import Note
+from postbus.transport import Outgoing
+from tests.brokers.server import wait_until
+
+pytestmark = pytest.mark.slow
+
+MESSAGES = [Outgoing(b"%d" % number, {}) for number in range(5)]
+SHORT = {"redeliver_timeout": 0.2, "claim_interval": 10}
+
+
+def bodies(deliveries):
+    return [delivery.body for delivery in deliveries]
+
+
+def consumers(client, stream):
+    return {each["name"] for each in client.xinfo_consumers(stream, "postbus")}
+
+
+def test_no_two_workers_share_a_name(client, stream, connect):
+    """Also where they run in one process, and read the same DSN."""
+    for worker in [connect() for _ in range(3)]:
+        worker.publish(MESSAGES[:1])
+        worker.fetch(1, 5)
+
+    assert 3 == len(consumers(client, stream))
+
+
+def test_a_given_name_is_used(client, stream, connect):
+    """Somebody may have a reason."""
+    worker = connect(consumer="me")
+    worker.publish(MESSAGES[:1])
+    worker.fetch(1, 5)
+
+    assert {"me"} == consumers(client, stream)
+
+
+def test_a_worker_that_comes_back_under_its_name_gets_what_it_had(client, stream, connect):
+    """As in Symfony, where that is the only way to get it back soon; here it counts as a delivery."""
+    connect().setup()
+    connect().publish(MESSAGES[:3])
+    client.xreadgroup("postbus", "me", {stream: ">"}, count=3)
+
+    worker = connect(consumer="me")
+
+    found = [*worker.fetch(2, 5), *worker.fetch(2, 5)]
+    assert [(b"0", 2), (b"1", 2), (b"2", 2)] == [(delivery.body, delivery.count) for delivery in found]
+    worker.ack([delivery.tag for delivery in found])
+    assert 0 == worker.count().in_flight
+
+
+def test_what_is_in_hand_is_not_delivered_again_after_a_reconnection(own_redis, make_transport):
+    """A worker whose connection broke goes on with what it has, and settles it on the next connection."""
+    transport = make_transport(own_redis.dsn)
+    transport.send([Envelope.wrap(Note("one")), Envelope.wrap(Note("two"))])
+    received = transport.receive(2, 5)
+    assert 2 == len(received)
+
+    with own_redis.client() as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+
+    assert [] == [envelope for _ in range(3) for envelope in transport.receive(2, 0.3)]
+    transport.ack(received)
+    counts = transport.connection.count()
+    assert (0, 0) == (counts.waiting, counts.in_flight)
+
+
+def test_a_reply_that_got_lost_comes_again_at_once(own_redis, make_transport, in_background):
+    """What Redis delivered into a dead connection need not wait until its lease is over."""
+    with own_redis.partition() as network:
+        transport = make_transport(network.dsn, read_timeout=0.5)
+        publisher = make_transport(own_redis.dsn)
+        receiving = in_background(lambda: transport.receive(1, 1.0))
+        with own_redis.client() as client:
+            wait_until(lambda: any("b" in each["flags"] for each in client.client_list()), "It does not wait.")
+            network.black_hole()
+            publisher.send([Envelope.wrap(Note("lost"))])
+            wait_until(lambda: publisher.connection.count().in_flight == 1, "It is not delivered.")
+        assert [] == receiving.result(10)
+        network.heal()
+
+        found: list[Envelope] = []
+        wait_until(lambda: bool(found.extend(transport.receive(1, 1.0)) or found), "It does not come.")
+        transport.ack(found)
+
+    assert 0 == publisher.connection.count().in_flight
+
+
+def test_many_abandoned_messages_come_in_batches(client, stream, connect):
+    """However many a dead worker had, and however few are asked for at once."""
+    worker = connect(**SHORT)
+    worker.setup()
+    worker.publish([Outgoing(b"%d" % number, {}) for number in range(300)])
+    client.xreadgroup("postbus", "dead", {stream: ">"}, count=300)
+
+    found = []
+    wait_until(lambda: found.extend(worker.fetch(7, 1)) or len(found) == 300, "They do not come.")
+
+    assert {(b"%d" % number, 2) for number in range(300)} == {(each.body, each.count) for each in found}
+    assert len({each.id for each in found}) == 300
+
+
+def test_an_abandoned_message_that_was_deleted_is_forgotten(client, stream, connect):
+    """It is in nobody's way, and no longer in flight."""
+    worker = connect(**SHORT)
+    worker.setup()
+    [id] = worker.publish(MESSAGES[:1])
+    client.xreadgroup("postbus", "dead", {stream: ">"})
+    client.xdel(stream, id)
+
+    wait_until(lambda: worker.fetch(1, 0.1) or worker.count().in_flight == 0, "It is still in flight.")
+
+
+def test_an_ack_in_doubt_leaves_alone_what_another_one_has(client, stream, connect):
+    """Once a lease may be over, the group is asked first."""
+    worker = connect()
+    worker.publish(MESSAGES[:2])
+    lost, held = worker.fetch(2, 5)
+    client.xclaim(stream, "postbus", "other", 0, [lost.id])
+    lost.tag.certain_until = held.tag.certain_until = 0.0
+
+    worker.ack([lost.tag, held.tag])
+
+    assert [lost.id] == [each["message_id"] for each in client.xpending_range(stream, "postbus", "-", "+", 10)]
+    assert [lost.id] == [id for id, _ in client.xrange(stream)]
+
+
+def test_a_lease_is_told_from_a_later_one_of_the_same_worker(client, stream, connect):
+    """A worker that got back what it had lost settles it by the new tag alone."""
+    worker = connect(**SHORT)
+    worker.publish(MESSAGES[:1])
+    [first] = worker.fetch(1, 5)
+    second = []
+    wait_until(lambda: second.extend(worker.fetch(1, 1)) or second, "It does not come again.")
+
+    worker.release([first.tag])
+    assert [first.tag] == list(worker.keepalive([first.tag]))
+
+    assert 1 == worker.count().in_flight
+    worker.ack([second[0].tag])
+    assert 0 == worker.count().in_flight
+
+
+def test_a_worker_that_closes_leaves_no_name_behind(client, stream, connect):
+    """Unless it still holds something, which would be forgotten with it."""
+    holder, idle = connect(), connect()
+    holder.publish(MESSAGES[:1])
+    holder.fetch(1, 5)
+    idle.publish(MESSAGES[:1])
+    idle.ack([delivery.tag for delivery in idle.fetch(1, 5)])
+    assert 2 == len(consumers(client, stream))
+
+    holder.close()
+    idle.close()
+
+    assert [1] == [each["pending"] for each in client.xinfo_consumers(stream, "postbus")]
+
+
+def test_dead_workers_are_forgotten_once_they_hold_nothing(client, stream, connect):
+    """Their messages are taken over first."""
+    worker = connect(**SHORT)
+    worker.setup()
+    worker.publish(MESSAGES[:1])
+    client.xreadgroup("postbus", "dead", {stream: ">"})
+    client.xgroup_createconsumer(stream, "postbus", "idle")
+    client.xgroup_createconsumer(f"{stream}__wake", "postbus", "dead")
+
+    found = []
+    wait_until(
+        lambda: found.extend(worker.fetch(1, 0.1)) or not {"dead", "idle"} & consumers(client, stream), "They stay."
+    )
+
+    assert [b"0"] == bodies(found)
+    assert "dead" not in {each["name"] for each in client.xinfo_consumers(f"{stream}__wake", "postbus")}
+
+
+def test_a_worker_that_holds_something_is_not_forgotten(client, stream, connect):
+    """However long nothing was heard of it, as long as its lease is not over."""
+    worker = connect(claim_interval=10)
+    worker.setup()
+    worker.publish(MESSAGES[:1])
+    client.xreadgroup("postbus", "quiet", {stream: ">"})
+
+    for _ in range(5):
+        worker.fetch(1, 0.02)
+
+    assert "quiet" in consumers(client, stream)
+
+
+def test_released_messages_can_be_claimed_by_symfony(client, stream, connect):
+    """What was given back looks as if it had been idle for ever."""
+    worker = connect()
+    worker.publish(MESSAGES[:1])
+    [delivery] = worker.fetch(1, 5)
+    worker.release([delivery.tag])
+
+    claimed = client.xclaim(stream, "postbus", "symfony", 3_600_000, [delivery.id], justid=True)
+
+    assert [delivery.id] == claimed

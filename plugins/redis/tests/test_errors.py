@@ -1,0 +1,269 @@
+"""What is said when Redis refuses, and that nothing is lost by it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+import redis.exceptions
+
+from postbus.errors import ConnectionLost, TransportError
+from postbus.transport import Outgoing
+from postbus_redis.errors import translate
+from tests.brokers.network import reserve_port
+
+MESSAGE = Outgoing(b"message", {})
+SOON = Outgoing(b"soon", {}, 0.05)
+
+
+def error_of(work) -> TransportError:
+    with pytest.raises(TransportError) as caught:
+        work()
+    return caught.value
+
+
+def test_full_memory_refuses_messages_and_delivers_them(own_redis, connect_to):
+    """What is there can be handled, which makes room; what is due waits until there is some."""
+    connection = connect_to(own_redis.dsn)
+    connection.setup()
+    connection.publish([MESSAGE, MESSAGE, SOON])
+    [kept] = connection.fetch(1, 5)
+    own_redis.make_full()
+
+    for refused in (MESSAGE, SOON):
+        error = error_of(lambda refused=refused: connection.publish([refused]))
+        assert "is full and takes no messages" in str(error)
+        assert not isinstance(error, ConnectionLost)
+        assert {} == error.stored
+    assert "is full" in str(error_of(lambda: connection.replace(kept.tag, MESSAGE)))
+
+    [delivery] = connection.fetch(5, 0.2)
+    connection.ack([delivery.tag])
+    connection.release([kept.tag])
+    [again] = connection.fetch(5, 0.2)
+    assert [] == list(connection.keepalive([again.tag]))
+    own_redis.make_room()
+
+    [late] = connection.fetch(5, 5)
+    assert b"soon" == late.body
+
+
+def test_a_replica_is_a_lost_connection(own_redis, connect_to):
+    """Its role may be a mistake in the DSN, or the first sign of a failover."""
+    connection = connect_to(own_redis.dsn)
+    connection.publish([MESSAGE])
+    own_redis.make_readonly()
+
+    error = error_of(lambda: connection.publish([MESSAGE]))
+
+    assert isinstance(error, ConnectionLost)
+    assert "is a replica, which takes no messages. Name its master" in str(error)
+    assert {} == error.stored
+
+
+def test_a_worker_notices_that_its_master_became_a_replica(own_redis, connect_to, in_background):
+    """Also while it waits."""
+    connection = connect_to(own_redis.dsn)
+    waiting = in_background(lambda: connection.fetch(1, 30))
+    with own_redis.client() as client:
+        while not any("b" in each["flags"] for each in client.client_list()):
+            threading.Event().wait(0.01)
+
+    own_redis.make_readonly()
+
+    with pytest.raises(ConnectionLost):
+        waiting.result(10)
+
+
+@pytest.mark.parametrize("suffix", ["", "__queue"])
+def test_a_key_of_another_type_is_an_error(client, stream, connect, suffix):
+    """Of what was published together, ``stored`` names what is stored."""
+    client.set(f"{stream}{suffix}", "text")
+    connection = connect()
+
+    error = error_of(lambda: connection.publish([MESSAGE, SOON]))
+
+    assert "has a key of another type where the stream or its delayed set should be" in str(error)
+    assert ([1] if suffix == "" else [0]) == list(error.stored)
+    assert "another type" in str(error_of(lambda: connection.fetch(1, 0)))
+
+
+@pytest.mark.parametrize(
+    ("user", "told"),
+    [
+        ("", "refuses the user or the password"),
+        ("postbus:wrong@", "refuses the user or the password"),
+        ("wrong@", "refuses the user or the password"),
+    ],
+)
+def test_a_wrong_password_is_an_error(redis_acl, connect_to, user, told):
+    """Trying again would be no use; nothing of it is shown."""
+    _, _, server = redis_acl.dsn.rpartition("@")
+
+    error = error_of(lambda: connect_to(f"redis://{user}{server}").publish([MESSAGE]))
+
+    assert told in str(error)
+    assert "wrong" not in str(error).replace("wrong number", "")
+    assert not isinstance(error, ConnectionLost)
+
+
+def test_a_permission_that_is_missing_is_named(redis_acl, stream, connect_to):
+    """The user gets to know which command it is."""
+    with redis_acl.client() as client:
+        client.acl_setuser("reader", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-xadd"])
+
+    _, _, server = redis_acl.dsn.rpartition("@")
+    error = error_of(lambda: connect_to(f"redis://reader:pw@{server}").publish([MESSAGE]))
+
+    assert "denies the user of the DSN a permission" in str(error)
+    assert "xadd" in str(error)
+
+
+def test_a_user_needs_no_more_than_is_documented(redis_acl, stream, connect_to):
+    """The rule in the README is enough for everything."""
+    with redis_acl.client() as client:
+        client.execute_command(
+            "ACL", "SETUSER", "minimal", "on", ">pw", "resetkeys", f"~{stream}*", f"~{{{stream}}}*", "nocommands",
+            *"+@stream +@scripting +@connection +@transaction +zadd +zrange +zrem +zcard +zcount +time +unlink".split(),
+        )  # fmt: skip
+    _, _, server = redis_acl.dsn.rpartition("@")
+
+    connection = connect_to(f"redis://minimal:pw@{server}", claim_interval=10)
+    connection.setup()
+    connection.publish([MESSAGE, SOON, Outgoing(b"later", {}, 3600)])
+    for _ in range(2):
+        [delivery] = connection.fetch(1, 5)
+        connection.replace(delivery.tag, MESSAGE)
+    [first] = connection.fetch(1, 5)
+    [second] = connection.fetch(1, 5)
+    connection.keepalive([first.tag])
+    connection.release([first.tag])
+    connection.ack([second.tag])
+    connection.count()
+    connection.remove([shown.id for shown in connection.browse(10) if shown.id])
+    connection.purge()
+
+
+def test_a_host_without_a_name_is_a_lost_connection(connect_to):
+    """It may have one soon."""
+    error = error_of(lambda: connect_to("redis://no-such-host.invalid").publish([MESSAGE]))
+
+    assert isinstance(error, ConnectionLost)
+    assert "no-such-host.invalid" in str(error)
+    assert "cannot be reached" in str(error)
+
+
+def test_a_certificate_that_is_not_trusted_is_an_error(redis_tls, connect_to):
+    """Nothing is sent to a server that may be another one."""
+    error = error_of(lambda: connect_to(redis_tls.dsn).publish([MESSAGE]))
+
+    assert "has a certificate that cannot be verified" in str(error)
+    assert "See option 'ssl'" in str(error)
+    assert not isinstance(error, ConnectionLost)
+
+
+def test_a_certificate_is_for_the_host_in_the_dsn(redis_tls, connect_to):
+    """Unless that check is turned off."""
+    dsn = redis_tls.dsn.replace("localhost", "127.1")
+    trust = {"cafile": str(redis_tls.certificates.ca_file)}
+
+    assert "cannot be verified" in str(error_of(lambda: connect_to(dsn, ssl=trust).publish([MESSAGE])))
+    connect_to(dsn, ssl={**trust, "verify_peer_name": False}).publish([MESSAGE])
+    connect_to(dsn, ssl={"verify_peer": False}).publish([MESSAGE])
+
+
+def test_a_client_may_have_a_certificate(redis_tls, connect_to):
+    """As Symfony's options name it."""
+    files = redis_tls.certificates
+    ssl = {"cafile": str(files.ca_file), "local_cert": str(files.certificate), "local_pk": str(files.key)}
+
+    connect_to(redis_tls.dsn, ssl=ssl).publish([MESSAGE])
+
+
+def test_a_node_of_a_cluster_says_what_it_is(redis_cluster, connect_to):
+    """Who names one server reaches the wrong one, mostly."""
+    errors = []
+    for server in redis_cluster.servers:
+        try:
+            connect_to(f"redis://127.0.0.1:{server.port}").publish([MESSAGE])
+        except ConnectionLost as error:
+            errors.append(str(error))
+
+    assert 2 == len(errors)
+    assert all("Name several nodes, or set cluster=true" in error for error in errors)
+
+
+def test_one_node_of_a_cluster_is_enough_where_it_is_called_so(redis_cluster, connect_to):
+    """It tells where the others are."""
+    connection = connect_to(f"redis://127.0.0.1:{redis_cluster.servers[0].port}", cluster=True)
+
+    connection.publish([MESSAGE])
+
+    assert 1 == len(connection.fetch(1, 5))
+
+
+def test_a_server_that_is_no_redis_is_an_error(connect_to):
+    """It is told from one that is not there."""
+    with socket.create_server(("127.0.0.1", reserve_port())) as server:
+
+        def answer() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(100)
+                client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        port = server.getsockname()[1]
+        error = error_of(lambda: connect_to(f"redis://127.0.0.1:{port}").publish([MESSAGE]))
+
+    assert "does not speak the protocol of Redis" in str(error)
+
+
+def test_without_setup_a_missing_group_is_an_error(connect):
+    """It says what to do; publishing needs no group."""
+    connection = connect(auto_setup=False)
+    connection.publish([MESSAGE])
+
+    error = error_of(lambda: connection.fetch(1, 0))
+
+    assert "has no group 'postbus'. Run `postbus setup`." in str(error)
+    assert str(error) == connection.missing()[0]
+    connection.setup()
+    assert 1 == len(connection.fetch(1, 5))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        (redis.exceptions.BusyLoadingError("Redis is loading"), ConnectionLost, "is still loading its data"),
+        (redis.exceptions.NoScriptError("No matching script"), ConnectionLost, "has forgotten the scripts"),
+        (redis.exceptions.ClusterDownError("The cluster is down"), ConnectionLost, "cannot serve this stream"),
+        (redis.exceptions.TryAgainError("Try again"), ConnectionLost, "cannot serve this stream"),
+        (redis.exceptions.ResponseError("MISCONF Errors writing"), TransportError, "refuses: MISCONF Errors writing."),
+        (redis.exceptions.ConnectionError(), ConnectionLost, "cannot be reached: ConnectionError"),
+    ],
+)
+def test_every_error_of_the_client_has_its_sentence(error, kind, told):
+    """A lost connection is one that may be better next time."""
+    translated = translate(error, "Redis at localhost:6379")
+
+    assert kind is type(translated)
+    assert str(translated).startswith("Redis at localhost:6379 ")
+    assert told in str(translated)
+
+
+def test_forgotten_scripts_are_loaded_again(own_redis, make_transport):
+    """What was not done for lack of one is done on the next connection."""
+    from postbus import stamps
+    from postbus.envelope import Envelope
+    from postbus.testing.subject import Note
+
+    transport = make_transport(own_redis.dsn)
+    transport.send([Envelope.wrap(Note("now"))])
+    with own_redis.client() as client:
+        client.script_flush()
+
+    transport.send([Envelope.wrap(Note("later"), stamps.Delay(3600))])
+
+    assert 1 == transport.connection.count().delayed
