@@ -32,6 +32,7 @@ class Forgetful(Server):
     # All that look for what was there before.
     also=[
         "a_transport_goes_on_after_a_restart",
+        "a_transport_receives_after_a_restart",
         "a_transport_settles_after_a_restart",
         "what_is_delayed_survives_a_restart",
         "what_was_in_flight_survives_a_restart",
@@ -152,6 +153,17 @@ class TakesALossForARefusal(Served):
             raise TransportError(str(error)) from error
 
 
+@breaks("a_transport_receives_after_a_restart")
+class IsDeafAfterARestart(Served):
+    """Does not notice that the broker is another one, which knows nothing of this connection."""
+
+    def fetch_from(self, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
+        if self.queue.running and self.start != self.queue.starts:
+            time.sleep(min(wait, 0.05))
+            return []
+        return super().fetch_from(queues, limit, wait)
+
+
 @breaks("a_transport_settles_after_a_restart")
 class RefusesTagsFromBefore(Served):
     """Raises for a tag that the broker does not know since it was restarted."""
@@ -163,7 +175,7 @@ class RefusesTagsFromBefore(Served):
 
 
 class Shaky(Server):
-    """Goes away once more, for whoever fetches for the second time since it is back."""
+    """Goes away once more, for whoever looks for the second time since it is back."""
 
     fetches = 0
 
@@ -177,7 +189,7 @@ class Shaky(Server):
 
 @breaks(
     "a_loss_is_told_once",
-    # It fetches twice on one connection, too.
+    # It looks twice on one connection, too.
     also=["what_is_delayed_survives_a_restart"],
 )
 class LosesItsBrokerTwice(Served):

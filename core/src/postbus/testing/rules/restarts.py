@@ -120,6 +120,20 @@ class Restarts(Workbench):
         wanted = {"before", "after"} if self.guarantees.durable else {"after"}
         assert wanted == self._receive_all_of(transport, wanted)
 
+    def test_a_transport_receives_after_a_restart(self) -> None:
+        """Who only receives, and did nothing while the broker was away, gets what is there and what comes then."""
+        broker = self._breakable()
+        transport = self.transport()
+        transport.receive(1, 0)
+        self.transport().send([Envelope.wrap(Note("before"))])
+
+        with _away(broker):
+            pass
+
+        self.transport().send([Envelope.wrap(Note("after"))])
+        wanted = {"before", "after"} if self.guarantees.durable else {"after"}
+        assert wanted == self._receive_all_of(transport, wanted)
+
     def test_a_transport_settles_after_a_restart(self) -> None:
         """What it received before is settled, or ignored and comes again; both are quiet, and nothing else is hit."""
         broker = self._breakable()
@@ -181,9 +195,9 @@ class Restarts(Workbench):
         deadline = time.monotonic() + self.patience
         seen: set[str] = set()
         while not wanted <= seen and (left := deadline - time.monotonic()) > 0:
-            received = transport.receive(10, left)
-            transport.ack(received)
-            seen |= {envelope.message.text for envelope in received}
+            if received := transport.receive(10, left):
+                transport.ack(received)
+                seen |= {envelope.message.text for envelope in received}
         return seen & wanted
 
 
