@@ -65,7 +65,7 @@ class SymfonySerializer:
         message = envelope.message
         if type(message) is Undecodable:
             entries = self._entries(message.headers)
-            grouped = self._stamps_by_header(envelope, entries, message.headers)
+            grouped = self._stamps_by_header(envelope, entries)
             headers = keep_headers(message.headers, grouped, partial(self._stamps_in, message.headers))
             return Encoded(message.body, headers | self._encode_stamps(grouped, entries))
 
@@ -74,15 +74,14 @@ class SymfonySerializer:
         if unknown is not None:
             headers.update((_outside(name), text) for name, text in unknown.headers.items())
         came = envelope.last(Came)
-        if came is None:
-            headers.update(self._encode_stamps(self._stamps_by_header(envelope, {}, {}), {}))
-            return Encoded(body, headers)
-        entries = self._entries(came.headers)
-        grouped = self._stamps_by_header(envelope, entries, came.headers)
+        entries = {} if came is None else self._entries(came.headers)
+        grouped = self._stamps_by_header(envelope, entries)
         for header, found in entries.items():
             if header not in grouped and any(stamp is None for stamp, _ in found):
                 grouped[header] = []
         headers.update(self._encode_stamps(grouped, entries))
+        if ERROR.header not in headers:
+            headers.pop(DETAILS, None)
         return Encoded(body, headers)
 
     def decode(self, body: bytes, headers: Mapping[str, str]) -> Envelope:
@@ -101,7 +100,7 @@ class SymfonySerializer:
             if found is None:
                 inside = _inside(name)
                 unknown[name if inside in headers else inside] = text
-            elif name != DETAILS or ERROR.header not in headers:
+            else:
                 known += found
 
         if problem is None:
@@ -120,6 +119,8 @@ class SymfonySerializer:
         """Return the stamps in a header; None if it holds none that are known here."""
         twin = self._twins.get(name)
         if twin is None:
+            if name == DETAILS and ERROR.header in headers:
+                return None  # They are read together with Symfony's stamps, and stay as they are if those do.
             decode = _decoders.get(name) or _decoder_for(name)
             return None if decode is None else decode(text)
         if twin is ERROR:
@@ -140,9 +141,7 @@ class SymfonySerializer:
                     found[name] = twin.entries_in(text)
         return found
 
-    def _stamps_by_header(
-        self, envelope: Envelope, entries: Mapping[str, Entries], came: Mapping[str, str]
-    ) -> dict[str, list[Stamp]]:
+    def _stamps_by_header(self, envelope: Envelope, entries: Mapping[str, Entries]) -> dict[str, list[Stamp]]:
         by_kind: dict[type[Stamp], list[Stamp]] = {}
         for stamp in envelope.stamps:
             kind = stamp.__class__
@@ -159,8 +158,6 @@ class SymfonySerializer:
         errors = grouped.get(ERROR.header)
         if errors is not None and errors != [error for error, _ in entries.get(ERROR.header, ())]:
             grouped[DETAILS] = errors
-        elif errors is not None and DETAILS in came:
-            grouped[DETAILS] = [*_details_in(came[DETAILS])]
         if BURIED.header in grouped and REDELIVERY.header not in grouped:
             grouped[REDELIVERY.header] = [stamps.Retried(0, _failed_at(envelope))]  # There it says when.
         return grouped
