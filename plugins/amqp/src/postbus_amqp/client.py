@@ -16,13 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import pika
-from pika import frame, spec
-from pika.adapters.select_connection import IOLoop, SelectConnection
-from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker, ProbableAuthenticationError
-
 from postbus.errors import ConnectionLost, TransportError, describe
 from postbus_amqp.options import Settings
+from postbus_amqp.untyped import IOLoop, SelectConnection, exceptions, frame, pika, spec
+
+logger = logging.getLogger("postbus")
 
 Purpose = Literal["consume", "publish"]
 
@@ -97,11 +95,12 @@ class Client:
         self.on_turn: list[Callable[[], object]] = []
         """What is called whenever something may have arrived, in the thread."""
         self.on_blocked: list[Callable[[str | None], object]] = []
-        """What is called, with the reason, when the broker stops reading what is published; with None when it goes on."""
+        """What is called with the reason when the broker stops reading what is published, with None when it goes on."""
         self._loop = IOLoop()
         self._work: deque[Callable[[], object]] = deque()
         self._is_signalled = False
         self._is_running = True
+        self._is_broken = False
         self._calls: set[Call] = set()
         self._unsent: list[tuple[Channel, Call]] = []
         self._opening = threading.Lock()
@@ -187,21 +186,34 @@ class Client:
         self._loop.activate_poller()
         try:
             while self._is_running:
-                self._loop.poll()
-                self._loop.process_timeouts()
-                self._is_signalled = False
-                while self._work:
-                    self._work.popleft()()
-                for tell in self.on_turn:
-                    tell()
-                if self._unsent:
-                    self._unsent = [(channel, call) for channel, call in self._unsent if not _is_sent(channel, call)]
-        except Exception as error:  # A border: whatever goes wrong in here must reach those who wait for it.
-            self._end(ConnectionLost(f"The connection to {self.settings} broke: {describe(error)}."))
+                try:
+                    self._take_turn()
+                except Exception as error:  # A border: whatever goes wrong in here must reach those who wait for it.
+                    self._break(error)
         finally:
-            self._end(ConnectionLost(f"The connection to {self.settings} is closed."))
             self._loop.deactivate_poller()
             self._loop.close()
+
+    def _take_turn(self) -> None:
+        self._loop.poll()
+        self._loop.process_timeouts()
+        self._is_signalled = False
+        while self._work:
+            self._work.popleft()()
+        for tell in self.on_turn:
+            tell()
+        if self._unsent:
+            self._unsent = [(channel, call) for channel, call in self._unsent if not _is_sent(channel, call)]
+
+    def _break(self, error: Exception) -> None:
+        """End everything after an error that nobody has foreseen; at the second one without ceremony."""
+        logger.error("The connection to %s breaks: %s", self.settings, describe(error), exc_info=error)
+        if self._is_broken:
+            self._stop()
+            return
+        self._is_broken = True
+        self._end(ConnectionLost(f"The connection to {self.settings} broke: {describe(error)}."))
+        self._abort_links()
 
     def _connect(self, purpose: Purpose, parameters: list[Any], call: Call) -> None:
         def opened(result: Any) -> None:
@@ -209,19 +221,23 @@ class Client:
             if isinstance(result, BaseException):
                 call.fail(self._explain(_innermost(result)))
                 return
-            result.add_on_close_callback(lambda _, error: self._on_link_closed(error))
-            result.add_on_connection_blocked_callback(lambda _, blocked: self._on_blocked(blocked.method.reason))
-            result.add_on_connection_unblocked_callback(lambda _, unblocked: self._on_blocked(None))
+            result.add_on_close_callback(self._on_link_closed)
+            result.add_on_connection_blocked_callback(self._on_blocked)
+            result.add_on_connection_unblocked_callback(self._on_unblocked)
             self._links[purpose] = result
             call.succeed()
 
         self._attempt = SelectConnection.create_connection(parameters, opened, self._loop)
 
-    def _on_blocked(self, reason: str | None) -> None:
+    def _on_blocked(self, _: Any, answer: Any) -> None:
         for tell in self.on_blocked:
-            tell(reason)
+            tell(answer.method.reason or "it is short of memory or disk")
 
-    def _on_link_closed(self, error: Exception) -> None:
+    def _on_unblocked(self, _: Any, __: Any) -> None:
+        for tell in self.on_blocked:
+            tell(None)
+
+    def _on_link_closed(self, _: Any, error: Exception) -> None:
         self._end(ConnectionLost(f"The connection to {self.settings} was lost: {_text(error)}."))
         self._links = {purpose: link for purpose, link in self._links.items() if not link.is_closed}
         self._close_links()
@@ -239,6 +255,8 @@ class Client:
     def _abort_links(self) -> None:
         for link in list(self._links.values()):
             link._adapter_disconnect_stream()
+        if not self._links:
+            self._stop()
 
     def _stop(self) -> None:
         self._is_running = False
@@ -252,11 +270,11 @@ class Client:
         for call in list(self._calls):
             call.fail(again(error))
 
-    def _explain(self, cause: BaseException) -> TransportError:
+    def _explain(self, cause: Any) -> TransportError:
         """Return why a connection could not be opened: lost, or refused for a reason that stays."""
-        if isinstance(cause, ConnectionClosedByBroker) and cause.reply_code in (403, 530):
+        if isinstance(cause, exceptions.ConnectionClosedByBroker) and cause.reply_code in (403, 530):
             return TransportError(f"{self.settings} refused the connection: {cause.reply_text}.")
-        if isinstance(cause, ProbableAuthenticationError):
+        if isinstance(cause, exceptions.ProbableAuthenticationError):
             return TransportError(f"{self.settings} refused the user or the password. Look at both in the DSN.")
         if isinstance(cause, ssl.SSLCertVerificationError):
             return TransportError(
@@ -321,20 +339,22 @@ class Channel:
         self._connection = connection
         self._raw = connection.channel(on_open_callback=call.succeed)
         self._raw.add_on_close_callback(self._closed)
-        if self._on_cancel is not None:
-            on_cancel = self._on_cancel
-            self._raw.add_on_cancel_callback(lambda cancelled: on_cancel(cancelled.method.consumer_tag))
+        self._raw.add_on_cancel_callback(self._cancelled)
 
     def consume(
-        self, queue: str, tag: str, prefetch: int, on_delivery: Callable[..., object], on_begun: Callable[[], object]
+        self, queue: str, tag: str, prefetch: int, on_delivery: Callable[..., object], on_begun: Callable[[Any], object]
     ) -> None:
         """Have messages of a queue sent here, so many before the first is settled."""
+        if self.error is not None:
+            return
         self._raw.basic_qos(prefetch_count=prefetch, callback=_ignore)
-        self._raw.basic_consume(queue, on_delivery, consumer_tag=tag, callback=lambda _: on_begun())
+        self._raw.basic_consume(queue, on_delivery, consumer_tag=tag, callback=on_begun)
 
-    def cancel(self, tag: str) -> None:
-        """Have no more messages sent; those that are on their way still come."""
-        self._raw.basic_cancel(tag, callback=_ignore)
+    def cancel(self, tag: str, on_end: Callable[[Any], object] | None = None) -> None:
+        """Have no more messages sent; those that are on their way still come, before ``on_end`` is called."""
+        if self.error is not None:
+            return
+        self._raw.basic_cancel(tag, callback=on_end or _ignore)
         # pika would give back by itself what comes from now on.
         self._raw._cancelled.discard(tag)
 
@@ -367,17 +387,23 @@ class Channel:
     @property
     def number(self) -> int:
         """Its number, which stands in every frame."""
-        return self._raw.channel_number
+        number: int = self._raw.channel_number
+        return number
 
     @property
     def largest_frame(self) -> int:
         """How many bytes fit into a frame."""
-        return self._connection.params.frame_max - FRAME_OVERHEAD
+        largest: int = self._connection.params.frame_max
+        return largest - FRAME_OVERHEAD
 
-    def _closed(self, _: Any, reason: Exception) -> None:
+    def _cancelled(self, answer: Any) -> None:
+        if self._on_cancel is not None:
+            self._on_cancel(answer.method.consumer_tag)
+
+    def _closed(self, _: Any, reason: Any) -> None:
         if self._client.error is not None:
             self.error = again(self._client.error)
-        elif isinstance(reason, ChannelClosedByBroker):
+        elif isinstance(reason, exceptions.ChannelClosedByBroker):
             self.error = Refused(reason.reply_code, reason.reply_text)
         else:
             self.error = ConnectionLost("The channel is closed.")
@@ -452,7 +478,7 @@ def again(error: TransportError) -> TransportError:
     return Refused(error.code, str(error)) if isinstance(error, Refused) else type(error)(str(error))
 
 
-def _innermost(error: BaseException) -> BaseException:
+def _innermost(error: Any) -> Any:
     """Return what an error of pika's wraps."""
     while True:
         inner = getattr(error, "exceptions", None) or [getattr(error, "exception", None)]

@@ -86,6 +86,24 @@ class AmqpConnection:
             answers = [channel.ask("queue_declare", queue=queue, passive=True) for queue in self._settings.queues]
         return Counts(sum(answer.message_count for answer in answers) + self._consumer.waiting)
 
+    def purge(self) -> int:
+        """As promised, but for what other connections have in flight, and what is delayed for a key of its own."""
+        settings = self._settings
+        keys = {key for queue in settings.queues.values() for key in queue.binding_keys} | {
+            settings.default_routing_key
+        }
+        targets = [Route(settings.exchange_name, key) for key in keys] if settings.exchange_name else []
+        targets += [Route("", queue) for queue in settings.queues]
+        self._set_up_once("consume")
+        with control_channel(self._client, "consume") as channel:
+            number = self._consumer.drop()
+            for queue in settings.queues:
+                number += channel.ask("queue_purge", queue=queue).message_count
+            for name in self._delays.names(targets):  # Deleting one that does not exist is no error.
+                number += channel.ask("queue_delete", queue=name).message_count
+        self._delays.forget()
+        return number
+
     def close(self) -> None:
         self._client.close()
 

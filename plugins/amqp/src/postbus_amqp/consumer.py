@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from postbus.errors import ConnectionLost, TransportError
 from postbus.transport import Delivery
-from postbus_amqp.client import Channel, Client, Refused
+from postbus_amqp.client import Call, Channel, Client, Refused
 from postbus_amqp.messages import delivery_of
 
 IDLE = 0.5
@@ -129,6 +129,11 @@ class Consumer:
         """Give deliveries back; unless somebody fetches, also what has not been fetched yet, and consume no more."""
         self._send(partial(self._release, tags))
 
+    def drop(self) -> int:
+        """Settle everything that is here, fetched or not; return how many messages there were."""
+        channel = self._channel
+        return 0 if channel is None else self._client.ask(self._drop, self._client.rpc_timeout)
+
     @property
     def waiting(self) -> int:
         """How many messages are here that were not fetched."""
@@ -206,7 +211,7 @@ class Consumer:
             self._is_watched = True
             self._client.call_later(IDLE / 2, self._look)
 
-    def _on_begun(self) -> None:
+    def _on_begun(self, _: Any) -> None:
         self._beginning -= 1
 
     def _on_delivery(self, subscription: Subscription, _: Any, method: Any, properties: Any, body: bytes) -> None:
@@ -279,6 +284,28 @@ class Consumer:
         for number in wanted:
             del self._unsettled[number]
         self._channel.settle(how, together[-1] if together else None, alone)
+
+    def _drop(self, call: Call) -> None:
+        former, self._subscriptions, self._wanted = self._subscriptions, [], None
+        open_ends = [subscription.tag for subscription in former]
+
+        def finish(_: Any) -> None:
+            # Nothing comes any more once all have ended, so nothing escapes.
+            if open_ends:
+                open_ends.pop()
+            if open_ends:
+                return
+            for buffer in self._buffers.values():
+                buffer.clear()
+            number = len(self._unsettled)
+            self._settle([Tag(self._id, each) for each in self._unsettled], "ack")
+            call.succeed(number)
+
+        if self._channel is not None and former:
+            for subscription in former:
+                self._channel.cancel(subscription.tag, finish)
+        else:
+            finish(None)
 
     def _on_cancel(self, tag: str) -> None:
         for subscription in self._subscriptions:

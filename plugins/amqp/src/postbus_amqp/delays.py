@@ -9,6 +9,7 @@ import hashlib
 import math
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from msgspec import Struct
@@ -55,6 +56,12 @@ class Delays:
                 self._declare(name, arguments)
         return Route(self._client.settings.delay.exchange_name, name)
 
+    def names(self, targets: Iterable[Route]) -> list[str]:
+        """Return the names of all queues in which messages for these targets may wait, and of those that are known."""
+        lengths = [(target, length) for target in targets for length in LENGTHS]
+        names = [self._name(target, length, self._arguments(target, length)) for target, length in lengths]
+        return [*dict.fromkeys([*names, *self._known])]
+
     def forget(self) -> None:
         """Declare everything anew: something is not there any more."""
         with self._lock:
@@ -74,7 +81,7 @@ class Delays:
 
     def _arguments(self, target: Route, milliseconds: int) -> dict[str, Any]:
         settings = self._client.settings
-        arguments = {
+        arguments: dict[str, Any] = {
             "x-message-ttl": milliseconds,
             "x-expires": milliseconds + int(LINGER * 1000),
             "x-dead-letter-exchange": target.exchange,
@@ -82,7 +89,7 @@ class Delays:
         }
         if settings.has_quorum_queues:
             arguments["x-queue-type"] = "quorum"
-        arguments |= settings.delay.arguments
+        arguments.update(settings.delay.arguments)
         if arguments.get("x-queue-type") == "quorum":
             # It keeps a message until the queue that it goes to has confirmed it; the overflow is what this requires.
             arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
@@ -100,6 +107,10 @@ class Delays:
 
 def rounded_up(seconds: float) -> int:
     """Return a time in milliseconds, with two significant digits: never shorter, and one of few, however it varies."""
-    milliseconds = math.ceil(seconds * 1000)
-    unit = 10 ** max(len(str(milliseconds)) - 2, 0)
-    return -(-milliseconds // unit) * unit
+    milliseconds = math.ceil(round(seconds * 1000, 3))
+    unit = int(10 ** max(len(str(milliseconds)) - 2, 0))
+    return math.ceil(milliseconds / unit) * unit
+
+
+LENGTHS = [*range(1, 100), *(digits * 10**zeros for zeros in range(1, 9) for digits in range(10, 100))]
+"""All lengths that a delay can have, in milliseconds."""

@@ -1,4 +1,4 @@
-"""Messages as properties and frames of AMQP, and back. Beside `client`, the only module that knows pika."""
+"""Messages as properties and frames of AMQP, and back."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from pika import frame, spec
-from pika.exceptions import AMQPError
 
 from postbus.errors import TransportError, describe
 from postbus.transport import Delivery, Outgoing
 from postbus_amqp.stamps import AmqpReceived, AmqpRouting
+from postbus_amqp.untyped import exceptions, frame, spec
 
 PERSISTENT = 2
 
@@ -32,7 +31,15 @@ OF_THE_JOURNEY = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-coun
 MOST_METHODS = 1000
 """How many encoded commands are kept at most, one for each exchange and routing key."""
 
-NOT_WRITABLE = (AMQPError, ArithmeticError, AssertionError, AttributeError, TypeError, ValueError, struct.error)
+NOT_WRITABLE = (
+    exceptions.AMQPError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 """What pika raises for values that AMQP has no form for."""
 
 
@@ -55,7 +62,7 @@ class Message(Struct, frozen=True):
         )
 
 
-def properties_of(message: Outgoing) -> spec.BasicProperties:
+def properties_of(message: Outgoing) -> Any:
     """Return the properties of a message, its headers among them."""
     headers: dict[str, Any] = dict(message.headers)
     properties = spec.BasicProperties(
@@ -77,7 +84,7 @@ def properties_of(message: Outgoing) -> spec.BasicProperties:
     return properties
 
 
-def _copy(received: AmqpReceived, properties: spec.BasicProperties) -> None:
+def _copy(received: AmqpReceived, properties: Any) -> None:
     """Set what a message had when it came; but not what was about that journey alone, such as its expiration."""
     for name in ("priority", "content_encoding", *TEXTS):
         setattr(properties, name, getattr(received, name))
@@ -86,7 +93,7 @@ def _copy(received: AmqpReceived, properties: spec.BasicProperties) -> None:
             properties.headers.setdefault(name, value)
 
 
-def _apply(routing: AmqpRouting, properties: spec.BasicProperties, *, is_delayed: bool) -> None:
+def _apply(routing: AmqpRouting, properties: Any, *, is_delayed: bool) -> None:
     """Set what the stamp says."""
     for name in ("priority", "content_encoding", "user_id", *TEXTS):
         value = getattr(routing, name)

@@ -201,13 +201,13 @@ def _read_path(dsn: Dsn) -> tuple[str | None, str]:
 
 def _without_empty_lists(dsn: Dsn) -> Dsn:
     # In YAML and PHP, an empty list and an empty mapping look the same.
-    empty = {name: {} for name in ("queues", "exchange", "delay") if dsn.options.get(name) == ()}
+    empty = {name: dict[str, object]() for name in ("queues", "exchange", "delay") if dsn.options.get(name) == ()}
     return dsn.with_options(empty) if empty else dsn
 
 
 def _read(options: type[T], dsn: Dsn, place: str, value: object) -> T:
     """Return nested options; what is not a mapping, such as nothing at all, means the defaults."""
-    given = cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
+    given = cast("Mapping[str, object]", value if isinstance(value, Mapping) else {})
     try:
         read = options.from_dsn(Dsn(dsn.scheme, options=given))
     except DsnError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from postbus.errors import TransportError
@@ -13,7 +13,7 @@ ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED = 403, 404, 406
 
 
 @contextmanager
-def control_channel(client: Client, purpose: Purpose) -> Iterator[Channel]:
+def control_channel(client: Client, purpose: Purpose) -> Generator[Channel]:
     """Open a channel for some commands, so that one which is refused closes no other channel; explain why it was."""
     channel = client.channel(purpose)
     try:
