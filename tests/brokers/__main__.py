@@ -10,26 +10,24 @@ from contextlib import closing, suppress
 import pytest
 
 from tests.brokers.broker import Brokers, find_variants
-from tests.brokers.rabbitmq import RabbitMQ
 
 
 def main() -> None:
     """Run the program."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in signal.SIGINT, signal.SIGTERM:
+        signal.signal(number, signal.default_int_handler)  # A shell lets its background jobs ignore Ctrl-C.
     with suppress(KeyboardInterrupt), closing(Brokers()) as brokers:
+        exports: dict[str, object] = {"POSTBUS_TEST_CERTIFICATES": brokers.certificates.folder}
         for name, variant in find_variants().items():
             if variant.own:
                 continue
             try:
-                broker = brokers[name]
+                exports |= brokers[name].exports()
             except (pytest.skip.Exception, pytest.fail.Exception) as reason:
                 print(f"# {name}: {reason}")
-                continue
-            print(f"export {variant.variable}={shlex.quote(broker.dsn)}", flush=True)
-            if isinstance(broker, RabbitMQ) and name == "rabbitmq":
-                print(f"export POSTBUS_TEST_RABBITMQ_MANAGEMENT={broker.management_url}")
-        print(f"export POSTBUS_TEST_CERTIFICATES={brokers.certificates.folder}")
-        print("# Until Ctrl-C.", flush=True)
+        for variable, value in exports.items():
+            print(f"export {variable}={shlex.quote(str(value))}")
+        print("# They run until Ctrl-C.", flush=True)
         threading.Event().wait()
 
 

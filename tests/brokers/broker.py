@@ -59,6 +59,10 @@ class Broker:
         """Start it, with all `servers` it needs, and return its DSN."""
         raise NotImplementedError
 
+    def exports(self) -> dict[str, str]:
+        """Return the environment variables that give this broker to another test run."""
+        return {self.variable: self.dsn}
+
     def stop(self) -> None:
         """Stop it in an orderly way."""
         self._need_own()

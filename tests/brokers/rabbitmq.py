@@ -170,6 +170,9 @@ class RabbitMQ(Broker, variant="rabbitmq"):
             missing(f"{self.variable} is set. Set POSTBUS_TEST_RABBITMQ_MANAGEMENT too: http://localhost:15672")
         return url.rstrip("/")
 
+    def exports(self) -> dict[str, str]:
+        return super().exports() | {"POSTBUS_TEST_RABBITMQ_MANAGEMENT": self.management_url}
+
     def manage(self, method: str, path: str, body: object = None) -> Any:
         """Ask the management plugin for something below /api, and return its answer."""
         request = Request(

@@ -14,7 +14,7 @@ from subprocess import PIPE, Popen
 import pytest
 
 from tests.brokers.broker import Brokers
-from tests.brokers.redis import RedisPlain
+from tests.brokers.redis import OwnRedis, RedisPlain
 from tests.brokers.server import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ def test_other(): pass
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_server_does_not_outlive_the_tests(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_server_does_not_outlive_the_tests(own_redis: OwnRedis, tmp_path: Path, number: signal.Signals) -> None:
     """When a test run is interrupted or killed, its servers and their folders are gone soon after."""
     test = """
 import signal, threading
