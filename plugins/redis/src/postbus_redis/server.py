@@ -9,7 +9,8 @@ from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException, RedisError
+from redis.crc import key_slot
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from postbus.errors import ConnectionLost
@@ -51,21 +52,27 @@ class Server:
     def open(self) -> Any:
         """Return a new connection of the client's; raise the errors of `postbus.errors` alone."""
         try:
-            connection = self._make_connection()
-            connection.connect()
+            connection = self._connect()
             if self._sentinel:
                 self._require_master(connection)
-        except (RedisError, RedisClusterException, OSError) as error:
+        except (RedisError, OSError) as error:
             raise translate(error, str(self)) from error
         return connection
 
-    def _make_connection(self) -> Any:
-        settings = self._settings | self._credentials | {"db": self._db, "socket_read_size": READ_SIZE}
-        if self._address.socket is not None:
-            return client.UnixDomainSocketConnection(path=self._address.socket, **settings)
-        host, port = self._locate()
-        connect = client.SSLConnection if self._address.tls else client.Connection
-        return connect(host=host, port=port, **settings)
+    def _connect(self) -> Any:
+        more = {"db": self._db, "socket_read_size": READ_SIZE}
+        if self._address.socket is None:
+            return self._connect_to(self._locate(), more)
+        settings = self._settings | self._credentials | more
+        connection = client.UnixDomainSocketConnection(path=self._address.socket, **settings)
+        connection.connect()
+        return connection
+
+    def _connect_to(self, host: tuple[str, int], more: dict[str, Any]) -> Any:
+        make = client.SSLConnection if self._address.tls else client.Connection
+        connection = make(host=host[0], port=host[1], **self._settings, **self._credentials, **more)
+        connection.connect()
+        return connection
 
     def _locate(self) -> tuple[str, int]:
         with self._lock:
@@ -79,15 +86,29 @@ class Server:
             return self._ask_sentinels(self._sentinel, hosts)
         if not self._address.cluster:
             return hosts[0]
-        random.shuffle(hosts)
-        nodes = [client.cluster.ClusterNode(*host) for host in hosts]
-        settings = self._settings | self._credentials | {"ssl": self._address.tls}
-        cluster = client.RedisCluster(startup_nodes=nodes, **settings)
+        return self._ask_cluster(hosts)
+
+    def _ask_cluster(self, hosts: list[tuple[str, int]]) -> tuple[str, int]:
+        """Return the node that has the key's slot, from whichever node answers first."""
+        slot = key_slot(self._key.encode())
+        problem: Exception | None = None
+        for host in random.sample(hosts, len(hosts)):
+            try:
+                for first, last, node, *_ in self._ask_node(host):
+                    if first <= slot <= last:
+                        # A node that does not know its own address is where it was asked.
+                        return (node[0] or host[0].encode()).decode(), node[1]
+            except (RedisError, OSError) as error:
+                problem = error
+        raise problem or ConnectionLost(f"{self} has no node for stream {self._key!r} at the moment")
+
+    def _ask_node(self, host: tuple[str, int]) -> Any:
+        connection = self._connect_to(host, {})
+        connection.send_command("CLUSTER", "SLOTS")
         try:
-            node = cluster.get_node_from_key(self._key)
-            return str(node.host), int(node.port)
+            return connection.read_response()
         finally:
-            cluster.close()
+            connection.disconnect()
 
     def _ask_sentinels(self, master: str, hosts: list[tuple[str, int]]) -> tuple[str, int]:
         settings = self._settings | self._sentinel_credentials | {"ssl": self._address.tls}
@@ -99,9 +120,10 @@ class Server:
             sentinels.close()
 
     def _require_master(self, connection: Any) -> None:
-        # Right after a failover, Sentinels may still name the old master.
-        connection.send_command("ROLE")
-        if connection.read_response()[0] != b"master":
+        # Right after a failover, Sentinels may still name the old master. Everybody may say HELLO, but not ROLE.
+        connection.send_command("HELLO")
+        reply = connection.read_response()
+        if reply[reply.index(b"role") + 1] != b"master":
             connection.disconnect()
             raise ConnectionLost(f"{self} is not promoted yet")
 
