@@ -11,7 +11,8 @@ from postbus.stamps import Stamp
 S = TypeVar("S", bound=Stamp)
 
 
-class Envelope(Struct, frozen=True):
+# Made after all that it holds, so it is in no cycle, and the garbage collector need not look at it.
+class Envelope(Struct, frozen=True, gc=False):
     """A message and its stamps, in the order in which they were put on; immutable.
 
     Make one with `wrap`.

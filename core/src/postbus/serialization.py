@@ -278,11 +278,10 @@ class JsonSerializer:
         unknown: dict[str, str] = {}
         problem: str | None = None
         for name, value in headers.items():
-            if name in _OWN_HEADERS:
-                continue
             type_ = stamps.travelling.get(name)
             if type_ is None:
-                unknown[name] = value
+                if name not in _OWN_HEADERS:
+                    unknown[name] = value
                 continue
             try:
                 known += stamp_decoder_for(type_)(value)

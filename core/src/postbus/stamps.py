@@ -105,10 +105,10 @@ class Causation(Stamp, gc=False):
     id: str
 
 
-# What has happened to it.
+# What has happened to it. The garbage collector need not look at those that are put on every message.
 
 
-class Received(Stamp):
+class Received(Stamp, gc=False):
     """Came from a transport; such an envelope is handled, never sent.
 
     ``tag`` is what the connection settles the delivery by. ``count`` says how often the broker has
@@ -121,7 +121,7 @@ class Received(Stamp):
     count: int | None = None
 
 
-class Sent(Stamp):
+class Sent(Stamp, gc=False):
     """Stored by a transport, under the id that its broker gave (None where it gives none)."""
 
     transport: str
@@ -171,7 +171,7 @@ class Buried(Stamp):
 # What a serializer leaves for itself, so that what it received can be sent on unchanged.
 
 
-class Encoded(Stamp):
+class Encoded(Stamp, gc=False):
     """The bytes that this very message object was decoded from, and by which serializer."""
 
     body: bytes

@@ -30,8 +30,9 @@ T = TypeVar("T")
 
 # --- bytes: between a transport and a connection ---------------------------------------------------
 
+# Both are made after all that they hold, so they are in no cycle, and the garbage collector need not look at them.
 
-class Outgoing(Struct, frozen=True):
+class Outgoing(Struct, frozen=True, gc=False):
     """One message as bytes, on its way to a broker."""
 
     body: bytes
@@ -42,7 +43,7 @@ class Outgoing(Struct, frozen=True):
     """All stamps of the envelope, for a plugin with stamps of its own (a routing key, a transaction)."""
 
 
-class Delivery(Struct, frozen=True):
+class Delivery(Struct, frozen=True, gc=False):
     """One message as bytes, as a broker delivered it."""
 
     body: bytes
