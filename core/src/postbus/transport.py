@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 # Both are made after all that they hold, so they are in no cycle, and the garbage collector need not look at them.
 
+
 class Outgoing(Struct, frozen=True, gc=False):
     """One message as bytes, on its way to a broker."""
 
