@@ -172,7 +172,7 @@ class Shared(Plain):
     """In a file that several processes use at once, which setup makes."""
 
     guarantees = Guarantees(durable=True, ordering="fifo", lease=True, delivery_count=True)
-    settings: ClassVar = {"patience": 5.0, "load": 100}
+    settings: ClassVar = {"patience": 8.0, "load": 100}
     queue: Shelf
     queue_type = Shelf
 

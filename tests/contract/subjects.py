@@ -13,7 +13,7 @@ def _contract_for(connection: type[Plain]) -> type[TransportContract]:
     attributes: dict[str, Any] = {
         "plugin": f"{connection.__module__}:{connection.__name__}",
         "guarantees": connection.guarantees,
-        "short_lease": {"lease": 0.3},
+        "short_lease": {"lease": 0.5},
         "short_delay": 0.1,
         "quiet": 0.03,
         "patience": 2.0,
