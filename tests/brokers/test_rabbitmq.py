@@ -90,6 +90,7 @@ def test_data_outlives_the_server(own_rabbitmq: OwnRabbitMQ, how: str) -> None:
     with channel_to(own_rabbitmq.dsn) as channel:
         channel.confirm_delivery()
         channel.queue_declare(queue, durable=True)
+        own_rabbitmq.sync()
         channel.basic_publish("", queue, b"kept", pika.BasicProperties(delivery_mode=2))
         getattr(own_rabbitmq, how)()
         with pytest.raises(pika.exceptions.AMQPConnectionError):
