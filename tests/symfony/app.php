@@ -48,6 +48,7 @@ use Symfony\Component\Messenger\Worker;
 use Symfony\Component\PropertyInfo\Extractor\ReflectionExtractor;
 use Symfony\Component\PropertyInfo\PropertyInfoExtractor;
 use Symfony\Component\Serializer\Encoder\JsonEncoder;
+use Symfony\Component\Serializer\NameConverter\CamelCaseToSnakeCaseNameConverter;
 use Symfony\Component\Serializer\Normalizer\ArrayDenormalizer;
 use Symfony\Component\Serializer\Normalizer\DateTimeNormalizer;
 use Symfony\Component\Serializer\Normalizer\ObjectNormalizer;
@@ -77,7 +78,8 @@ if ($config['error_handler']) {
 
 $reflection = new ReflectionExtractor();
 $properties = new PropertyInfoExtractor([$reflection], [$reflection], [], [$reflection], [$reflection]);
-$normalizers = [new DateTimeNormalizer(), new ArrayDenormalizer(), new ObjectNormalizer(null, null, null, $properties)];
+$names = $config['snake_case'] ? new CamelCaseToSnakeCaseNameConverter() : null;
+$normalizers = [new DateTimeNormalizer(), new ArrayDenormalizer(), new ObjectNormalizer(null, $names, null, $properties)];
 if ($config['error_handler']) {
     array_unshift($normalizers, new FlattenExceptionNormalizer());
 }

@@ -67,6 +67,7 @@ class Symfony:
             "transports": self.shared.there,
             "database": f"sqlite:///{self.shared.database}",
             "error_handler": True,
+            "snake_case": False,
             "fail": False,
             "max_retries": 0,
             "retry_delay": 0,
@@ -77,17 +78,17 @@ class Symfony:
         assert 0 == done.returncode, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    def dispatch(self, *messages: Mapping[str, object]) -> None:
+    def dispatch(self, *messages: Mapping[str, object], **options: object) -> None:
         """Send messages to its transport ``async``."""
-        self.run("dispatch", *map(json.dumps, messages))
+        self.run("dispatch", *map(json.dumps, messages), **options)
 
     def consume(self, transport: str, count: int = 1, **options: object) -> list[Said]:
         """Let a worker take so many messages."""
         return _said(self.run("consume", transport, str(count), **options))
 
-    def retry_failed(self, *ids: str) -> list[Said]:
+    def retry_failed(self, *ids: str, **options: object) -> list[Said]:
         """Run ``messenger:failed:retry``."""
-        return _said(self.run("failed:retry", *ids))
+        return _said(self.run("failed:retry", *ids, **options))
 
 
 def _said(output: str) -> list[Said]:

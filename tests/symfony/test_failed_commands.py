@@ -21,8 +21,8 @@ from postbus import Postbus
 
 app = Postbus(
     transports={
-        "async": {"dsn": "%(async)s", "serializer": "symfony-camel-case", "retry": {"max_retries": 0}},
-        "failed": {"dsn": "%(failed)s", "serializer": "symfony-camel-case"},
+        "async": {"dsn": "%(async)s", "serializer": "%(serializer)s", "retry": {"max_retries": 0}},
+        "failed": {"dsn": "%(failed)s", "serializer": "%(serializer)s"},
     },
     routing={"*": "async"},
     failure_transport="failed",
@@ -51,7 +51,14 @@ def shared(tmp_path: Path) -> Shared:
 @pytest.fixture
 def shop(shared: Shared, tmp_path: Path) -> Path:
     """Give the folder of an application of ours."""
-    (tmp_path / "shop.py").write_text(SHOP % shared.here)
+    (tmp_path / "shop.py").write_text(SHOP % {**shared.here, "serializer": "symfony-camel-case"})
+    return tmp_path
+
+
+@pytest.fixture
+def snake_shop(shared: Shared, tmp_path: Path) -> Path:
+    """Give the folder of one that uses the same names on both sides."""
+    (tmp_path / "shop.py").write_text(SHOP % {**shared.here, "serializer": "symfony-snake-case"})
     return tmp_path
 
 
@@ -92,6 +99,23 @@ def test_postbus_shows_and_retries_what_symfony_has_buried(symfony: Symfony, sho
     symfony.consume("async", fail=True)
     [failed] = json.loads(postbus(shop, "failed", "show", "--format", "json"))
 
-    print(failed)
     assert "sent to 1" in postbus(shop, "failed", "retry", failed["id"])
     assert "No failed messages were found" in symfony.run("failed:show")
+
+
+def test_an_application_may_use_our_names(symfony: Symfony, snake_shop: Path) -> None:
+    """A converter of names there concerns stamps too, and both sides take what the other has buried."""
+    symfony.dispatch({"class": "SmsNotification", "arguments": {"phoneNumber": "1"}}, snake_case=True)
+    symfony.consume("async", fail=True, snake_case=True)
+    [failed] = json.loads(postbus(snake_shop, "failed", "show", "--format", "json"))
+
+    assert "the gateway is down" in failed["error"]
+    assert "sent to 1" in postbus(snake_shop, "failed", "retry", failed["id"])
+
+    symfony.dispatch({"class": "SmsNotification", "arguments": {"phoneNumber": "1", "text": "fail"}}, snake_case=True)
+    postbus(snake_shop, "consume", "async", "--limit", "1")
+    [failed] = json.loads(postbus(snake_shop, "failed", "show", "--format", "json"))
+    received, handled = symfony.retry_failed(failed["id"], snake_case=True)
+
+    assert "handled" == handled.what
+    assert ["async"] == [stamp["original_receiver_name"] for stamp in received.stamps("SentToFailureTransportStamp")]

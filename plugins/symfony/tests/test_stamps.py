@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postbus import Envelope, Postbus, Stamp, stamps
@@ -317,6 +317,45 @@ def test_an_unknown_format_of_dates_costs_only_the_date(date: object) -> None:
     assert stamps.Retried(2, UNKNOWN) == read(header).last(stamps.Retried)
 
 
+def test_an_application_may_write_snake_case() -> None:
+    """One that renames all its properties for JSON does so with those of stamps, and reads both."""
+    headers = {
+        PREFIX + "RedeliveryStamp": '[{"retry_count":2,"redelivered_at":"2026-11-24T12:00:00+00:00"}]',
+        PREFIX + "SentToFailureTransportStamp": '[{"original_receiver_name":"async"}]',
+        PREFIX + "HandledStamp": '[{"result":null,"handler_name":"a"}]',
+        PREFIX + "ErrorDetailsStamp": '[{"exception_class":"E","exception_code":0,"exception_message":"no"}]',
+    }
+    envelope = read(headers)
+
+    at = datetime(2026, 11, 24, 12, tzinfo=UTC)
+    assert [stamps.Retried(2, at)] == envelope.all(stamps.Retried)
+    assert [stamps.Buried("async")] == envelope.all(stamps.Buried)
+    assert [stamps.Handled("a")] == envelope.all(stamps.Handled)
+    assert [stamps.ErrorDetails("E", "no", at)] == envelope.all(stamps.ErrorDetails)
+
+
+def test_such_an_application_is_written_to_in_snake_case() -> None:
+    """It would refuse the stamps otherwise, and with them the message."""
+    snake = make_serializer(snake_case_stamps=True)
+    some = (stamps.Retried(1, AT), stamps.Buried("orders"), stamps.ErrorDetails("E", "no", AT), stamps.MessageId(ID))
+    headers = snake.encode(Envelope(Hello("x", 1), some)).headers
+
+    assert '[{"retry_count":1,"redelivered_at":"2026-11-24T12:00:00.123456Z"}]' == headers[PREFIX + "RedeliveryStamp"]
+    assert '[{"original_receiver_name":"orders"}]' == headers[PREFIX + "SentToFailureTransportStamp"]
+    assert {"exception_class", "exception_code", "exception_message", "flatten_exception"} == set(
+        json.loads(headers[PREFIX + "ErrorDetailsStamp"])[0]
+    )
+    assert sorted(map(repr, some)) == sorted(map(repr, travelling(read(headers))))
+
+
+def test_a_message_is_answered_as_it_is_spelt() -> None:
+    """One that came in snake case goes back so, even if the serializer was not told to."""
+    came = read({PREFIX + "BusNameStamp": '[{"bus_name":"messenger.bus.default"}]'})
+    headers = serializer.encode(came.with_(stamps.Retried(1, AT))).headers
+
+    assert headers[PREFIX + "RedeliveryStamp"].startswith('[{"retry_count":1,')
+
+
 # From one of us to another.
 
 
@@ -335,10 +374,19 @@ any_stamps = st.lists(
         st.builds(Shop, texts),
     )
 )
+any_serializer = st.sampled_from(
+    [
+        serializer,
+        camel,
+        make_serializer(buses={"": "default", "a": "b"}),
+        make_serializer(snake_case_stamps=True),
+    ]
+)
 any_id = st.lists(st.builds(stamps.MessageId, texts | st.uuids().map(str)), max_size=1)
 
 
-@given(any_stamps, any_id, st.sampled_from([serializer, camel, make_serializer(buses={"": "default", "a": "b"})]))
+@settings(deadline=None)
+@given(any_stamps, any_id, any_serializer)
 def test_between_two_of_us_nothing_is_lost(
     some: Sequence[Stamp], id: Sequence[Stamp], serializer: SymfonySerializer
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
@@ -91,6 +92,29 @@ class BusNameStamp(Struct, rename="camel"):
     bus_name: str
 
 
+def _in_snake_case(shape: type[Struct]) -> type[Struct]:
+    """Return the shape as an application writes it that renames all properties for JSON; it reads both."""
+    fields = msgspec.structs.fields(shape)
+    return msgspec.defstruct(
+        shape.__name__,
+        [(each.name, each.type) if each.required else (each.name, each.type, each.default) for each in fields],
+    )
+
+
+def _either(first: Any, second: Any) -> Callable[[str | Raw], Any]:
+    decode, decode_otherwise = msgspec.json.Decoder(first).decode, msgspec.json.Decoder(second).decode
+
+    def decode_either(text: str | Raw) -> Any:
+        try:
+            return decode(text)
+        except msgspec.ValidationError:
+            with suppress(msgspec.ValidationError):
+                return decode_otherwise(text)
+            raise
+
+    return decode_either
+
+
 class Twin(Generic[S]):
     """A stamp of ours, and the one of Symfony's that says the same."""
 
@@ -114,8 +138,9 @@ class Twin(Generic[S]):
         self._once = once
         self._read = read
         self._write = write
-        self._decode = msgspec.json.Decoder(shape).decode
-        self._decode_all = msgspec.json.Decoder(list[shape]).decode  # type: ignore[valid-type]
+        snake = _in_snake_case(shape)
+        self._decode = _either(shape, snake)
+        self._decode_all = _either(list[shape], list[snake])  # type: ignore[valid-type]
 
     def stamps_in(self, text: str) -> list[S]:
         """Return what a header means here."""
@@ -130,10 +155,8 @@ class Twin(Generic[S]):
             entries[first + 1 :] = [(None, text) for _, text in entries[first + 1 :]]
         return entries
 
-    def encode(self, group: Sequence[S], came: Sequence[Entry[S]]) -> str:
+    def encode(self, group: Sequence[S], came: Sequence[Entry[S]], *, snake_case: bool) -> str:
         """Return the header for these stamps: those that came are written as they came, foreign ones among them."""
-        if not came:
-            return _to_json([self._write(stamp) for stamp in group]).decode()
         left = list(group)
         parts: list[str] = []
         for stamp, text in came:
@@ -142,7 +165,9 @@ class Twin(Generic[S]):
                     continue
                 left.remove(stamp)
             parts.append(text)
-        parts += [_to_json(self._write(stamp)).decode() for stamp in left]
+        for stamp in left:
+            shape = self._write(stamp)
+            parts.append(_to_json(msgspec.structs.asdict(shape) if snake_case else shape).decode())
         return f"[{','.join(parts)}]"
 
 
@@ -213,7 +238,7 @@ TWINS: tuple[Twin[Any], ...] = (
         # The ids that brokers gave on the way stand there too. They would be the same in other queues.
         read=lambda shape: stamps.MessageId(shape.id) if _is_uuid(str(shape.id)) else None,
         write=lambda stamp: TransportMessageIdStamp(stamp.id),
-        says=lambda stamp: _is_uuid(stamp.id) is not None,
+        says=lambda stamp: _is_uuid(str(stamp.id)) is not None,
         once=True,
     ),
 )
