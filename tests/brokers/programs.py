@@ -63,7 +63,23 @@ def _may_install() -> bool:
 @cache
 def _install(package: str) -> str:
     _update()
-    return _apt_get("install", "--yes", "--no-install-recommends", package)
+    with _no_default_instance():
+        return _apt_get("install", "--yes", "--no-install-recommends", package)
+
+
+@contextmanager
+def _no_default_instance() -> Generator[None]:
+    """Keep Debian's packages from starting what they install, unless the machine has a rule of its own for that."""
+    rule = Path("/usr/sbin/policy-rc.d")
+    if rule.exists():
+        yield
+        return
+    rule.write_text("#!/bin/sh\nexit 101\n")
+    rule.chmod(0o755)
+    try:
+        yield
+    finally:
+        rule.unlink()
 
 
 @cache
@@ -73,8 +89,7 @@ def _update() -> None:
 
 def _apt_get(*arguments: str) -> str:
     """Run apt-get; return the last line it said, which tells what went wrong."""
-    # A run level of its own keeps Debian's scripts from starting the broker's default instance.
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     command = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *arguments]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return (done.stdout.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
