@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from postbus import Envelope
 from postbus.errors import SerializationError
 from postbus.serialization import TypeRegistry, Undecodable
-from postbus_symfony import SymfonySerializer, camel_case
+from postbus_symfony.serializer import SymfonySerializer, camel_case
 
 types = TypeRegistry()
 plain = SymfonySerializer(types)

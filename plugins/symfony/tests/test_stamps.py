@@ -18,7 +18,7 @@ from postbus.errors import SerializationError
 from postbus.limits import Limits
 from postbus.serialization import JsonSerializer, TypeRegistry
 from postbus.transport import Outgoing
-from postbus_symfony import SymfonySerializer, camel_case
+from postbus_symfony.serializer import SymfonySerializer, camel_case
 from postbus_symfony.twins import PREFIX, UNKNOWN
 
 AT = datetime(2026, 11, 24, 12, 0, 0, 123456, tzinfo=UTC)

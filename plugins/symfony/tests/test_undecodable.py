@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from postbus import Envelope, stamps
 from postbus.serialization import JsonSerializer, TypeRegistry, Undecodable
-from postbus_symfony import SymfonySerializer, camel_case
+from postbus_symfony.serializer import SymfonySerializer, camel_case
 from postbus_symfony.twins import ERROR, PREFIX, TWINS
 
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)

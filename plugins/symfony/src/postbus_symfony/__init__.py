@@ -1,28 +1,44 @@
-"""The serializers for queues that a Symfony application shares, named after how that spells names in its JSON."""
+"""The serializers for queues that a Symfony application shares, named after how that spells names in its JSON.
+
+In code, take `postbus_symfony.serializer.SymfonySerializer`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from postbus.hookspecs import SerializerFactory, hookimpl
 from postbus.serialization import TypeRegistry
-from postbus_symfony.bodies import camel_case
-from postbus_symfony.serializer import SymfonySerializer
 
-__all__ = ["SymfonySerializer", "camel_case"]
+if TYPE_CHECKING:
+    from postbus_symfony.serializer import SymfonySerializer
 
 
 @hookimpl
 def register_serializers(register: Callable[[str, SerializerFactory], None]) -> None:
     """Offer them, for ``serializer = "symfony"`` on a transport."""
-    register("symfony", SymfonySerializer)
-    register("symfony-camel-case", _make_camel_case)
-    register("symfony-snake-case", _make_snake_case)
+    register("symfony", make_serializer)
+    register("symfony-camel-case", make_camel_case_serializer)
+    register("symfony-snake-case", make_snake_case_serializer)
 
 
-def _make_camel_case(types: TypeRegistry) -> SymfonySerializer:
+def make_serializer(types: TypeRegistry) -> SymfonySerializer:
+    """Return the serializer for an application that spells its properties as they are spelt here."""
+    from postbus_symfony.serializer import SymfonySerializer
+
+    return SymfonySerializer(types)
+
+
+def make_camel_case_serializer(types: TypeRegistry) -> SymfonySerializer:
+    """Return the serializer for one with properties in camel case."""
+    from postbus_symfony.serializer import SymfonySerializer, camel_case
+
     return SymfonySerializer(types, rename=camel_case)
 
 
-def _make_snake_case(types: TypeRegistry) -> SymfonySerializer:
+def make_snake_case_serializer(types: TypeRegistry) -> SymfonySerializer:
+    """Return the serializer for one that writes all properties, Symfony's own too, in snake case."""
+    from postbus_symfony.serializer import SymfonySerializer
+
     return SymfonySerializer(types, snake_case_stamps=True)

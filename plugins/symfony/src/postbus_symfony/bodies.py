@@ -92,10 +92,9 @@ def _make_renaming(type: type, codec: Codec, rename: Rename) -> Codec:
 
 
 class Shape:
-    """What is known of one place in the JSON: whether an object or an array may stand there, and of what."""
+    """What is known of one place in the JSON: there stands an object, unless an array may."""
 
     def __init__(self) -> None:
-        self.is_object = False
         self.is_array = False
         self.fields: dict[str, tuple[str, Shape | None]] = {}
         """The name of each field as it was: as it shall be, and the shape of what it holds."""
@@ -170,7 +169,7 @@ class _Shapes:
             return self._made[key]
 
         shape = self._made[key] = Shape()
-        shape.is_object, shape.is_array = bool(objects), bool(arrays)
+        shape.is_array = bool(arrays)
         fields: dict[str, list[Schema]] = {}
         for schema in objects:
             for name, field in schema.get("properties", {}).items():

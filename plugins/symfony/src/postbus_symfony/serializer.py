@@ -8,8 +8,10 @@ from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.serialization import Encoded, JsonSerializer, TypeRegistry, Undecodable
 from postbus.stamps import Stamp
-from postbus_symfony.bodies import Codecs, Rename
+from postbus_symfony.bodies import Codecs, Rename, camel_case
 from postbus_symfony.headers import Headers
+
+__all__ = ["SymfonySerializer", "camel_case"]
 
 
 class Came(Stamp):
