@@ -28,15 +28,6 @@ PLUGINS = sorted(path.parent for path in Path(__file__).parents[2].glob("plugins
 
 BLOCK = re.compile(r"<!-- (options|guarantees): ([^\n]*) -->\n(.*?)<!-- end -->", re.DOTALL)
 
-# What the docstrings of `Guarantees` leave to the name, or say for who writes a number there.
-MEANINGS = {
-    "delay": "A message can be sent now, to be delivered later.",
-    "longest_delay": "How long a delay may be.",
-    "priority": "A message of a higher priority overtakes those that wait.",
-    "delivery_count": "A delivery tells how often its message was delivered.",
-    "binary_body": "A body may hold any bytes, not only text.",
-    "largest_body": "How large a body may be.",
-}
 UNITS = {"longest_delay": " seconds", "largest_body": " bytes"}
 
 
@@ -111,7 +102,7 @@ def guarantees_table(schemes: Sequence[Scheme]) -> str:
 
 
 def meanings() -> dict[str, str]:
-    """Return what each field of `Guarantees` means, in their order: its docstring, unless this module knows better."""
+    """Return what each field of `Guarantees` means, in their order: its docstring."""
     [record] = ast.parse(inspect.getsource(Guarantees)).body
     assert isinstance(record, ast.ClassDef)
     told: dict[str, str] = {}
@@ -119,7 +110,7 @@ def meanings() -> dict[str, str]:
     for statement in record.body:
         match statement:
             case ast.AnnAssign(target=ast.Name(id=name)):
-                told[name] = MEANINGS.get(name, "")
+                told[name] = ""
             case ast.Expr(value=ast.Constant(value=str(docstring))) if name and not told[name]:
                 told[name] = " ".join(docstring.split())
     return told

@@ -179,7 +179,10 @@ class SupportsQueues(Protocol):
     """Can fetch from some of its queues only."""
 
     def fetch_from(self, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
-        """As `Connection.fetch`, from these queues, the first of them first."""
+        """As `Connection.fetch`, from these queues, the first of them first.
+
+        A queue that does not exist raises `TransportError`, which names it; the connection goes on.
+        """
         ...
 
 
@@ -217,12 +220,15 @@ class Guarantees(Struct, frozen=True, kw_only=True):
     ordering: Literal["none", "fifo"] = "none"
     """In which order a single consumer gets messages that became available one after the other."""
     delay: bool = True
+    """A message can be sent now, to be delivered later."""
     longest_delay: float | None = None
-    """Seconds; None for no limit."""
+    """How long a delay may be, in seconds; None for no limit."""
     priority: bool = False
+    """A message of a higher priority overtakes those that wait."""
     lease: bool = False
     """Deliveries run out unless they are kept alive."""
     delivery_count: bool = False
+    """A delivery tells how often its message was delivered."""
     release_is_counted: bool = False
     """Giving a delivery back counts as a delivery, because the broker counts so."""
     redelivery_on_crash: bool = True
@@ -230,12 +236,13 @@ class Guarantees(Struct, frozen=True, kw_only=True):
     transactional_send: bool = False
     """Can send inside a database transaction of the caller's."""
     binary_body: bool = True
+    """A body may hold any bytes, not only text."""
     publish_batch: int = 1000
     """How many messages one `Connection.publish` is given at most."""
     fetch_batch: int = 1000
     """How many messages one `Connection.fetch` is asked for at most."""
     largest_body: int | None = None
-    """Bytes; None for no limit of the broker's own."""
+    """How large a body may be, in bytes; None for no limit of the broker's own."""
 
 
 # --- envelopes: what the rest of the core sees -----------------------------------------------------
