@@ -216,6 +216,7 @@ def test_handlers_are_included_by_dotted_name(tmp_path: Path, monkeypatch: pytes
     assert ["hello"] == module.seen
 
 
+@pytest.mark.usefixtures("no_broker")
 def test_every_mistake_in_the_transports_is_reported_at_once() -> None:
     """A bad option, an unknown scheme and a bad DSN are all named by their keys in one error."""
     with pytest.raises(ConfigurationError) as caught:
@@ -235,6 +236,7 @@ def test_every_mistake_in_the_transports_is_reported_at_once() -> None:
     assert "topsecret1" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("no_broker")
 def test_the_hint_for_a_scheme_that_nothing_serves() -> None:
     """The error is exactly what to install; a misspelt scheme gets the nearest one; an unknown one a guess."""
     app = Postbus(transports={})

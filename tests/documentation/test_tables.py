@@ -99,7 +99,7 @@ def test_a_table_of_guarantees_has_a_column_for_each_promise():
 
     assert "| Durable | yes | A stored message survives a restart of the broker. |" in alike
     assert "| Guarantee | `one://` | `two://` | Meaning |" in different
-    assert "| Longest delay | 900 seconds |  | How long a delay may be. |" in different
+    assert "| Longest delay | 900 seconds |  | How long a delay may be, in seconds; None for no limit. |" in different
 
 
 def test_a_block_about_nobody_is_an_error():

@@ -119,6 +119,7 @@ def test_plugins_shows_every_option_of_one(shop: Shop) -> None:
     assert options["lease"]["meaning"] in output
 
 
+@pytest.mark.usefixtures("shop", "no_broker")
 def test_plugins_that_are_not_there(shop: Shop) -> None:
     """A misspelt plugin gets the nearest; a scheme that nothing serves, what to install."""
     misspelt, missing = shop.run("plugins", "in-memroy"), shop.run("plugins", "amqp")
@@ -147,6 +148,7 @@ def test_check_shows_no_secret(shop: Shop) -> None:
     assert "hush" not in output
 
 
+@pytest.mark.usefixtures("shop", "no_broker")
 def test_check_tells_of_a_mistake_in_the_configuration(shop: Shop) -> None:
     """What is wrong with the configuration is found, each mistake by itself, and the exit code is 1."""
     shop.write('[transports]\na = "amqp://me:hush@localhost"\nb = "in-memory://?leese=1"\n', "postbus.toml")
