@@ -61,8 +61,9 @@ class RabbitMQServer(Server):
             "ssl_options.fail_if_no_peer_cert": "false",
             "management.tcp.ip": "127.0.0.1",
             "management.tcp.port": self.management_port,
-            # How long it may keep a new connection to itself, in milliseconds.
+            # How long it keeps a new connection to itself: milliseconds, and seconds.
             "collect_statistics_interval": 200,
+            **{f"management.sample_retention_policies.{kind}.minute": 1 for kind in ("global", "basic", "detailed")},
             "disk_free_limit.absolute": "1MB",
         }
         config = self.folder / "rabbitmq.conf"

@@ -15,8 +15,8 @@ from tests.brokers.server import Server, wait_until
 class RedisServer(Server):
     """One process of Redis. Its data is in memory only, unless the options say otherwise."""
 
-    def __init__(self, variant: str, program: str, *options: str, password: str | None = None, port: int = 0) -> None:
-        self.port = port or reserve_port()
+    def __init__(self, variant: str, program: str, *options: str, password: str | None = None) -> None:
+        self.port = reserve_port()
         self.password = password
         super().__init__(f"{variant}-{self.port}")
         # With a file of its own, a server remembers what Sentinel told it.
@@ -57,10 +57,10 @@ class Redis(Broker):
             return clients.from_url(self.dsn, socket_timeout=10, decode_responses=True)
         return self.servers[0].client()
 
-    def add(self, *options: str, password: str | None = None, port: int = 0) -> RedisServer:
+    def add(self, *options: str, password: str | None = None) -> RedisServer:
         """Launch one more server, and do not wait for it."""
         program = self.find("redis-server", package="redis-server")
-        server = RedisServer(self.variant, program, *options, password=password, port=port)
+        server = RedisServer(self.variant, program, *options, password=password)
         self.servers.append(server)
         server.launch()
         return server
