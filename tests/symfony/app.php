@@ -50,6 +50,7 @@ use Symfony\Component\PropertyInfo\PropertyInfoExtractor;
 use Symfony\Component\Serializer\Encoder\JsonEncoder;
 use Symfony\Component\Serializer\NameConverter\CamelCaseToSnakeCaseNameConverter;
 use Symfony\Component\Serializer\Normalizer\ArrayDenormalizer;
+use Symfony\Component\Serializer\Normalizer\BackedEnumNormalizer;
 use Symfony\Component\Serializer\Normalizer\DateTimeNormalizer;
 use Symfony\Component\Serializer\Normalizer\ObjectNormalizer;
 use Symfony\Component\Serializer\Serializer as StructuredSerializer;
@@ -79,11 +80,12 @@ if ($config['error_handler']) {
 $reflection = new ReflectionExtractor();
 $properties = new PropertyInfoExtractor([$reflection], [$reflection], [], [$reflection], [$reflection]);
 $names = $config['snake_case'] ? new CamelCaseToSnakeCaseNameConverter() : null;
-$normalizers = [new DateTimeNormalizer(), new ArrayDenormalizer(), new ObjectNormalizer(null, $names, null, $properties)];
+$normalizers = [new DateTimeNormalizer(), new BackedEnumNormalizer(), new ArrayDenormalizer(), new ObjectNormalizer(null, $names, null, $properties)];
 if ($config['error_handler']) {
     array_unshift($normalizers, new FlattenExceptionNormalizer());
 }
-$serializer = new Serializer(new StructuredSerializer($normalizers, [new JsonEncoder()]));
+$structured = new StructuredSerializer($normalizers, [new JsonEncoder()]);
+$serializer = new Serializer($structured);
 
 // --- the transports
 
@@ -147,13 +149,12 @@ if ('setup' === $command) {
 } elseif ('dispatch' === $command) {
     foreach ($arguments as $argument) {
         $given = json_decode($argument, true, flags: JSON_THROW_ON_ERROR);
-        $class = 'App\\Message\\'.$given['class'];
-        $sender = isset($given['sentBy']) ? ['sentBy' => new Message\Sender($given['sentBy'])] : [];
+        $message = $structured->denormalize($given['properties'] ?? [], 'App\\Message\\'.$given['class']);
         $stamps = [new ValidationStamp(['sms']), new Stamp\Shop('acme')];
         if (isset($given['delay'])) {
             $stamps[] = new DelayStamp($given['delay']);
         }
-        $bus->dispatch(new $class(...$sender + ($given['arguments'] ?? [])), $stamps);
+        $bus->dispatch($message, $stamps);
     }
 } elseif ('consume' === $command) {
     [$name, $limit] = $arguments;

@@ -11,6 +11,9 @@ namespace App\Message {
             public readonly string $text = '',
             public readonly array $metaData = [],
             public readonly ?Sender $sentBy = null,
+            public readonly ?\DateTimeImmutable $sendAt = null,
+            public readonly Priority $priority = Priority::Normal,
+            public readonly float $price = 0.0,
         ) {
         }
     }
@@ -20,6 +23,12 @@ namespace App\Message {
         public function __construct(public readonly string $fullName)
         {
         }
+    }
+
+    enum Priority: string
+    {
+        case Normal = 'normal';
+        case Urgent = 'urgent';
     }
 
     final class CacheCleared

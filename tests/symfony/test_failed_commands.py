@@ -73,14 +73,14 @@ def postbus(shop: Path, *arguments: str) -> str:
 
 def test_the_worker_of_the_command_line_handles_what_symfony_has_sent(symfony: Symfony, shop: Path) -> None:
     """``postbus consume`` needs nothing but the serializer's name."""
-    symfony.dispatch({"class": "SmsNotification", "arguments": {"phoneNumber": "1"}})
+    symfony.dispatch({"class": "SmsNotification", "properties": {"phoneNumber": "1"}})
 
     assert "sent to 1\n" == postbus(shop, "consume", "async", "--limit", "1")
 
 
 def test_symfony_shows_and_retries_what_postbus_has_buried(symfony: Symfony, shop: Path) -> None:
     """``messenger:failed:show`` says when and why, ``messenger:failed:retry`` handles it."""
-    symfony.dispatch({"class": "SmsNotification", "arguments": {"phoneNumber": "1", "text": "fail"}})
+    symfony.dispatch({"class": "SmsNotification", "properties": {"phoneNumber": "1", "text": "fail"}})
     postbus(shop, "consume", "async", "--limit", "1")
     [failed] = json.loads(postbus(shop, "failed", "show", "--format", "json"))
     shown = symfony.run("failed:show", failed["id"])
@@ -95,7 +95,7 @@ def test_symfony_shows_and_retries_what_postbus_has_buried(symfony: Symfony, sho
 
 def test_postbus_shows_and_retries_what_symfony_has_buried(symfony: Symfony, shop: Path) -> None:
     """``postbus failed show`` says when and why, ``postbus failed retry`` handles it."""
-    symfony.dispatch({"class": "SmsNotification", "arguments": {"phoneNumber": "1"}})
+    symfony.dispatch({"class": "SmsNotification", "properties": {"phoneNumber": "1"}})
     symfony.consume("async", fail=True)
     [failed] = json.loads(postbus(shop, "failed", "show", "--format", "json"))
 
@@ -105,14 +105,14 @@ def test_postbus_shows_and_retries_what_symfony_has_buried(symfony: Symfony, sho
 
 def test_an_application_may_use_our_names(symfony: Symfony, snake_shop: Path) -> None:
     """A converter of names there concerns stamps too, and both sides take what the other has buried."""
-    symfony.dispatch({"class": "SmsNotification", "arguments": {"phoneNumber": "1"}}, snake_case=True)
+    symfony.dispatch({"class": "SmsNotification", "properties": {"phone_number": "1"}}, snake_case=True)
     symfony.consume("async", fail=True, snake_case=True)
     [failed] = json.loads(postbus(snake_shop, "failed", "show", "--format", "json"))
 
     assert "the gateway is down" in failed["error"]
     assert "sent to 1" in postbus(snake_shop, "failed", "retry", failed["id"])
 
-    symfony.dispatch({"class": "SmsNotification", "arguments": {"phoneNumber": "1", "text": "fail"}}, snake_case=True)
+    symfony.dispatch({"class": "SmsNotification", "properties": {"phone_number": "1", "text": "fail"}}, snake_case=True)
     postbus(snake_shop, "consume", "async", "--limit", "1")
     [failed] = json.loads(postbus(snake_shop, "failed", "show", "--format", "json"))
     received, handled = symfony.retry_failed(failed["id"], snake_case=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -23,12 +25,20 @@ class Sender:
     full_name: str
 
 
+class Priority(enum.Enum):
+    NORMAL = "normal"
+    URGENT = "urgent"
+
+
 @dataclass(frozen=True)
 class SmsNotification:
     phone_number: str
     text: str = ""
     meta_data: dict[str, str] = field(default_factory=dict)
     sent_by: Sender | None = None
+    send_at: datetime | None = None
+    priority: Priority = Priority.NORMAL
+    price: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,15 @@ class Origin(Stamp):
     name: str
 
 
-SMS = SmsNotification("+49 30 123", "Grüße/x", {"some_key": "some_value"}, Sender("Ann"))
+SMS = SmsNotification(
+    "+49 30 123",
+    "Grüße/x",
+    {"some_key": "some_value"},
+    Sender("Ann"),
+    datetime(2026, 11, 24, 12, tzinfo=UTC),
+    Priority.URGENT,
+    2.0,
+)
 
 
 class Application:
@@ -111,10 +129,17 @@ def test_postbus_handles_what_symfony_has_sent(symfony: Symfony, here: Applicati
     symfony.dispatch(
         {
             "class": "SmsNotification",
-            "arguments": {"phoneNumber": "+49 30 123", "text": "Grüße/x", "metaData": {"some_key": "some_value"}},
-            "sentBy": "Ann",
+            "properties": {
+                "phoneNumber": "+49 30 123",
+                "text": "Grüße/x",
+                "metaData": {"some_key": "some_value"},
+                "sentBy": {"fullName": "Ann"},
+                "sendAt": "2026-11-24T13:00:00+01:00",
+                "priority": "urgent",
+                "price": 2.0,
+            },
         },
-        {"class": "SmsNotification", "arguments": {"phoneNumber": "1"}},
+        {"class": "SmsNotification", "properties": {"phoneNumber": "1"}},
         {"class": "CacheCleared"},
     )
     envelopes = here.consume("async", 3)
@@ -135,6 +160,9 @@ def test_symfony_handles_what_postbus_has_sent(symfony: Symfony, here: Applicati
         "text": "Grüße/x",
         "metaData": {"some_key": "some_value"},
         "sentBy": {"fullName": "Ann"},
+        "sendAt": "2026-11-24T12:00:00+00:00",
+        "priority": "urgent",
+        "price": 2,
     } == said[0].message
     assert '[{"shopName":"acme"}]' == said[0].headers["X-Message-Stamp-App\\Stamp\\Shop"]
     id = sent.last(stamps.MessageId)
@@ -149,7 +177,7 @@ def test_symfony_handles_what_postbus_has_sent(symfony: Symfony, here: Applicati
 
 def test_postbus_understands_a_retry_of_symfonys(symfony: Symfony, here: Application) -> None:
     """How often it was tried, and why it failed there."""
-    symfony.dispatch({"class": "SmsNotification", "arguments": {"phoneNumber": "1"}})
+    symfony.dispatch({"class": "SmsNotification", "properties": {"phoneNumber": "1"}})
     symfony.consume("async", fail=True, max_retries=1)
     [envelope] = here.consume("async")
 
@@ -165,7 +193,7 @@ def test_postbus_understands_a_retry_of_symfonys(symfony: Symfony, here: Applica
 
 def test_symfony_understands_a_retry_of_postbus(symfony: Symfony, patient: Application) -> None:
     """How often it was tried, and why it failed here; its own stamps come back to it as they were."""
-    symfony.dispatch({"class": "SmsNotification", "arguments": {"phoneNumber": "1"}})
+    symfony.dispatch({"class": "SmsNotification", "properties": {"phoneNumber": "1"}})
     patient.consume("async", fails=True)
     received, handled = symfony.consume("async")
 
@@ -199,7 +227,7 @@ def test_a_message_may_fail_on_both_sides(symfony: Symfony, patient: Application
 
 def test_postbus_handles_what_symfony_has_buried(symfony: Symfony, here: Application) -> None:
     """It knows where the message failed, and begins to count anew."""
-    symfony.dispatch({"class": "SmsNotification", "arguments": {"phoneNumber": "1"}})
+    symfony.dispatch({"class": "SmsNotification", "properties": {"phoneNumber": "1"}})
     symfony.consume("async", fail=True)
     [envelope] = here.consume("failed")
 
@@ -231,7 +259,7 @@ def test_symfony_handles_what_postbus_has_buried(symfony: Symfony, here: Applica
 
 def test_what_nobody_here_can_read_is_buried_for_symfony(symfony: Symfony, here: Application, shared: Shared) -> None:
     """A message whose class is not registered here waits in the failure transport, as it came."""
-    symfony.dispatch({"class": "SmsNotification", "arguments": {"phoneNumber": "1"}})
+    symfony.dispatch({"class": "SmsNotification", "properties": {"phoneNumber": "1"}})
     app = Postbus(
         transports={name: {"dsn": dsn, "serializer": "symfony"} for name, dsn in shared.here.items()},
         failure_transport="failed",

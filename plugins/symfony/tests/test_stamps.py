@@ -39,13 +39,13 @@ class SmsNotification:
 
 
 class Tenant(Stamp):
-    wire_name = "tenant"
+    wire_name = "tests.symfony.tenant"
     name: str
 
 
-class Shop(Stamp, rename="camel"):
-    wire_name = "App\\Stamp\\Shop"
-    shop_name: str
+class Brand(Stamp, rename="camel"):
+    wire_name = "App\\Stamp\\Brand"
+    brand_name: str
 
 
 def make_serializer(**options: Any) -> SymfonySerializer:
@@ -191,18 +191,18 @@ def test_symfony_gets_no_stamp_that_it_does_not_know() -> None:
         stamps.Correlation(ID),
         stamps.Causation(ID),
         Tenant("acme"),
-        Shop("acme"),
+        Brand("acme"),
     ]
     headers = serializer.encode(Envelope(Hello("x", 1), tuple(everything))).headers
 
-    assert {"X-Message-Stamp-App\\Stamp\\Shop"} == {name for name in headers if name.startswith("X-Message-Stamp-")}
-    assert '[{"shopName":"acme"}]' == headers["X-Message-Stamp-App\\Stamp\\Shop"]
-    assert '[{"name":"acme"}]' == headers["X-Postbus-Stamp-tenant"]
+    assert {"X-Message-Stamp-App\\Stamp\\Brand"} == {name for name in headers if name.startswith("X-Message-Stamp-")}
+    assert '[{"brandName":"acme"}]' == headers["X-Message-Stamp-App\\Stamp\\Brand"]
+    assert '[{"name":"acme"}]' == headers["X-Postbus-Stamp-tests.symfony.tenant"]
 
 
 def test_a_stamp_of_the_users_application_is_read() -> None:
     """A stamp of ours whose wire name is PHP's name of a class is its twin."""
-    assert Shop("acme") == read({"X-Message-Stamp-App\\Stamp\\Shop": '[{"shopName":"acme"}]'}).last(Shop)
+    assert Brand("acme") == read({"X-Message-Stamp-App\\Stamp\\Brand": '[{"brandName":"acme"}]'}).last(Brand)
 
 
 @pytest.mark.parametrize("seconds", [float("inf"), "soon"])
@@ -371,7 +371,7 @@ any_stamps = st.lists(
         st.builds(stamps.ErrorDetails, texts, texts, moments, st.none() | texts, st.none() | texts),
         st.builds(stamps.Delay, st.integers(0, 10**9).map(lambda number: number / 1000)),
         st.builds(Tenant, texts),
-        st.builds(Shop, texts),
+        st.builds(Brand, texts),
     )
 )
 any_serializer = st.sampled_from(
