@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
 
-from postbus.testing.workbench import in_background
 from tests.brokers.redis import OwnRedis, Redis, RedisAcl, RedisCluster, RedisSentinel, RedisTls, RedisUnix
 
 PATIENCE = 10
@@ -94,10 +93,10 @@ def test_data_outlives_the_server(own_redis: OwnRedis, how: str) -> None:
 
 def test_a_paused_server_answers_later(own_redis: OwnRedis) -> None:
     """A paused server keeps its connections and is silent; when it goes on, it answers."""
-    with client_of(own_redis.dsn) as client:
+    with ThreadPoolExecutor() as threads, client_of(own_redis.dsn) as client:
         assert client.ping()
         own_redis.pause()
-        answer: Future[object] = in_background(client.ping)
+        answer = threads.submit(client.ping)
         with pytest.raises(TimeoutError):
             answer.result(0.2)
         own_redis.resume()
