@@ -4,6 +4,7 @@
 plugin to what `postbus.transport` promises; it needs pytest: ``pip install "postbus[testing]"``.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -14,18 +15,20 @@ if TYPE_CHECKING:
 
 __all__ = ["RecordingTransport", "TransportContract"]
 
+if (pytest := sys.modules.get("pytest")) is not None:
+    # A rule that fails then shows both sides of its assertion. It must be said before one of these is imported.
+    pytest.register_assert_rewrite("postbus.testing.rules", "postbus.testing.workbench")
+
 
 def __getattr__(name: str) -> object:
     # Only who asks for the contract needs pytest: not the tests of an app, nor the processes that the rules start.
     if name != "TransportContract":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        pytest = import_module("pytest")
+        contract = import_module("postbus.testing.contract").TransportContract
     except ModuleNotFoundError as error:
+        if error.name != "pytest":
+            raise
         raise ImportError('TransportContract needs pytest. Install it: pip install "postbus[testing]"') from error
-
-    # A rule that fails then shows both sides of its assertion.
-    pytest.register_assert_rewrite("postbus.testing.rules", "postbus.testing.workbench")
-    contract = import_module("postbus.testing.contract").TransportContract
     globals()[name] = contract
     return contract
