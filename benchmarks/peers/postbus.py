@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.peers import CUSTOMER, QUEUE, Tally
+from benchmarks.raw.rabbitmq import Queue
+from benchmarks.raw.redis import Stream
 from postbus import Limits, Postbus
 
 
@@ -20,14 +22,17 @@ class Peer:
 
     def __init__(self, url: str) -> None:
         self._tally = tally = Tally()
-        self._app = Postbus(transports={"async": f"{url}/{QUEUE}-postbus"}, routing={OrderPlaced: "async"})
+        # Only to empty the queue: not every transport can.
+        self._queue = (Stream if url.startswith("redis") else Queue)(url, f"{QUEUE}-postbus")
+        self._app = Postbus(transports={"async": self._queue.dsn}, routing={OrderPlaced: "async"})
 
         @self._app.handler
         def do_nothing(order: OrderPlaced) -> None:
             tally(order.number)
 
     def purge(self) -> None:
-        self._app.transport("async").connection.purge()
+        self._app.dispatch(OrderPlaced(-1, CUSTOMER))  # Which makes the queue.
+        self._queue.empty()
 
     def enqueue(self, numbers: range) -> None:
         for number in numbers:
