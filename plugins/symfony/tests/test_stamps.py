@@ -135,6 +135,16 @@ def test_what_is_added_leaves_the_others_as_they_came(wire: Any) -> None:
     assert [*envelope.all(stamps.ErrorDetails), error] == camel.decode(b"{}", headers).all(stamps.ErrorDetails)
 
 
+@pytest.mark.parametrize("serializer", [serializer, camel])
+def test_fields_that_are_unknown_here_are_sent_on(serializer: SymfonySerializer) -> None:
+    """A retry does not cost Symfony what only it knows of the message."""
+    body, headers = b'{"text":"x","n":1,"newField":{"a":[]}}', {"type": "App\\Message\\Hello"}
+    envelope = serializer.decode(body, headers)
+
+    assert Hello("x", 1) == envelope.message
+    assert body == serializer.encode(envelope.with_(stamps.Retried(1, AT))).body
+
+
 def test_what_is_removed_is_not_sent() -> None:
     """A stamp that was taken off does not come back because it had come from Symfony."""
     came = read({PREFIX + "SentToFailureTransportStamp": '[{"originalReceiverName":"async"}]'})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 from postbus import stamps
@@ -62,6 +62,9 @@ class Headers:
         twins = [*TWINS, make_bus_twin(buses)] if buses else TWINS
         self._twins: dict[str, Twin[Any]] = {twin.header: twin for twin in twins}
         self._twins_by_kind: dict[type[Stamp], Twin[Any]] = {twin.kind: twin for twin in twins}
+        self._choosy = [twin for twin in twins if twin.says is not None]
+        self._fixed: dict[type[Stamp], str | None] = {}
+        """The header of each kind of stamp that was met, if it is always the same; None if it does not travel."""
 
     def read(self, headers: Mapping[str, str]) -> Found:
         """Return what is in the headers of a message."""
@@ -134,19 +137,21 @@ class Headers:
 
     def _grouped(self, envelope: Envelope, entries: Mapping[str, Entries]) -> dict[str, list[Stamp]]:
         """Return the stamps that travel by their headers, and those that Symfony is owed beside."""
-        by_kind: dict[type[Stamp], list[Stamp]] = {}
+        grouped: dict[str, list[Stamp]] = {}
+        fixed = self._fixed
         for stamp in envelope.stamps:
             kind = stamp.__class__
-            if kind in by_kind:
-                by_kind[kind].append(stamp)
+            header = fixed[kind] if kind in fixed else self._header_for(stamp)
+            if header is None:
+                continue
+            if header in grouped:
+                grouped[header].append(stamp)
             else:
-                by_kind[kind] = [stamp]
-        grouped: dict[str, list[Stamp]] = {}
-        for kind, group in by_kind.items():
-            twin = self._twins_by_kind.get(kind)
-            header = twin.header if twin is not None and all(map(twin.says, group)) else _own_header_for(kind)
-            if header is not None:
-                grouped[header] = group
+                grouped[header] = [stamp]
+        for twin in self._choosy:
+            if twin.own in grouped and twin.header in grouped:  # They stay together.
+                del grouped[twin.header]
+                grouped[twin.own] = [*envelope.all(twin.kind)]
 
         errors, buried = grouped.get(ERROR.header), grouped.get(BURIED.header)
         if errors is not None and errors != _stamps_of(entries, ERROR):
@@ -157,6 +162,15 @@ class Headers:
                 grouped[REDELIVERY.header] = [stamps.Retried(0, _failed_at(envelope))]  # It says there when.
         return grouped
 
+    def _header_for(self, stamp: Stamp) -> str | None:
+        kind = type(stamp)
+        twin = self._twins_by_kind.get(kind)
+        if twin is not None and twin.says is not None:
+            return twin.header if twin.says(stamp) else twin.own
+        own = None if kind.header is None else _outside(kind.header)
+        header = self._fixed[kind] = own if twin is None else twin.header
+        return header
+
     def _encode(
         self, grouped: Mapping[str, list[Stamp]], entries: Mapping[str, Entries], came: Mapping[str, str]
     ) -> dict[str, str]:
@@ -166,7 +180,7 @@ class Headers:
         ours: dict[str, list[Stamp]] = {}
         for name, group in grouped.items():
             twin = self._twins.get(name)
-            if twin is None:
+            if twin is None or (twin.is_alike and name not in entries):
                 ours[name] = group
                 continue
             try:
@@ -204,11 +218,6 @@ def _outside(name: str) -> str:
 def _inside(name: str) -> str:
     """Return the name here of a header in a shared queue."""
     return HEADER + name[len(OWN) :] if name.startswith(OWN) else name
-
-
-@cache
-def _own_header_for(kind: type[Stamp]) -> str | None:
-    return None if kind.header is None else _outside(kind.header)
 
 
 _decoders: dict[str, Callable[[str], list[Stamp]]] = {}

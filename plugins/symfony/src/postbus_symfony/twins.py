@@ -101,6 +101,10 @@ def _in_snake_case(shape: type[Struct]) -> type[Struct]:
     )
 
 
+def _names_in(struct: type[Struct]) -> list[str]:
+    return [each.encode_name for each in msgspec.structs.fields(struct)]
+
+
 def _either(first: Any, second: Any) -> Callable[[str | Raw], Any]:
     decode, decode_otherwise = msgspec.json.Decoder(first).decode, msgspec.json.Decoder(second).decode
 
@@ -125,7 +129,7 @@ class Twin(Generic[S]):
         *,
         read: Callable[[Any], S | None],
         write: Callable[[S], Struct],
-        says: Callable[[S], bool] = lambda stamp: True,
+        says: Callable[[S], bool] | None = None,
         once: bool = False,
     ) -> None:
         self.kind = kind
@@ -134,7 +138,9 @@ class Twin(Generic[S]):
         self.own = OWN + (kind.wire_name or "")
         """The header for those of ours that Symfony's cannot say."""
         self.says = says
-        """Whether Symfony's can say what one of ours does."""
+        """Returns whether Symfony's can say what one of ours does; None if it always can."""
+        self.is_alike = _names_in(kind) == _names_in(shape)
+        """Whether both look the same as JSON."""
         self._once = once
         self._read = read
         self._write = write
