@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import ssl
 import threading
@@ -29,6 +30,12 @@ CONNECT_TIMEOUT = RPC_TIMEOUT = 10.0
 
 CLOSE_TIMEOUT = 2.0
 """Seconds that a broker has to say goodbye."""
+
+EXTERNAL = 1
+"""The number by which PHP's extension knows the method to log in with a certificate."""
+
+ACCESS_REFUSED, CONNECTION_FORCED, NOT_FOUND, PRECONDITION_FAILED, NOT_ALLOWED = 403, 320, 404, 406, 530
+"""Codes with which a broker closes a channel or a connection."""
 
 FRAME_OVERHEAD = 8
 """Bytes of a frame that are not its payload."""
@@ -272,10 +279,11 @@ class Client:
 
     def _explain(self, cause: Any) -> TransportError:
         """Return why a connection could not be opened: lost, or refused for a reason that stays."""
-        if isinstance(cause, exceptions.ConnectionClosedByBroker) and cause.reply_code in (403, 530):
-            return TransportError(f"{self.settings} refused the connection: {cause.reply_text}.")
-        if isinstance(cause, exceptions.ProbableAuthenticationError):
-            return TransportError(f"{self.settings} refused the user or the password. Look at both in the DSN.")
+        if (refusal := _refusal_in(cause)) is not None:
+            return TransportError(
+                f"{self.settings} refused the user {self.settings.options.user!r}: {refusal} "
+                "Look at user, password and vhost in the DSN."
+            )
         if isinstance(cause, ssl.SSLCertVerificationError):
             return TransportError(
                 f"The certificate of {self.settings} is not trusted: {cause.verify_message}. "
@@ -403,10 +411,12 @@ class Channel:
     def _closed(self, _: Any, reason: Any) -> None:
         if self._client.error is not None:
             self.error = again(self._client.error)
-        elif isinstance(reason, exceptions.ChannelClosedByBroker):
+        elif isinstance(reason, exceptions.ChannelClosedByBroker | exceptions.ConnectionClosedByBroker) and (
+            reason.reply_code != CONNECTION_FORCED
+        ):
             self.error = Refused(reason.reply_code, reason.reply_text)
         else:
-            self.error = ConnectionLost("The channel is closed.")
+            self.error = ConnectionLost(f"The connection to {self._client.settings} was lost: {_text(reason)}.")
         if self._call is not None:
             self._call.fail(again(self.error))
         if self._on_close is not None:
@@ -424,7 +434,11 @@ def _parameters(settings: Settings, name: str, purpose: Purpose) -> list[Any]:
             host=host,
             port=port,
             virtual_host=options.vhost,
-            credentials=pika.PlainCredentials(options.user, options.password),
+            credentials=(
+                pika.credentials.ExternalCredentials()
+                if options.sasl_method == EXTERNAL
+                else pika.PlainCredentials(options.user, options.password)
+            ),
             heartbeat=options.heartbeat,
             socket_timeout=patience,
             stack_timeout=patience,
@@ -485,6 +499,14 @@ def _innermost(error: Any) -> Any:
         if not isinstance(inner[-1], BaseException):
             return error
         error = inner[-1]
+
+
+def _refusal_in(error: Any) -> str | None:
+    """Return what the broker said if it let nobody in, which it will not the next time either; else None."""
+    told = re.search(r"\((\d+)\) ['\"](.*)['\"]", repr(error))
+    if told is None or int(told[1]) not in (ACCESS_REFUSED, NOT_ALLOWED) or "limit" in told[2]:
+        return None
+    return told[2] if told[2].endswith(".") else f"{told[2]}."
 
 
 def _text(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from postbus.errors import ConnectionLost, TransportError
 from postbus.transport import Delivery
-from postbus_amqp.client import Call, Channel, Client, Refused
+from postbus_amqp.client import NOT_FOUND, Call, Channel, Client, Refused
 from postbus_amqp.messages import delivery_of
 
 IDLE = 0.5
@@ -31,8 +31,6 @@ MOST = 1024
 
 LARGEST = 65535
 """The largest prefetch that AMQP has a form for."""
-
-NOT_FOUND = 404
 
 Settlement = Literal["ack", "reject", "requeue"]
 

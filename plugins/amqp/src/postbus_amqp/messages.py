@@ -153,6 +153,16 @@ def _with_headers_in_body(properties: Any, body: bytes) -> tuple[Any, bytes]:
     return properties, len(prefix).to_bytes(4, "big") + prefix + body
 
 
+def _headers_in(body: bytes) -> tuple[dict[str, str], str | None, bytes]:
+    """Return the headers, the content encoding and the body, as they were before."""
+    end = 4 + int.from_bytes(body[:4], "big")
+    try:
+        texts, content_encoding = msgspec.json.decode(body[4:end], type=tuple[dict[str, str], str | None])
+    except msgspec.DecodeError:  # Somebody else wrote it.
+        return {}, HEADERS_IN_BODY, body
+    return texts, content_encoding, body[end:]
+
+
 def delivery_of(queue: str, tag: object, is_counted: bool, method: Any, properties: Any, body: bytes) -> Delivery:
     """Return what the broker delivered; ``is_counted`` tells whether the queue counts how often it does."""
     table: dict[str, Any] = properties.headers or {}
@@ -160,11 +170,13 @@ def delivery_of(queue: str, tag: object, is_counted: bool, method: Any, properti
     others: dict[str, Any] = {}
     for name, value in table.items():
         (headers if type(value) is str else others)[name] = value
+    if "x-death" in table:  # The broker says more about that in headers that look like the message's own.
+        for name in [name for name in headers if name.startswith(OF_THE_JOURNEY)]:
+            others[name] = headers.pop(name)
     content_encoding = properties.content_encoding
     if content_encoding == HEADERS_IN_BODY:
-        end = 4 + int.from_bytes(body[:4], "big")
-        texts, content_encoding = msgspec.json.decode(body[4:end], type=tuple[dict[str, str], str | None])
-        headers, body = texts | headers, body[end:]
+        texts, content_encoding, body = _headers_in(body)
+        headers = texts | headers
     if properties.content_type is not None:
         headers["Content-Type"] = properties.content_type
 

@@ -16,6 +16,9 @@ T = TypeVar("T", bound=Options)
 DURABLE, PASSIVE, EXCLUSIVE, AUTO_DELETE, INTERNAL = 2, 4, 8, 16, 32
 """The bits of ``flags``, as PHP's extension numbers them."""
 
+LEAST_FRAME = 4096
+"""Bytes that every broker of AMQP 0-9-1 must accept in a frame."""
+
 NUMBERS = {
     *("x-delay", "x-expires", "x-max-length", "x-max-length-bytes", "x-max-priority", "x-message-ttl"),
     *("x-consumer-timeout", "x-delivery-limit", "x-quorum-initial-group-size", "x-stream-max-segment-size-bytes"),
@@ -123,6 +126,9 @@ class AmqpOptions(Options):
     )
     frame_max: int = option(0, "Largest frame in bytes; 0 leaves it to the broker.", minimum=0, maximum=131072)
     channel_max: int = option(0, "Most channels; 0 leaves it to the broker.", minimum=0, maximum=65535)
+    sasl_method: int = option(
+        0, "How to log in: 0 with user and password, 1 with the certificate `cert`.", minimum=0, maximum=1
+    )
     cacert: str | None = option(None, "`amqps` only: file or folder with the CAs to trust, instead of the system's.")
     cert: str | None = option(None, "`amqps` only: file with the client's certificate.")
     key: str | None = option(None, "`amqps` only: file with the key of `cert`, if it is not in there.")
@@ -132,9 +138,6 @@ class AmqpOptions(Options):
     read_timeout: float | None = option(None, "Belongs to PHP: `heartbeat` does it here.", no_effect=True)
     write_timeout: float | None = option(None, "Belongs to PHP: `heartbeat` does it here.", no_effect=True)
     retry: str | None = option(None, "Without meaning in Symfony too.", no_effect=True)
-    sasl_method: int | None = option(
-        None, "Belongs to PHP: 0, the user and the password.", minimum=0, maximum=0, no_effect=True
-    )
 
 
 class Settings:
@@ -145,12 +148,15 @@ class Settings:
         self.options = options = AmqpOptions.from_dsn(
             _without_empty_lists(dsn), host=dsn.host, port=dsn.port, vhost=vhost, user=dsn.user, password=dsn.password
         )
-        self.scheme = dsn.scheme
         self.is_encrypted = dsn.scheme == "amqps"
         port = options.port or (5671 if self.is_encrypted else 5672)
         self.addresses = [(options.host, port)]
         if "host" not in dsn.options and len(dsn.hosts) > 1:
             self.addresses = [(host.name, host.port or port) for host in dsn.hosts]
+        if 0 < options.frame_max < LEAST_FRAME:
+            raise DsnError(
+                f"Option 'frame_max' of {dsn.scheme}:// must be 0, or at least {LEAST_FRAME}, got {options.frame_max}."
+            )
         if not self.is_encrypted and (tls := [name for name in ("cacert", "cert", "key") if name in dsn.options]):
             raise DsnError(f"Option {tls[0]!r} of amqp:// encrypts nothing. Write amqps://, or leave it out.")
 

@@ -6,10 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from postbus.errors import TransportError
-from postbus_amqp.client import Channel, Client, Purpose, Refused
+from postbus_amqp.client import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, Channel, Client, Purpose, Refused
 from postbus_amqp.options import AUTO_DELETE, DURABLE, EXCLUSIVE, INTERNAL, PASSIVE, Settings
-
-ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED = 403, 404, 406
 
 
 @contextmanager

@@ -1,0 +1,108 @@
+"""What the tests stand on: transports and connections as the plugin makes them, with names of their own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from postbus.dsn import Dsn
+from postbus.serialization import JsonSerializer, TypeRegistry
+from postbus.transport import Delivery, QueueTransport, TransportContext
+from postbus_amqp import make_transport as make_amqp_transport
+from postbus_amqp.connection import AmqpConnection
+from tests.brokers.rabbitmq import RabbitMQ
+
+PATIENCE = 10.0
+DURABLE_AND_AUTO_DELETE = 18
+
+# What a run leaves behind goes by itself: a queue after ten minutes, and the exchange with its last queue.
+LEFT_BEHIND = {"x-expires": 600_000}
+
+
+@pytest.fixture
+def name() -> str:
+    """Give a name that nobody else has."""
+    return f"test-{uuid4()}"
+
+
+@pytest.fixture
+def make_transport(request: pytest.FixtureRequest, name: str) -> Iterator[Callable[..., QueueTransport]]:
+    """Return what makes a transport on the test's own exchange and queue, or on those that are described."""
+    with ExitStack() as stack:
+
+        def make(
+            base: str | None = None,
+            *,
+            exchange: Mapping[str, Any] | None = None,
+            queues: Mapping[str, Mapping[str, Any]] | None = None,
+            **options: object,
+        ) -> QueueTransport:
+            broker: RabbitMQ = request.getfixturevalue("rabbitmq") if base is None else None
+            given = {name: {}} if queues is None else queues
+            expiring = {
+                queue: {**described, "arguments": {**LEFT_BEHIND, **described.get("arguments", {})}}
+                for queue, described in given.items()
+            }
+            own = {"exchange": {"flags": DURABLE_AND_AUTO_DELETE, **(exchange or {})}, "queues": expiring, **options}
+            dsn = Dsn.parse(f"{base or broker.dsn}/{name}").with_options(own)
+            context = TransportContext("test", JsonSerializer(TypeRegistry()), lambda envelope: envelope)
+            return stack.enter_context(closing(make_amqp_transport(dsn, context)))
+
+        yield make
+
+
+@pytest.fixture
+def connect(make_transport: Callable[..., QueueTransport]) -> Callable[..., AmqpConnection]:
+    """Return what makes a connection, with the arguments of `make_transport`."""
+
+    def make(*arguments: Any, **options: Any) -> AmqpConnection:
+        connection = make_transport(*arguments, **options).connection
+        assert isinstance(connection, AmqpConnection)
+        return connection
+
+    return make
+
+
+@pytest.fixture
+def take() -> Callable[..., list[Delivery]]:
+    """Return what fetches until there are so many deliveries, from all queues or from one, and acks them."""
+
+    def fetch(connection: AmqpConnection, number: int = 1, queue: str | None = None) -> list[Delivery]:
+        end = time.monotonic() + PATIENCE
+        deliveries: list[Delivery] = []
+        while len(deliveries) < number and (left := end - time.monotonic()) > 0:
+            limit = number - len(deliveries)
+            deliveries += (
+                connection.fetch(limit, left) if queue is None else connection.fetch_from([queue], limit, left)
+            )
+        assert number == len(deliveries)
+        connection.ack([delivery.tag for delivery in deliveries])
+        return deliveries
+
+    return fetch
+
+
+@pytest.fixture
+def in_background() -> Callable[[Callable[[], Any]], Future[Any]]:
+    """Return what does something in a thread."""
+
+    def run(work: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def do() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=do, daemon=True).start()
+        return future
+
+    return run

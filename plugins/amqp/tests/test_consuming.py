@@ -1,0 +1,269 @@
+"""What the broker pushes, how much of it, and to whom; and what becomes of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from postbus.errors import ConnectionLost, TransportError
+from postbus.transport import Outgoing
+from tests.brokers.server import wait_until
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 10.0
+
+
+def numbered(count):
+    return [Outgoing(b"%d" % number, {}) for number in range(count)]
+
+
+def consumers_of(rabbitmq, queue):
+    """Return the consumers of a queue, as RabbitMQ's management page shows them."""
+    return [one for one in rabbitmq.manage("GET", "consumers/%2f") if one["queue"]["name"] == queue]
+
+
+def wait_for_prefetch(rabbitmq, queue, *expected):
+    wait_until(
+        lambda: [*expected] == [one["prefetch_count"] for one in consumers_of(rabbitmq, queue)],
+        f"The prefetch is not {expected}.",
+    )
+
+
+def wait_for_connection(rabbitmq, name):
+    wait_until(
+        lambda: name in [one.get("user_provided_name") for one in rabbitmq.connections()], f"No connection is {name}."
+    )
+
+
+@pytest.fixture
+def while_fetching(in_background):
+    """Return what looks at the broker while a fetch waits, which is then ended by a message."""
+
+    @contextmanager
+    def wait(connection, limit):
+        fetching = in_background(lambda: connection.fetch(limit, 3 * PATIENCE))
+        yield
+        connection.publish(numbered(1))
+        connection.ack([delivery.tag for delivery in fetching.result(PATIENCE)])
+
+    return wait
+
+
+def test_the_management_page_shows_who_consumes(connect, rabbitmq, name, while_fetching):
+    """The consumer, and the connection, have names with the transport, the machine and the process."""
+    me = f"test {socket.gethostname()}:{os.getpid()}"
+
+    with while_fetching(connect(), 1):
+        wait_until(lambda: consumers_of(rabbitmq, name), "Nobody consumes.")
+        [consumer] = consumers_of(rabbitmq, name)
+        assert consumer["consumer_tag"].startswith(f"{me} #")
+        wait_for_connection(rabbitmq, f"{me} (consume)")
+
+
+def test_the_name_of_the_connection_can_be_chosen(connect, rabbitmq, name, while_fetching):
+    """As in Symfony."""
+    with while_fetching(connect(connection_name=name), 1):
+        wait_for_connection(rabbitmq, f"{name} (consume)")
+
+
+def test_the_prefetch_goes_by_what_is_asked_for(connect, rabbitmq, name, while_fetching):
+    """One message at a time is sent to who asks for one, and about two helpings ahead to who asks for many.
+
+    It is another consumer each time, and only one of them at a time; a small change is not worth that.
+    """
+    connection = connect()
+
+    for limit, prefetch in [(1, 1), (10, 32), (16, 32), (1000, 1024), (1, 1)]:
+        with while_fetching(connection, limit):
+            wait_for_prefetch(rabbitmq, name, prefetch)
+
+
+def test_the_prefetch_can_be_fixed(connect, rabbitmq, name, while_fetching):
+    """Then it is what the option says, whatever is asked for."""
+    connection = connect(prefetch_count=7)
+
+    for limit in (1, 100):
+        with while_fetching(connection, limit):
+            wait_for_prefetch(rabbitmq, name, 7)
+
+
+def test_order_and_redelivery_survive_a_growing_prefetch(connect, name):
+    """What was on its way when the consumer was replaced is neither given back nor lost nor out of order."""
+    connection = connect()
+    connection.publish(numbered(1000))
+
+    deliveries = []
+    limits = itertools.cycle([1, 2, 4, 8, 16, 64, 1, 32])
+    end = time.monotonic() + PATIENCE
+    while len(deliveries) < 1000 and time.monotonic() < end:
+        fetched = connection.fetch(next(limits), 1.0)
+        connection.ack([delivery.tag for delivery in fetched])
+        deliveries += fetched
+
+    assert [b"%d" % number for number in range(1000)] == [delivery.body for delivery in deliveries]
+    assert not any(delivery.stamps[0].redelivered for delivery in deliveries)
+
+
+def test_more_may_be_fetched_while_much_is_unsettled(connect):
+    """Who handles many messages at once gets more of them, however many he has in hand."""
+    connection = connect()
+    connection.publish(numbered(100))
+
+    deliveries = []
+    while len(deliveries) < 100:
+        fetched = connection.fetch(1, PATIENCE)
+        assert fetched
+        deliveries += fetched
+
+    connection.ack([delivery.tag for delivery in deliveries])
+
+
+def test_whoever_is_idle_leaves_the_messages_to_others(connect, take):
+    """What was sent ahead to a connection that does not fetch any more soon goes to one that does."""
+    idle, other = connect(), connect()
+    idle.publish(numbered(10))
+    in_hand = {delivery.body for delivery in idle.fetch(4, PATIENCE)}
+
+    rest = {delivery.body for delivery in take(other, 10 - len(in_hand))}
+
+    assert {message.body for message in numbered(10)} == in_hand | rest
+
+
+def test_whoever_was_idle_consumes_again(connect, take, rabbitmq, name):
+    """The next fetch begins anew."""
+    connection = connect()
+    connection.fetch(1, 0)
+    wait_until(lambda: not consumers_of(rabbitmq, name), "It still consumes.")
+
+    connection.publish(numbered(1))
+
+    take(connection)
+
+
+def test_whoever_has_a_long_message_in_hand_goes_on_consuming(connect, rabbitmq, name):
+    """As long as nothing can be sent ahead to it, an idle consumer keeps nothing from others, and so its place."""
+    connection = connect()
+    connection.publish(numbered(2))
+    [delivery] = connection.fetch(1, PATIENCE)
+
+    deadline = time.monotonic() + 1.5
+    while time.monotonic() < deadline:
+        wait_for_prefetch(rabbitmq, name, 1)
+
+    connection.ack([delivery.tag])
+    assert [b"1"] == [delivery.body for delivery in connection.fetch(1, PATIENCE)]
+
+
+def test_a_single_active_consumer_keeps_its_turn(connect, rabbitmq, name):
+    """Who waits behind it gets nothing while it lives, though it fetches no more: or the order would be lost."""
+    queues = {name: {"arguments": {"x-single-active-consumer": True}}}
+    active, waiting = connect(queues=queues), connect(queues=queues)
+    active.publish(numbered(3))
+    [first] = active.fetch(1, PATIENCE)
+
+    assert [] == waiting.fetch(10, 1.5)
+    active.ack([first.tag])
+    assert [b"1", b"2"] == [delivery.body for delivery in active.fetch(10, PATIENCE)]
+
+    active.close()
+    deliveries = [*waiting.fetch(1, PATIENCE), *waiting.fetch(1, PATIENCE)]
+    assert [b"1", b"2"] == [delivery.body for delivery in deliveries]
+
+
+def test_settling_in_any_order_settles_each(connect):
+    """Whether a message is settled with those before it or alone, what is not settled comes again, and nothing else."""
+    connection = connect()
+    connection.publish(numbered(9))
+    deliveries = []
+    while len(deliveries) < 9:
+        deliveries += connection.fetch(9, PATIENCE)
+    tags = {delivery.body: delivery.tag for delivery in deliveries}
+
+    connection.ack([tags[b"3"], tags[b"1"]])
+    connection.reject([tags[b"0"]])
+    connection.ack([tags[b"2"], tags[b"4"], tags[b"7"]])
+    connection.close()
+
+    other = connect()
+    again = []
+    while len(again) < 3:
+        again += other.fetch(9, PATIENCE)
+    assert [b"5", b"6", b"8"] == [delivery.body for delivery in again]
+    assert all(delivery.stamps[0].redelivered for delivery in again)
+
+
+def test_what_is_rejected_is_dead_lettered(connect, take, name):
+    """The broker sends it on if the queue says where to; the exchange of dead letters is the user's."""
+    dead = connect(exchange={"name": f"{name}-dead"}, queues={f"{name}-dead": {}})
+    dead.setup()
+    connection = connect(queues={name: {"arguments": {"x-dead-letter-exchange": f"{name}-dead"}}})
+    connection.publish(numbered(1))
+    [delivery] = connection.fetch(1, PATIENCE)
+
+    connection.reject([delivery.tag])
+
+    [delivery] = take(dead)
+    assert "rejected" == delivery.stamps[0].headers["x-death"][0]["reason"]
+
+
+def test_a_classic_queue_tells_only_the_first_delivery(connect, name):
+    """A message that is delivered again may have been delivered any number of times."""
+    connection, other = connect(), connect()
+    connection.publish(numbered(1))
+    [first] = connection.fetch(1, PATIENCE)
+    connection.release([first.tag])
+
+    [again] = other.fetch(1, PATIENCE)
+
+    assert (1, None) == (first.count, again.count)
+
+
+def test_a_queue_that_is_deleted_under_a_consumer_is_a_lost_connection(make_transport, rabbitmq, name, in_background):
+    """A fetch that waits hears of it at once; the transport opens a new connection, which declares the queue again."""
+    transport = make_transport(exchange={"flags": 2})
+    waiting = in_background(lambda: transport.connection.fetch(1, PATIENCE))
+    wait_until(lambda: consumers_of(rabbitmq, name), "Nobody consumes.")
+
+    rabbitmq.delete_queue(name)
+
+    with pytest.raises(ConnectionLost, match=f"Queue '{name}' was deleted"):
+        waiting.result(PATIENCE)
+    receiving = in_background(lambda: [transport.receive(1, 1.0), transport.receive(1, PATIENCE)])
+    wait_until(lambda: consumers_of(rabbitmq, name), "Nobody consumes.")
+    transport._publish(numbered(1))
+    assert [0, 1] == [len(received) for received in receiving.result(PATIENCE)]
+    rabbitmq.manage("DELETE", f"exchanges/%2f/{name}")
+
+
+def test_without_auto_setup_a_missing_queue_is_an_error(connect, name):
+    """It names the queue, and says what to do; it is not the connection's fault."""
+    connection = connect(auto_setup=False)
+
+    for _ in range(2):
+        with pytest.raises(TransportError, match=f"no queue '{name}' in vhost '/'.*postbus setup") as caught:
+            connection.fetch(1, PATIENCE)
+        assert not isinstance(caught.value, ConnectionLost)
+
+    connection.setup()
+    connection.publish(numbered(1))
+    assert 1 == len(connection.fetch(1, PATIENCE))
+
+
+def test_a_queue_that_the_dsn_does_not_name_can_be_consumed(connect, take, name):
+    """As long as somebody has declared it, with whatever arguments."""
+    owner = connect()
+    owner.publish(numbered(1))
+    connection = connect(exchange={"name": f"{name}-other"}, queues={})
+
+    assert [b"0"] == [delivery.body for delivery in take(connection, 1, name)]
+
+
+def test_a_connection_without_queues_fetches_nothing(connect):
+    """Who only publishes, and is asked for messages all the same, waits as long as he is told."""
+    assert [] == connect(queues={}).fetch(1, 0.1)

@@ -1,0 +1,241 @@
+"""What is declared, what is missing, and what is wrong with the DSN once the broker sees it."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+
+import pytest
+
+from postbus.errors import ConnectionLost, TransportError
+from postbus.transport import Outgoing
+from tests.brokers.server import wait_until
+
+pytestmark = pytest.mark.slow
+
+
+def numbered(count):
+    return [Outgoing(b"%d" % number, {}) for number in range(count)]
+
+
+def test_nothing_is_there_before_setup_and_everything_after(connect, name):
+    """Each exchange and queue is named, and looking for them makes none."""
+    connection = connect(
+        exchange={"name": f"{name}-x"}, queues={f"{name}-a": {}, f"{name}-b": {}}, delay={"exchange_name": f"{name}-d"}
+    )
+
+    for _ in range(2):
+        assert [
+            f"Exchange '{name}-x' does not exist.",
+            f"Exchange '{name}-d' does not exist.",
+            f"Queue '{name}-a' does not exist.",
+            f"Queue '{name}-b' does not exist.",
+        ] == list(connection.missing())
+
+    connection.setup()
+    assert [] == list(connection.missing())
+
+
+def test_exchange_and_queue_are_declared_as_described(connect, rabbitmq, name):
+    """Type, flags and arguments, and a binding for each key with the arguments."""
+    queue = {
+        "flags": 0,
+        "binding_keys": ["a", "b"],
+        "binding_arguments": {"x": 1},
+        "arguments": {"x-max-length": 5, "x-queue-mode": "lazy", "x-message-ttl": 60_000},
+    }
+    connection = connect(
+        exchange={"type": "topic", "flags": 16, "arguments": {"alternate-exchange": "amq.fanout"}}, queues={name: queue}
+    )
+
+    connection.setup()
+
+    declared = rabbitmq.manage("GET", f"exchanges/%2f/{name}")
+    assert ("topic", False, True, False) == tuple(
+        declared[key] for key in ("type", "durable", "auto_delete", "internal")
+    )
+    assert {"alternate-exchange": "amq.fanout"} == declared["arguments"]
+    declared = rabbitmq.manage("GET", f"queues/%2f/{name}")
+    assert (False, False) == (declared["durable"], declared["auto_delete"])
+    assert {"x-max-length": 5, "x-queue-mode": "lazy"}.items() <= declared["arguments"].items()
+    bindings = rabbitmq.manage("GET", f"exchanges/%2f/{name}/bindings/source")
+    assert [("a", {"x": 1}), ("b", {"x": 1})] == sorted((one["routing_key"], one["arguments"]) for one in bindings)
+
+
+def test_other_arguments_than_those_that_are_there_are_told(connect, name):
+    """The error says which argument of which queue differs, and that nothing can change it."""
+    connect().setup()
+    connection = connect(queues={name: {"arguments": {"x-max-length": 5}}})
+
+    for use in (connection.setup, lambda: connection.publish(numbered(1)), lambda: connection.fetch(1, 1)):
+        with pytest.raises(
+            TransportError, match=f"inequivalent arg 'x-max-length' for queue '{name}'.*it cannot be changed"
+        ) as caught:
+            use()
+        assert not isinstance(caught.value, ConnectionLost)
+
+
+def test_another_type_than_that_of_the_exchange_is_told(connect, name):
+    """As with queues."""
+    connect().setup()
+
+    with pytest.raises(TransportError, match=f"inequivalent arg 'type' for exchange '{name}'"):
+        connect(exchange={"type": "topic"}).setup()
+
+
+def test_an_unknown_type_is_told(connect):
+    """It may be the type of a plugin that the broker does not have, so that the broker must say it."""
+    with pytest.raises(TransportError, match="x-delayed-message"):
+        connect(exchange={"type": "x-delayed-message", "arguments": {"x-delayed-type": "direct"}}).setup()
+
+
+def test_a_missing_source_is_told(connect, name):
+    """An exchange that another one is to be bound to is not declared, since nobody knows its type."""
+    with pytest.raises(TransportError, match=f"no exchange '{name}-source'"):
+        connect(exchange={"bindings": {f"{name}-source": {}}}).setup()
+
+
+def test_flags_may_ask_for_what_is_there(connect, name):
+    """With the flag 4, passive, nothing is declared, and what is missing is an error."""
+    passive = {"exchange": {"flags": 4}, "queues": {name: {"flags": 4}}}
+    with pytest.raises(TransportError, match=f"no exchange '{name}'"):
+        connect(**passive).publish(numbered(1))
+    connect().setup()
+
+    connection = connect(**passive)
+
+    connection.publish(numbered(1))
+    assert 1 == connection.count().waiting
+
+
+@pytest.fixture
+def limited(rabbitmq, name):
+    """Give the DSN of a user who may declare nothing."""
+    rabbitmq.manage("PUT", f"users/{name}", {"password": "limited", "tags": ""})
+    rabbitmq.manage("PUT", f"permissions/%2f/{name}", {"configure": "", "write": ".*", "read": ".*"})
+    yield rabbitmq.dsn.replace("guest:guest", f"{name}:limited")
+    rabbitmq.manage("DELETE", f"users/{name}")
+
+
+def test_a_missing_permission_is_told(connect, limited, name):
+    """The error names what is refused, and says who can help; without auto_setup such a user can work."""
+    with pytest.raises(TransportError, match=f"access to exchange '{name}'.*refused.*auto_setup=false") as caught:
+        connect(limited).publish(numbered(1))
+    assert not isinstance(caught.value, ConnectionLost)
+
+    connect().setup()
+    connection = connect(limited, auto_setup=False)
+    connection.publish(numbered(1))
+    assert [b"0"] == [delivery.body for delivery in connection.fetch(1, 10)]
+    assert [] == list(connection.missing())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("guest:guest", "guest:wr0ng", "refused the user 'guest': ACCESS_REFUSED"),
+        ("guest:guest", "n0body:wr0ng", "refused the user 'n0body': ACCESS_REFUSED"),
+        ("/%2f", "/no-such-vhost", "vhost no-such-vhost not found"),
+    ],
+)
+def test_who_may_not_come_in_is_told(connect, rabbitmq, old, new, told):
+    """A wrong password or virtual host is no lost connection: another try would end the same. No password is shown."""
+    connection = connect(rabbitmq.dsn.replace(old, new))
+
+    for use in (lambda: connection.publish(numbered(1)), lambda: connection.fetch(1, 5)):
+        with pytest.raises(TransportError, match=told) as caught:
+            use()
+        assert not isinstance(caught.value, ConnectionLost)
+        assert "wr0ng" not in str(caught.value)
+
+
+def test_a_broker_that_is_not_there_is_a_lost_connection(connect):
+    """It may come back."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        connection = connect(f"amqp://127.0.0.1:{unused.getsockname()[1]}/%2f")
+
+        with pytest.raises(ConnectionLost, match="Cannot connect to RabbitMQ at 127.0.0.1:[0-9]+ .*refused"):
+            connection.publish(numbered(1))
+
+
+def test_a_broker_that_never_answers_is_a_lost_connection(connect):
+    """Something takes the connection, and says nothing: after `connect_timeout` that is enough."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        connection = connect(f"amqp://127.0.0.1:{silent.getsockname()[1]}/%2f", connect_timeout=0.2)
+
+        with pytest.raises(ConnectionLost, match="Cannot connect"):
+            connection.fetch(1, 5)
+
+
+def test_a_host_that_does_not_exist_is_a_lost_connection(connect):
+    """Name servers recover, too."""
+    with pytest.raises(ConnectionLost, match="no-such-host.invalid"):
+        connect("amqp://no-such-host.invalid/%2f").fetch(1, 5)
+
+
+def test_the_next_host_is_tried(connect, rabbitmq):
+    """Of several hosts, one that answers is enough."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        connection = connect(rabbitmq.dsn.replace("@", f"@{address},"))
+
+        connection.publish(numbered(1))
+
+
+class TestTls:
+    def test_the_systems_authorities_are_trusted_unless_told_otherwise(self, connect, rabbitmq_tls):
+        """A certificate of somebody else's is refused; the error says how to name its authority."""
+        with pytest.raises(TransportError, match="is not trusted: .*'cacert'") as caught:
+            connect(rabbitmq_tls.dsn).publish(numbered(1))
+
+        assert not isinstance(caught.value, ConnectionLost)
+
+    def test_the_host_must_be_the_one_in_the_certificate(self, connect, rabbitmq_tls):
+        """A good certificate of another host's is no better."""
+        dsn = rabbitmq_tls.dsn.replace("localhost", "127.1")  # which is short for 127.0.0.1
+
+        with pytest.raises(TransportError, match="is not trusted"):
+            connect(dsn, cacert=str(rabbitmq_tls.certificates.ca_file)).publish(numbered(1))
+
+    def test_authorities_may_lie_in_a_folder(self, connect, rabbitmq_tls, tmp_path):
+        """As OpenSSL has them: each under the hash of its name."""
+        openssl = shutil.which("openssl")
+        if openssl is None:
+            pytest.skip("Only OpenSSL's own program knows that hash. Install it: apt-get install openssl")
+        ca_file = rabbitmq_tls.certificates.ca_file
+        command = [openssl, "x509", "-hash", "-noout", "-in", ca_file]
+        hashed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        (tmp_path / f"{hashed}.0").write_bytes(ca_file.read_bytes())
+
+        connect(rabbitmq_tls.dsn, cacert=str(tmp_path)).publish(numbered(1))
+
+    def test_nothing_is_verified_if_that_is_asked_for(self, connect, rabbitmq_tls):
+        """For a test machine, say."""
+        connect(rabbitmq_tls.dsn, verify=False).publish(numbered(1))
+
+    def test_the_client_may_have_a_certificate(self, connect, rabbitmq_tls):
+        """The broker knows whose it is; the key may lie in the same file."""
+        certificates = rabbitmq_tls.certificates
+        connection = connect(
+            rabbitmq_tls.dsn,
+            cacert=str(certificates.ca_file),
+            cert=str(certificates.certificate),
+            key=str(certificates.key),
+        )
+
+        connection.publish(numbered(1))
+
+        wait_until(
+            lambda: any("CN=client" in one.get("peer_cert_subject", "") for one in rabbitmq_tls.connections()),
+            "The broker has seen no certificate.",
+        )
+
+    def test_a_file_that_is_missing_is_told(self, connect, rabbitmq_tls):
+        """It is an error in the options."""
+        with pytest.raises(TransportError, match="cannot be read: No such file"):
+            connect(rabbitmq_tls.dsn, cacert="/no/such/file").publish(numbered(1))
