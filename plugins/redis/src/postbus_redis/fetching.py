@@ -30,6 +30,9 @@ MOVE = b"500"
 
 BEGINNING = b"0-0"
 
+SLACK = 0.002
+"""Seconds that a blocking read may take beyond its time."""
+
 PATIENCE = 1.0
 """Seconds for which a waiting thread may take to notice that it is to stop, before its connection is cut."""
 
@@ -150,12 +153,13 @@ class Fetcher:
         until = min(deadline, self._claim_at)
         if until <= now:
             return []
-        block = b"%d" % math.ceil((until - now) * 1000)
+        block = b"%d" % max(1, (until - now) * 1000)
         if error := link.send([self._make_read(limit, block)]):
             raise translate(error, str(self._links)) from error
+        until += SLACK
         while not link.is_readable(max(0.0, min(until, self._due_at) - time.monotonic())):
-            # What is due is moved into the stream, which wakes somebody. If the time is over, Redis' own timer
-            # for that is up to a tenth of a second late, unless it has something to do.
+            # What is due is moved into the stream, which wakes somebody. When the wait is over, Redis would notice
+            # that up to a tenth of a second late, if it had nothing else to do.
             [look] = self._links.call([self._make_look()])
             if is_gone(look) or time.monotonic() >= until:
                 break
