@@ -209,12 +209,12 @@ def run(folder: Path, recipients_file: Path, seed: int, console: Console) -> Tal
 
         codes = {worker: processes.stop(worker, signal.SIGTERM) for worker in workers}
         console.print(f"Stopped {' and '.join(workers)} with SIGTERM.")
-        buried = list(buried_addresses())
+        buried = buried_addresses()
         counted = tally(recipients, maildir.mails(), buried, count("mail"))
 
     problems = [*counted.problems]
     problems += [f"{worker} ended with {code} after SIGTERM." for worker, code in codes.items() if code != 0]
-    if before.left == 0:
+    if before.delivered + before.buried >= len(recipients):
         problems.append("The worker was killed too late: everything was done.")
     if set(buried) != {address for address in recipients if address.endswith(f"@{GONE}")}:
         problems.append("What was buried is not what the mail server refuses for good.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from subprocess import PIPE
 from types import ModuleType
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -75,9 +76,8 @@ def mailer(mail_server: MailServer, monkeypatch: pytest.MonkeyPatch) -> Iterator
     mailer.close()
 
 
-@pytest.mark.slow
-def test_the_demo_ends_with_nothing_lost(tmp_path):
-    """Every message is delivered or buried though a worker is killed; nothing is left lying about."""
+def run_demo(tmp_path: Path, **settings: str) -> None:
+    """Run the demo with some of its recipients; see that it lost nothing, and left nothing lying about."""
     recipients = tmp_path / "recipients.csv"
     everybody = (EXAMPLE / "recipients.csv").read_text(encoding="utf-8").splitlines()
     special = [line for line in everybody if line.endswith(("@gone.invalid", "@greylisted.test"))]
@@ -89,7 +89,7 @@ def test_the_demo_ends_with_nothing_lost(tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("NEWSLETTER", "POSTBUS"))}
     demo = subprocess.run(
         [sys.executable, EXAMPLE / "demo.py", "--recipients", recipients, "--json"],
-        env=environment | {"TMPDIR": str(folder)},
+        env=environment | {"TMPDIR": str(folder)} | settings,
         capture_output=True,
         text=True,
         timeout=110,
@@ -105,6 +105,30 @@ def test_the_demo_ends_with_nothing_lost(tmp_path):
     assert 7 == result["buried"]
     assert 593 == result["delivered"]
     assert [] == list(folder.iterdir())
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_nothing_lost(tmp_path):
+    """Every message is delivered or buried though a worker is killed."""
+    run_demo(tmp_path)
+
+
+@pytest.mark.slow
+def test_one_variable_moves_it_to_redis(tmp_path, redis_plain):
+    """The same program, and the same workers, send through Redis."""
+    run_demo(tmp_path, NEWSLETTER_DSN=f"{redis_plain.dsn}/{uuid4()}?redeliver_timeout=5&claim_interval=500")
+
+
+@pytest.mark.slow
+def test_one_variable_moves_it_to_rabbitmq(tmp_path, rabbitmq):
+    """The same program, and the same workers, send through RabbitMQ."""
+    run_demo(tmp_path, NEWSLETTER_DSN=f"{rabbitmq.dsn}/{uuid4()}")
+
+
+@pytest.mark.slow
+def test_what_is_buried_is_counted_where_nobody_can_browse(tmp_path, rabbitmq):
+    """With the failure transport on RabbitMQ too, who was not reached is read all the same, and stays there."""
+    run_demo(tmp_path, NEWSLETTER_DSN=f"{rabbitmq.dsn}/{uuid4()}", NEWSLETTER_FAILED_DSN=f"{rabbitmq.dsn}/{uuid4()}")
 
 
 def test_a_message_without_a_mail_is_lost(tally, maildir):
