@@ -13,6 +13,7 @@ import pytest
 from postbus import ConfigurationError, Envelope, HandlerFailed, Handlers, Limits, Postbus, PostbusError, stamps
 from postbus.bus import Next
 from postbus.errors import DsnError, NoHandler, NoRoute, UnknownScheme
+from postbus.serialization import JsonSerializer, TypeRegistry
 
 
 @dataclass(frozen=True)
@@ -267,3 +268,28 @@ def test_an_unknown_name_is_a_clear_error() -> None:
         app.handler(bus="x", handles=Ping)(lambda ping: None)
     with pytest.raises(DsnError):
         app.plugins.make_transport("", {}, None)  # type: ignore[arg-type]
+
+
+def test_a_serializer_may_be_made_for_the_app() -> None:
+    """Code may give what makes a serializer; it gets the app's types, and transports that share it share the result."""
+    made: list[JsonSerializer] = []
+
+    def make_serializer(types: TypeRegistry) -> JsonSerializer:
+        made.append(JsonSerializer(types))
+        return made[-1]
+
+    app = Postbus(
+        transports={name: {"dsn": "in-memory://", "serializer": make_serializer} for name in ("orders", "failed")},
+        routing={"*": "orders"},
+    )
+
+    @app.message("note")
+    @dataclass(frozen=True)
+    class Note:
+        text: str
+
+    app.dispatch(Note("hello"))
+
+    orders: Any = app.transport("orders")
+    assert [Note("hello")] == [envelope.message for envelope in orders.receive(1, 0)]
+    assert 1 == len(made)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from postbus import Limits, Postbus, stamps
-from postbus.errors import ConnectionLost, NotDecoded
+from postbus.errors import ConnectionLost, NotDecoded, Unrecoverable
 from postbus.failures import MOST_ERRORS
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
@@ -94,3 +94,23 @@ def test_a_connection_lost_while_replacing_is_replaced_itself() -> None:
 
     assert [b"?"] == [message.body for message in replaced]
     assert 2 == LosesTheFirstReplace.opened
+
+
+def test_an_error_with_half_a_character_is_buried_all_the_same() -> None:
+    """The text of an error may hold what UTF-8 has no form for, such as part of a file's name."""
+    app = Postbus(
+        transports={"orders": "in-memory://", "failed": "in-memory://"},
+        routing={"*": "orders"},
+        failure_transport="failed",
+    )
+
+    @app.handler
+    def read_file(order: OrderPlaced) -> None:
+        raise Unrecoverable("cannot read 'caf\udce9.txt'")
+
+    app.dispatch(OrderPlaced(13))
+    app.worker("orders", limits=Limits(messages=1)).run()
+
+    transport: Any = app.transport("failed")
+    (buried,) = transport.receive(1, 0)
+    assert ["cannot read 'caf\\udce9.txt'"] == [error.message for error in buried.all(stamps.ErrorDetails)]

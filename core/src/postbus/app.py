@@ -30,7 +30,7 @@ from postbus.middleware import (
 )
 from postbus.retry import RetryPolicy
 from postbus.routing import Route, Router
-from postbus.serialization import JsonSerializer, Serializer, TypeRegistry, can_be_message
+from postbus.serialization import JsonSerializer, Serializer, SerializerFactory, TypeRegistry, can_be_message
 from postbus.stamps import Stamp
 from postbus.transport import Receiver, Transport, TransportContext
 from postbus.worker import Worker
@@ -82,7 +82,7 @@ class Postbus(Handlers):
         given = {key: value for key, value in given.items() if value is not None}
         self.config = check({**_configured(config, given), **given})
         self.types = TypeRegistry()
-        self._serializers: dict[str, Serializer] = {"json": JsonSerializer(self.types)}
+        self._serializers: dict[str | SerializerFactory, Serializer] = {"json": JsonSerializer(self.types)}
         self.observers = Observers()
         self._plugins = plugins
         self._own_transports: dict[type, Sequence[str]] = {}
@@ -407,10 +407,10 @@ class Postbus(Handlers):
     def _serializer(self, config: TransportConfig) -> Serializer:
         """Return the serializer that a transport names; all that name the same one share it."""
         wanted = config.serializer
-        if not isinstance(wanted, str):
+        if not isinstance(wanted, str) and not callable(wanted):
             return wanted
         if wanted not in self._serializers:
-            factory = self.plugins.serializers.get(wanted)
+            factory = self.plugins.serializers.get(wanted) if isinstance(wanted, str) else wanted
             if factory is None:
                 known = ", ".join(["json", *self.plugins.serializers])
                 raise ConfigurationError(f"There is no serializer {wanted!r}. Serializers: {known}.")

@@ -21,7 +21,7 @@ from postbus.errors import ConfigurationError
 from postbus.handlers import Handlers
 from postbus.retry import Backoff, RetryPolicy
 from postbus.routing import Route
-from postbus.serialization import Serializer
+from postbus.serialization import Serializer, SerializerFactory
 from postbus.transport import Transport
 
 T = TypeVar("T")
@@ -36,7 +36,8 @@ class TransportConfig(Struct, frozen=True, kw_only=True):
 
     dsn: str
     options: Mapping[str, object] = field(default_factory=dict[str, object])
-    serializer: str | Serializer = "json"
+    serializer: str | Serializer | SerializerFactory = "json"
+    """A name that a plugin registers; in code also a serializer, or what makes one from the app's types."""
     retry: RetryPolicy | None = None
     failure_transport: str | None = None
 

@@ -212,11 +212,18 @@ def _copy(envelope: Envelope, error: Exception, *, with_traceback: bool = False)
 def _details(error: Exception, handler: str | None, with_traceback: bool) -> stamps.ErrorDetails:
     return stamps.ErrorDetails(
         type=qualified_name(type(error)),
-        message=str(error),
+        message=_writable(str(error)),
         at=_now(),
         handler=handler,
-        traceback="".join(traceback.format_exception(error))[-LONGEST_TRACEBACK:] if with_traceback else None,
+        traceback=_writable("".join(traceback.format_exception(error))[-LONGEST_TRACEBACK:])
+        if with_traceback
+        else None,
     )
+
+
+def _writable(text: str) -> str:
+    """Return a text that UTF-8 has a form for: that of an error may hold half a character, such as of a file's name."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _reason(error: Exception) -> str:

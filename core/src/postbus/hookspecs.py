@@ -14,7 +14,7 @@ import pluggy
 from postbus.bus import Middleware
 from postbus.dsn import Dsn, Options
 from postbus.events import Observer
-from postbus.serialization import Serializer, TypeRegistry
+from postbus.serialization import SerializerFactory
 from postbus.transport import Guarantees, Transport, TransportContext
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ hookspec = pluggy.HookspecMarker("postbus")
 hookimpl = pluggy.HookimplMarker("postbus")
 
 TransportFactory = Callable[[Dsn, TransportContext], Transport]
-SerializerFactory = Callable[[TypeRegistry], Serializer]
 
 
 class RegisterTransport(Protocol):

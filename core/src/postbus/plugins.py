@@ -18,7 +18,8 @@ from postbus.bus import Middleware
 from postbus.dsn import Dsn, Options
 from postbus.errors import UnknownScheme, describe
 from postbus.events import Observer
-from postbus.hookspecs import SerializerFactory, TransportFactory
+from postbus.hookspecs import TransportFactory
+from postbus.serialization import SerializerFactory
 from postbus.transport import Guarantees, Transport, TransportContext
 
 logger = logging.getLogger("postbus")

@@ -226,6 +226,10 @@ def _holds_lost_number(value: object) -> bool:
     )
 
 
+SerializerFactory = Callable[[TypeRegistry], Serializer]
+"""Makes a serializer for an app, whose types it is given."""
+
+
 # --- JSON ------------------------------------------------------------------------------------------
 
 

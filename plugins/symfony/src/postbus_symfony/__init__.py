@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from postbus.hookspecs import SerializerFactory, hookimpl
-from postbus.serialization import TypeRegistry
+from postbus.hookspecs import hookimpl
+from postbus.serialization import SerializerFactory, TypeRegistry
 
 if TYPE_CHECKING:
     from postbus_symfony.serializer import SymfonySerializer
