@@ -66,9 +66,9 @@ def main() -> int:
                 killing = partial(kills.run, subject, broker, kills=arguments.kills, seed=arguments.seed)
                 do(name, f"{arguments.kills} kills", arguments.seed, killing)
             for seed in range(arguments.seed, arguments.seed + arguments.outages):
-                for fault in subject.faults if broker is not None else ():
+                for fault in dict.fromkeys(subject.faults) if broker is not None else ():
                     broker.mend()
-                    do(name, fault, seed, partial(outages.run, subject, fault, broker, seed=seed))
+                    do(name, fault, seed, partial(outages.run, subject, [fault], broker, seed=seed))
     report.show()
     return 1 if problems else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -13,12 +14,14 @@ class Account:
 
     A message may end more than once only as often as it was at risk: each time that a worker died, lost its
     connection or outlived its lease with the message in its hands, and each time that a publish was not
-    answered. That is the bound, for every single message; ``unanswered`` adds what was settled so many
-    seconds before, on brokers that do not answer a settle.
+    answered. That is the bound, for every single message. On a broker that does not answer a settle,
+    what was settled since the broker was broken is at risk too, and ``unanswered`` seconds before.
     """
 
     def __init__(self, unanswered: float = 0.0) -> None:
         self._unanswered = unanswered
+        self.broken_at = math.inf
+        """Since when the broker, or the way to it, has been broken."""
         self.intended: set[str] = set()
         self.dispatched: set[str] = set()
         self.doubted: set[str] = set()
@@ -29,11 +32,9 @@ class Account:
         self.reasons: Counter[str] = Counter()
         self.handled_by: Counter[str] = Counter()
 
-    def take(self, entries: Iterable[Entry]) -> bool:
-        """Count these in; say whether there were any."""
-        any_ = False
+    def take(self, entries: Iterable[Entry]) -> None:
+        """Count these in."""
         for entry in entries:
-            any_ = True
             match entry:
                 case Intended(ids):
                     self.intended.update(ids)
@@ -50,13 +51,19 @@ class Account:
                     self.entombed.update(ids)
                 case Buried(ids):
                     self.buried.update(ids)
-                case AtRisk(why, _, held, settled):
+                case AtRisk(why, _, at, held, settled):
                     self.reasons[why] += 1
                     self.risks.update(held)
-                    self.risks.update(id for id, ago in settled if ago <= self._unanswered)
+                    if self._unanswered:
+                        since = min(at, self.broken_at) - self._unanswered
+                        self.risks.update(id for id, settled_at in settled if settled_at >= since)
                 case _:
                     raise AssertionError(entry)
-        return any_
+
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """What changes as long as anything goes on."""
+        return len(self.dispatched), self.handled.total(), len(self.entombed)
 
     @property
     def ended(self) -> int:

@@ -61,10 +61,14 @@ class Buried(Entry, frozen=True, tag=True):
 
 
 class AtRisk(Entry, frozen=True, tag=True):
-    """These may come again: what happened, what was fetched and not settled, and how long ago others were settled."""
+    """These may come again: what was fetched and not settled, and what was settled not long ago, and when.
+
+    Times are those of the monotonic clock, which all processes share.
+    """
 
     why: str
     worker: str
+    at: float
     held: Sequence[str]
     settled: Sequence[tuple[str, float]] = ()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ FEW = 100
 
 
 class Scene(Struct, frozen=True):
-    """What a fault is done to, and how it is seen that the workers have noticed."""
+    """What a fault is done to, and how it is seen that it was noticed."""
 
     stage: Stage
     broker: Any
@@ -37,20 +39,26 @@ class Scene(Struct, frozen=True):
 
     def until_lost(self) -> None:
         """Wait until every worker has found out that it has no connection."""
-        self.stage.until_all_workers_say("Lost 'work'")
+        self.stage.until_workers_say("Lost 'work'")
+
+    def until_refused(self) -> None:
+        """Wait until every worker has found out, and a dispatch of every producer has raised."""
+        self.stage.grant_all()
+        self.until_lost()
+        self.stage.until_producers_say("again in")
 
 
 def stop(scene: Scene) -> None:
     """Stop the broker, and start it."""
     scene.broker.stop()
-    scene.until_lost()
+    scene.until_refused()
     scene.broker.start()
 
 
 def kill(scene: Scene) -> None:
     """Kill the broker, and start it."""
     scene.broker.kill()
-    scene.until_lost()
+    scene.until_refused()
     scene.broker.start()
 
 
@@ -64,34 +72,38 @@ def pause(scene: Scene) -> None:
 def cut(scene: Scene) -> None:
     """Reset all connections, and accept no new one."""
     scene.work.cut()
-    scene.until_lost()
+    scene.until_refused()
     scene.work.heal()
 
 
 def black_hole(scene: Scene) -> None:
     """Swallow whatever is sent, and tell nobody."""
     scene.work.black_hole()
-    scene.until_lost()
+    scene.until_refused()
     scene.work.heal()
 
 
 def bury_nothing(scene: Scene) -> None:
     """Let nobody reach the failure transport."""
     scene.failed.cut()
-    scene.stage.until_all_workers_say("cannot be stored")
+    scene.stage.until_workers_say("cannot be stored")
     scene.failed.heal()
 
 
 def close_connections(scene: Scene) -> None:
-    """Close all connections from the management side."""
-    while not scene.broker.close_connections():  # It learns of its connections after a while.
-        scene.stage.go_on_for(0.2)
-    scene.until_lost()
+    """Close all connections from the management side, which learns of each after a while, until all were closed."""
+
+    def closed() -> bool:
+        scene.broker.close_connections()
+        return scene.stage.workers_said("Lost 'work'")
+
+    scene.stage.until(closed, "all connections closed")
 
 
 def fail_over(scene: Scene) -> None:
     """Kill the master, and let its replica take over."""
     scene.broker.failover()
+    scene.until_lost()
 
 
 FAULTS: Mapping[str, Callable[[Scene], None]] = {
@@ -102,30 +114,36 @@ NETWORK = {"cut", "black_hole", "bury_nothing"}
 """Those for which a network stands before the broker."""
 
 
-def run(subject: Subject, fault: str, broker: Any, folder: Path, *, seed: int, messages: int = MESSAGES) -> Account:
+def run(
+    subject: Subject, faults: Sequence[str], broker: Any, folder: Path, *, seed: int, messages: int = MESSAGES
+) -> Account:
     """Do this to a broker while messages go through it; end when all are at their end, and return the account."""
     chance = random.Random(seed)
     with ExitStack() as stack:
         work = failed = None
-        addresses = [broker.dsn, broker.dsn]
-        if fault in NETWORK:
+        addresses = [broker.dsn]
+        if NETWORK & {*faults}:
             work, failed = (stack.enter_context(broker.partition()) for _ in range(2))
             addresses = [work.dsn, failed.dsn]
         queues = subject.new_queues(*addresses)
         stage = stack.enter_context(Stage(folder, *queues, unanswered=subject.unanswered, seed=seed))
+        scene = Scene(stage, broker, work, failed)
 
         stage.under_way = UNDER_WAY
         for number in range(PRODUCERS):
             stage.start_producer(f"producer-{number + 1}")
         for number in range(WORKERS):
             stage.start_worker(f"worker-{number + 1}")
-        some = messages * chance.uniform(0.3, 0.5)
-        stage.until(lambda: stage.account.ended > some, "in the middle")
-
-        FAULTS[fault](Scene(stage, broker, work, failed))
-
-        stage.under_way = FEW
-        stage.until_all_workers_handle()
-        stage.wanted, stage.under_way = messages, UNDER_WAY
+        for number, fault in enumerate(faults):
+            some = messages * (number + chance.uniform(0.5, 1.0)) / (len(faults) + 0.5)
+            stage.until(lambda some=some: stage.account.ended > some, "in the middle")
+            stage.turn_page()
+            stage.account.broken_at = time.monotonic()
+            FAULTS[fault](scene)
+            stage.under_way = FEW
+            stage.until_all_workers_handle()
+            stage.account.broken_at = math.inf
+            stage.under_way = UNDER_WAY
+        stage.wanted = messages
         stage.finish()
         return stage.account

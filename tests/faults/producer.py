@@ -32,7 +32,8 @@ def dispatch(jobs: Sequence[Job]) -> None:
         except TransportError as error:
             stored = [jobs[position] for position in error.stored]
             jobs = [job for job in jobs if job not in stored]
-            ledger.write(Dispatched([job.id for job in stored]))
+            if stored:
+                ledger.write(Dispatched([job.id for job in stored]))
             ledger.write(Doubted([job.id for job in jobs]))
             print(f"Trying {len(jobs)} again in {pause} s: {error}", flush=True)
             time.sleep(pause)

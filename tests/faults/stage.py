@@ -16,7 +16,7 @@ from typing import Self
 import msgspec
 
 from postbus import Postbus
-from postbus.transport import Counts, QueueTransport, SupportsCount, SupportsSetup
+from postbus.transport import Connection, Counts, QueueTransport, SupportsCount, SupportsSetup
 from tests.faults.account import Account
 from tests.faults.deaths import Death
 from tests.faults.ledger import Buried, Ledger, Reader
@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[2]
 
 PATIENCE = 90.0
 """Seconds without any news, or until a process has ended, after which something hangs."""
+
+LONGEST = 300.0
+"""Seconds after which something takes too long although there is progress."""
 
 PORTION = 20
 """How many messages a producer is told to dispatch at a time."""
@@ -52,6 +55,7 @@ class Stage:
         self._producers: dict[str, Popen[str]] = {}
         self._doomed: set[str] = set()
         self._granted = 0
+        self._read: dict[Path, int] = {}
         self._dsns = {"work": work, "failed": failed}
         self._app = Postbus(transports=self._dsns)
         self._app.message("job")(Job)
@@ -115,8 +119,8 @@ class Stage:
         """How many there are."""
         return len(self._workers)
 
-    def look(self) -> bool:
-        """Read what is new in the ledger, and let the producers go on; say whether there was anything new."""
+    def look(self) -> None:
+        """Read what is new in the ledger, see that all processes are there, and let the producers go on."""
         for name, worker in list(self._workers.items()):
             if worker.poll() is not None:
                 del self._workers[name]
@@ -124,31 +128,53 @@ class Stage:
                 assert as_told, f"{name} has ended with {worker.returncode}. {self.state()}"
         for name, producer in self._producers.items():
             assert not producer.poll(), f"{name} has ended with {producer.returncode}. {self.state()}"
-        news = self.account.take(self._reader.news())
+        self.account.take(self._reader.news())
         while self._granted < self.wanted and self._granted - self.account.ended < self.under_way:
-            self._grant(min(PORTION, int(min(self.wanted - self._granted, PORTION))))
-        return news
+            producer = self._chance.choice(list(self._producers.values()))
+            self._grant(producer, int(min(self.wanted - self._granted, PORTION)))
 
-    def _grant(self, number: int) -> None:
-        """Let one of the producers dispatch so many more."""
-        producer = self._chance.choice(list(self._producers.values()))
+    def grant_all(self) -> None:
+        """Let every producer dispatch something, however much is under way."""
+        for producer in self._producers.values():
+            self._grant(producer, PORTION)
+
+    def _grant(self, producer: Popen[str], number: int) -> None:
         assert producer.stdin is not None
         producer.stdin.write(f"{number}\n")
         producer.stdin.flush()
         self._granted += number
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Go on until something is the case; a long time without any news means that it never will be."""
-        changed = time.monotonic()
+        """Go on until something is the case; a long time without any progress means that it never will be."""
+        last, changed = self.account.progress, time.monotonic()
+        end = changed + LONGEST
         while not condition():
-            if self.look():
-                changed = time.monotonic()
-            assert time.monotonic() - changed < PATIENCE, f"Nothing new, and still not {what}. {self.state()}"
+            self.look()
+            if self.account.progress != last:
+                last, changed = self.account.progress, time.monotonic()
+            assert time.monotonic() - changed < PATIENCE, f"Nothing happens, and still not {what}. {self.state()}"
+            assert time.monotonic() < end, f"After {LONGEST:.0f} s still not {what}. {self.state()}"
             time.sleep(LOOK)
 
-    def until_all_workers_say(self, text: str) -> None:
-        """Go on until each has logged this."""
-        self.until(lambda: all(text in self._log_of(name).read_text() for name in self._workers), f"said: {text}")
+    def turn_page(self) -> None:
+        """Forget what was logged so far."""
+        self._read = {log: log.stat().st_size for log in self._folder.glob("*.log")}
+
+    def workers_said(self, text: str) -> bool:
+        """Say whether each worker has logged this."""
+        return all(text in self._log_since(name) for name in self._workers)
+
+    def until_workers_say(self, text: str) -> None:
+        """Go on until each worker has logged this."""
+        self.until(lambda: self.workers_said(text), f"logged: {text}")
+
+    def until_producers_say(self, text: str) -> None:
+        """Go on until each producer has logged this."""
+        self.until(lambda: all(text in self._log_since(name) for name in self._producers), f"logged: {text}")
+
+    def _log_since(self, name: str) -> str:
+        log = self._log_of(name)
+        return log.read_bytes()[self._read.get(log, 0) :].decode()
 
     def until_all_workers_handle(self) -> None:
         """Go on until each has handled a message from now on, so that none is deaf."""
@@ -200,8 +226,10 @@ class Stage:
         return not (counts.waiting or counts.delayed or counts.in_flight)
 
     def _counts(self) -> Counts:
-        connection = self._transport("work").connection
-        return connection.count() if isinstance(connection, SupportsCount) else Counts(0)
+        def count(connection: Connection) -> Counts:
+            return connection.count() if isinstance(connection, SupportsCount) else Counts(0)
+
+        return self._transport("work").call(count)
 
     def _transport(self, name: str) -> QueueTransport:
         transport = self._app.transport(name)

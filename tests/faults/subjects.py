@@ -32,7 +32,7 @@ class Subject(Struct, frozen=True, kw_only=True):
     faults: Sequence[str] = ("stop", "kill", "pause", "cut", "black_hole", "bury_nothing")
     """What is done to that broker: functions in `tests.faults.outages`."""
     unanswered: float = 0.0
-    """Seconds after which a settle has certainly reached the broker, where that does not answer it."""
+    """Seconds after which a settle has certainly reached a broker that answers none; 0 for one that answers."""
 
     def new_queues(self, work: str, failed: str | None = None) -> tuple[str, str]:
         """Return the DSNs of a queue and of its failure transport, which nobody has used before, at these addresses."""

@@ -35,17 +35,17 @@ def test_a_duplicate_must_be_explained_for_that_very_message():
     with pytest.raises(AssertionError, match="duplicates"):
         account_of(*twice).check()
     with pytest.raises(AssertionError, match="duplicates"):
-        account_of(*twice, AtRisk("killed", "w", ["b"])).check()
+        account_of(*twice, AtRisk("killed", "w", 9.0, ["b"])).check()
     with pytest.raises(AssertionError, match="duplicates"):
-        account_of(*twice, AtRisk("killed", "w", ["a"]), Buried(["a"])).check()
-    account_of(*twice, AtRisk("killed", "w", ["a"])).check()
+        account_of(*twice, AtRisk("killed", "w", 9.0, ["a"]), Buried(["a"])).check()
+    account_of(*twice, AtRisk("killed", "w", 9.0, ["a"])).check()
     account_of(*twice, Unanswered(["a"])).check()
 
 
 def test_what_was_just_settled_is_at_risk_where_a_settle_is_not_answered():
     """On such a broker, and on no other, what was settled shortly before may come again."""
     entries = [Intended(["a"]), Dispatched(["a"]), Handled("a", "w"), Handled("a", "w")]
-    entries += [AtRisk("killed", "w", [], [("a", 0.4)])]
+    entries += [AtRisk("killed", "w", 9.0, [], [("a", 8.6)])]
 
     account_of(*entries, unanswered=0.5).check()
     with pytest.raises(AssertionError, match="duplicates"):

@@ -18,7 +18,7 @@ from postbus.dsn import Dsn
 from postbus.errors import ConnectionLost, TransportError
 from postbus.hookspecs import RegisterTransport, TransportFactory, hookimpl
 from postbus.plugins import Plugin, Plugins, installed_plugins
-from postbus.transport import Connection, Delivery, Guarantees, Outgoing, QueueTransport, TransportContext
+from postbus.transport import Connection, Delivery, Outgoing, QueueTransport, Transport, TransportContext
 from tests.faults.deaths import Death, Point, Reaper
 from tests.faults.ledger import AtRisk, Entombed, Ledger, Unanswered
 
@@ -59,16 +59,12 @@ class Watch:
         return plugins
 
     def _factory(self, factory: TransportFactory) -> TransportFactory:
-        def make(dsn: Dsn, context: TransportContext) -> QueueTransport:
-            def connect() -> Connection:
-                # Each connection comes from a transport of its own, whose only use that is.
-                transport = factory(dsn, context)
-                assert isinstance(transport, QueueTransport)
-                return self._watched(transport.connection, context.name)
-
-            unused = factory(dsn, context)
-            guarantees = unused.guarantees if isinstance(unused, QueueTransport) else Guarantees(durable=False)
-            return QueueTransport(connect, context, guarantees)
+        def make(dsn: Dsn, context: TransportContext) -> Transport:
+            transport = factory(dsn, context)
+            if isinstance(transport, QueueTransport):
+                connect = transport._connect
+                transport._connect = lambda: self._watched(connect(), context.name)
+            return transport
 
         return make
 
@@ -134,12 +130,11 @@ class Watched:
 
     def note_risk(self, why: str) -> None:
         """Write down what may come again if this connection, or its process, ends now."""
-        now = time.monotonic()
         with self._lock:
             held = [id for _, id, _ in self._held.values()]
-            settled = [(id, round(now - at, 3)) for at, id in self._settled]
+            settled = [(id, at) for at, id in self._settled]
         if held or settled:
-            self._watch.ledger.write(AtRisk(why, self._watch.name, held, settled))
+            self._watch.ledger.write(AtRisk(why, self._watch.name, time.monotonic(), held, settled))
 
     def _fetched(self, fetch: Callable[[], Sequence[Delivery]]) -> Sequence[Delivery]:
         with self._noticing_loss():
@@ -172,7 +167,7 @@ class Watched:
             held = [self._held[id(tag)] for tag in tags if id(tag) in self._held]
         late = [job for _, job, since in held if now - since >= lease]
         if late:
-            self._watch.ledger.write(AtRisk("held for longer than the lease", self._watch.name, late))
+            self._watch.ledger.write(AtRisk("held for longer than the lease", self._watch.name, now, late))
 
     @contextmanager
     def _noticing_loss(self) -> Generator[None]:
