@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -26,18 +26,25 @@ def find(program: str, *, package: str, otherwise: str = "", folders: tuple[str,
     are required.
     """
     path = os.pathsep.join([*folders, os.environ.get("PATH", ""), "/usr/sbin"])
+    failure = provide(lambda: shutil.which(program, path=path) is not None, package)
     found = shutil.which(program, path=path)
-    if found is None and _may_install():
-        with locked("install"):
-            # Another run may have installed it while this one waited for the lock.
-            if (found := shutil.which(program, path=path)) is None:
-                failure = _install(package)
-                found = shutil.which(program, path=path)
-                if found is None:
-                    missing(f"apt-get did not install {package}: {failure}")
+    if found is None and failure:
+        missing(f"apt-get did not install {package}: {failure}")
     if found is None:
         missing(f"{program} is not installed. Install it, on Debian with: apt-get install {package}{otherwise}")
     return found
+
+
+def provide(is_there: Callable[[], bool], *packages: str) -> str:
+    """Install Debian's packages unless what they bring is there already, or cannot be installed by us.
+
+    Returns what apt-get said last, and nothing if it was not run.
+    """
+    if is_there() or not _may_install():
+        return ""
+    with locked("install"):
+        # Another run may have installed it while this one waited for the lock.
+        return "" if is_there() else _install(packages)
 
 
 def missing(reason: str) -> NoReturn:
@@ -61,10 +68,10 @@ def _may_install() -> bool:
 
 
 @cache
-def _install(package: str) -> str:
+def _install(packages: tuple[str, ...]) -> str:
     _update()
     with _no_default_instance():
-        return _apt_get("install", "--yes", "--no-install-recommends", package)
+        return _apt_get("install", "--yes", "--no-install-recommends", *packages)
 
 
 @contextmanager

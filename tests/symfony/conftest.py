@@ -98,11 +98,7 @@ def _said(output: str) -> list[Said]:
 @pytest.fixture(scope="session")
 def php() -> str:
     """Return the path of a PHP that has Symfony Messenger, installed first where that is possible."""
-    if not _is_complete() and programs._may_install():
-        with programs.locked("install"):
-            if not _is_complete():  # else another run has installed it while this one waited for the lock
-                programs._update()
-                programs._apt_get("install", "--yes", "--no-install-recommends", *PACKAGES)
+    programs.provide(_is_complete, *PACKAGES)
     if not _is_complete():
         programs.missing(f"Symfony Messenger for PHP is not there. On Debian: apt-get install {' '.join(PACKAGES)}")
     return shutil.which("php") or "php"
