@@ -143,6 +143,44 @@ def test_a_user_needs_no_more_than_is_documented(redis_acl, stream, connect_to):
     connection.purge()
 
 
+def test_a_user_may_do_without_client_commands(redis_acl, stream, connect_to, in_background):
+    """They only make closing gentle; without them, the connection of who waits is cut."""
+    with redis_acl.client() as client:
+        client.acl_setuser("blind", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-client"])
+        _, _, server = redis_acl.dsn.rpartition("@")
+        connection = connect_to(f"redis://blind:pw@{server}")
+        waiting = in_background(lambda: connection.fetch(1, 30))
+        while not any("b" in each["flags"] for each in client.client_list()):
+            threading.Event().wait(0.01)
+
+    in_background(connection.close).result(10)
+
+    assert [] == waiting.result(10)
+
+
+def test_a_wrong_password_of_sentinels_is_told_without_it(redis_sentinel, connect_to):
+    """They have users of their own."""
+    for sentinel in redis_sentinel.sentinels:
+        with sentinel.client() as client:
+            client.execute_command("ACL", "SETUSER", "watcher", "on", ">s3cret", "allcommands", "allchannels")
+    right = {"sentinel_password": ["watcher", "s3cret"]}
+    wrong = {"sentinel_password": ["watcher", "s3crets"]}
+
+    connect_to(redis_sentinel.dsn, **right).publish([MESSAGE])
+    error = error_of(lambda: connect_to(redis_sentinel.dsn, **wrong).publish([MESSAGE]))
+
+    assert "refuses the user or the password" in str(error)
+    assert "s3cret" not in f"{error!r} {error.__cause__!r}"
+
+
+def test_a_master_that_sentinels_do_not_know_is_a_lost_connection(redis_sentinel, connect_to):
+    """They may hear of it later."""
+    error = error_of(lambda: connect_to(redis_sentinel.dsn, sentinel_master="other").publish([MESSAGE]))
+
+    assert isinstance(error, ConnectionLost)
+    assert "Redis master 'other' is not known at 127.0.0.1:" in str(error)
+
+
 def test_a_host_without_a_name_is_a_lost_connection(connect_to):
     """It may have one soon."""
     error = error_of(lambda: connect_to("redis://no-such-host.invalid").publish([MESSAGE]))
@@ -262,7 +300,9 @@ def test_without_setup_a_missing_group_is_an_error(connect):
         (redis.exceptions.NoScriptError("No matching script"), ConnectionLost, "has forgotten the scripts"),
         (redis.exceptions.ClusterDownError("The cluster is down"), ConnectionLost, "cannot serve this stream"),
         (redis.exceptions.TryAgainError("Try again"), ConnectionLost, "cannot serve this stream"),
-        (redis.exceptions.ResponseError("MISCONF Errors writing"), TransportError, "refuses: MISCONF Errors writing."),
+        (redis.exceptions.ResponseError("MISCONF Errors writing"), ConnectionLost, "at the moment: MISCONF Errors"),
+        (redis.exceptions.ResponseError("NOREPLICAS Not enough"), ConnectionLost, "at the moment: NOREPLICAS Not"),
+        (redis.exceptions.ResponseError("ERR no such thing"), TransportError, "refuses: ERR no such thing."),
         (redis.exceptions.ConnectionError(), ConnectionLost, "cannot be reached: ConnectionError"),
     ],
 )

@@ -84,16 +84,21 @@ def test_a_server_that_hangs_is_found(own_redis, connect_to, in_background):
         own_redis.resume()
 
 
-def test_an_idle_connection_that_was_dropped_costs_nothing(own_redis, make_transport, caplog):
-    """Servers and load balancers do that; sending tries once more, and stores the message once."""
+@pytest.mark.parametrize("idle", [0.0, 1.1])
+def test_an_idle_connection_that_was_dropped_costs_nothing(own_redis, make_transport, caplog, idle):
+    """Servers and load balancers do that. After a while it is noticed before anything is sent, and not remarked."""
     transport = make_transport(own_redis.dsn)
     transport.send([Envelope.wrap(Note("before"))])
+    transport.ack(transport.receive(1, 5))
+    threading.Event().wait(idle)
     with own_redis.client() as client:
         client.client_kill_filter(_type="normal", skipme=True)
 
     transport.send([Envelope.wrap(Note("after"))])
+    transport.receive(1, 5)
 
-    assert 2 == transport.connection.count().waiting
+    assert 1 == transport.connection.count().in_flight
+    assert bool(idle) is not ("Lost 'test'" in caplog.text)
 
 
 def test_a_server_that_loads_its_data_is_a_lost_connection(own_redis, connect_to):

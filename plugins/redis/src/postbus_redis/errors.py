@@ -52,6 +52,8 @@ def is_gone(error: object) -> bool:
 
 
 def _refused(text: str, where: str) -> TransportError:
+    if text.startswith(("BUSY ", "MISCONF", "NOREPLICAS")):
+        return ConnectionLost(f"{where} does not work at the moment: {text}")
     if text.startswith("UNBLOCKED"):
         return ConnectionLost(f"{where} is no longer a master")
     if text.startswith("WRONGTYPE"):

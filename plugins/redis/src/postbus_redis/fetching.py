@@ -246,6 +246,9 @@ class Fetcher:
         return [self._checked(reply) for reply in self._opened().call(commands)]
 
     def _opened(self) -> Link:
+        if self._link is not None and self._link.was_dropped():
+            self._close_link()
+            self._link = None
         if self._link is None:
             self._link = self._links.open()
             [id] = self._link.call([pack(b"CLIENT", b"ID")])

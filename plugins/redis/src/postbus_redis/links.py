@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,11 +17,16 @@ Reply = Any
 """What Redis answers to one command, as bytes, numbers and lists of them; or the exception that took its place."""
 
 
+SHORT = 1.0
+"""Seconds of idleness after which a link is looked at before it is used."""
+
+
 class Link:
     """One connection. After an exchange that failed half-way it is lost: the next reply would answer something else."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self._used_at = time.monotonic()
         self.lost = False
 
     def send(self, commands: Sequence[bytes]) -> BaseException | None:
@@ -46,6 +52,7 @@ class Link:
         except (RedisError, OSError) as error:
             self.lost = True
             replies += [error] * (number - len(replies))
+        self._used_at = time.monotonic()
         return replies
 
     def call(self, commands: Sequence[bytes], timeout: float | None = None) -> list[Reply]:
@@ -60,6 +67,10 @@ class Link:
             return bool(self._connection.can_read(timeout))
         except (RedisError, OSError):
             return True
+
+    def was_dropped(self) -> bool:
+        """Tell whether a link that was idle for a while has been closed by the server, or by what is between."""
+        return time.monotonic() - self._used_at > SHORT and self.is_readable(0)
 
     def interrupt(self) -> None:
         """Let whoever waits for a reply find the connection lost. From another thread."""
@@ -105,10 +116,7 @@ class Links:
 
     def call(self, commands: Sequence[bytes], timeout: float | None = None) -> list[Reply]:
         """Send commands on some link; return their replies, or the exceptions that took their place."""
-        try:
-            link = self._idle.pop()
-        except IndexError:
-            link = self.open()
+        link = self._take() or self.open()
         replies = link.call(commands, timeout)
         if link.lost:
             self.lost = True
@@ -118,6 +126,17 @@ class Links:
         if self.closed:
             self.close()
         return replies
+
+    def _take(self) -> Link | None:
+        """Return an idle link that is still open."""
+        while True:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                return None
+            if not link.was_dropped():
+                return link
+            link.close()
 
     def ask(self, *commands: bytes) -> list[Reply]:
         """Send commands and return their replies; raise what took the place of one, translated."""
@@ -130,8 +149,5 @@ class Links:
     def close(self) -> None:
         """Close what is idle, and the others as they come back."""
         self.closed = True
-        while self._idle:
-            try:
-                self._idle.pop().close()
-            except IndexError:
-                return
+        while link := self._take():
+            link.close()

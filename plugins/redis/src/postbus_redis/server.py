@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from redis.retry import Retry
 
 from postbus.errors import ConnectionLost
 from postbus_redis.errors import translate
-from postbus_redis.options import Address, RedisOptions
+from postbus_redis.options import PORT, Address, RedisOptions
 
 # Most of what is needed of the client here has no types.
 client: Any = redis
@@ -29,6 +28,7 @@ class Server:
 
     def __init__(self, address: Address, options: RedisOptions, tls: Mapping[str, Any]) -> None:
         self._address = address
+        self._hosts = [(host.name, host.port or PORT) for host in address.hosts]
         self._key = options.stream
         self._sentinel = options.sentinel_master
         self._found: tuple[str, int] | None = None
@@ -60,17 +60,16 @@ class Server:
         return connection
 
     def _connect(self) -> Any:
-        more = {"db": self._db, "socket_read_size": READ_SIZE}
+        settings = self._credentials | {"db": self._db, "socket_read_size": READ_SIZE}
         if self._address.socket is None:
-            return self._connect_to(self._locate(), more)
-        settings = self._settings | self._credentials | more
-        connection = client.UnixDomainSocketConnection(path=self._address.socket, **settings)
+            return self._connect_to(self._locate(), settings)
+        connection = client.UnixDomainSocketConnection(path=self._address.socket, **self._settings, **settings)
         connection.connect()
         return connection
 
-    def _connect_to(self, host: tuple[str, int], more: dict[str, Any]) -> Any:
+    def _connect_to(self, host: tuple[str, int], settings: Mapping[str, Any]) -> Any:
         make = client.SSLConnection if self._address.tls else client.Connection
-        connection = make(host=host[0], port=host[1], **self._settings, **self._credentials, **more)
+        connection = make(host=host[0], port=host[1], **self._settings, **settings)
         connection.connect()
         return connection
 
@@ -81,43 +80,37 @@ class Server:
             return self._found
 
     def _ask(self) -> tuple[str, int]:
-        hosts = [(host.name, host.port or 0) for host in self._address.hosts]
         if self._sentinel:
-            return self._ask_sentinels(self._sentinel, hosts)
+            question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._sentinel)
+            _, address = self._first_answer(self._sentinel_credentials, *question)
+            return address[0].decode(), int(address[1])
         if not self._address.cluster:
-            return hosts[0]
-        return self._ask_cluster(hosts)
-
-    def _ask_cluster(self, hosts: list[tuple[str, int]]) -> tuple[str, int]:
-        """Return the node that has the key's slot, from whichever node answers first."""
+            return self._hosts[0]
         slot = key_slot(self._key.encode())
+        asked, slots = self._first_answer(self._credentials, "CLUSTER", "SLOTS")
+        for first, last, (name, port, *_), *_ in slots:
+            if first <= slot <= last:
+                # A node that does not know its own name is where it was asked.
+                return (name.decode() if name else asked[0]), port
+        raise ConnectionLost(f"{self} has no node for stream {self._key!r} at the moment")
+
+    def _first_answer(self, credentials: Mapping[str, str], *command: str) -> tuple[tuple[str, int], Any]:
+        """Return who answers a question first, and the answer; raise why nobody did."""
         problem: Exception | None = None
-        for host in random.sample(hosts, len(hosts)):
+        for host in self._hosts:
             try:
-                for first, last, node, *_ in self._ask_node(host):
-                    if first <= slot <= last:
-                        # A node that does not know its own address is where it was asked.
-                        return (node[0] or host[0].encode()).decode(), node[1]
+                connection = self._connect_to(host, credentials)
+                try:
+                    connection.send_command(*command)
+                    answer = connection.read_response()
+                finally:
+                    connection.disconnect()
             except (RedisError, OSError) as error:
                 problem = error
-        raise problem or ConnectionLost(f"{self} has no node for stream {self._key!r} at the moment")
-
-    def _ask_node(self, host: tuple[str, int]) -> Any:
-        connection = self._connect_to(host, {})
-        connection.send_command("CLUSTER", "SLOTS")
-        try:
-            return connection.read_response()
-        finally:
-            connection.disconnect()
-
-    def _ask_sentinels(self, master: str, hosts: list[tuple[str, int]]) -> tuple[str, int]:
-        settings = self._settings | self._sentinel_credentials | {"ssl": self._address.tls}
-        sentinels = client.Sentinel(hosts, sentinel_kwargs=settings)
-        try:
-            host, port = sentinels.discover_master(master)
-            return str(host), int(port)
-        finally:
-            sentinels.close()
+                continue
+            if answer:
+                return host, answer
+        raise problem or ConnectionLost(f"{self} is not known at {self._address}")
 
     def _require_master(self, connection: Any) -> None:
         # Right after a failover, Sentinels may still name the old master. Everybody may say HELLO, but not ROLE.

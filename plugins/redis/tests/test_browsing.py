@@ -1,0 +1,146 @@
+"""What can be seen and deleted without being delivered."""
+
+from __future__ import annotations
+
+import pytest
+
+from postbus.transport import Outgoing
+from tests.brokers.server import wait_until
+
+DAY = 86_400.0
+
+
+def pages(connection, size):
+    shown = []
+    while page := connection.browse(size, after=shown[-1].id if shown else None):
+        shown += page
+    return shown
+
+
+def test_messages_are_shown_in_the_order_in_which_they_come(connect):
+    """Those in the stream as they were published, then those that are delayed, the first to be due first."""
+    connection = connect()
+    connection.publish([Outgoing(b"4", {}, 2 * DAY), Outgoing(b"1", {}), Outgoing(b"3", {}, DAY), Outgoing(b"2", {})])
+    connection.fetch(1, 5)
+
+    assert [b"1", b"2", b"3", b"4"] == [shown.body for shown in pages(connection, 3)]
+
+
+def test_many_messages_are_shown_once_each(client, stream, connect):
+    """However many there are, and however many of them are due in the same millisecond."""
+    connection = connect()
+    connection.publish([Outgoing(b"entry %d" % number, {}) for number in range(700)])
+    for due, number in ((10**14, 600), (10**14 + 1, 600), (10**14 + 2, 1)):
+        client.zadd(f"{stream}__queue", {f'{{"body":"{due} {each}","headers":[]}}': due for each in range(number)})
+
+    shown = pages(connection, 400)
+
+    assert 700 + 1201 == len(shown) == len({each.id for each in shown}) == len({each.body for each in shown})
+    assert [each.id for each in shown[:5]] == [each.id for each in connection.browse(5)]
+
+
+def test_a_delayed_message_is_shown_and_deleted_by_the_id_that_publishing_gave(connect):
+    """As long as it is delayed; then it is another entry."""
+    connection = connect()
+    kept, removed, due = connection.publish(
+        [Outgoing(b"1", {}, DAY), Outgoing(b"2", {}, DAY), Outgoing(b"3", {}, 0.05)]
+    )
+
+    assert b"2" == connection.find(removed).body
+    assert 1 == connection.remove([removed, "no-such-id"])
+    assert connection.find(removed) is None
+    assert b"1" == connection.find(kept).body
+    [delivery] = connection.fetch(1, 5)
+    assert (b"3", True) == (delivery.body, connection.find(due) is None)
+
+
+def test_a_copy_that_is_delayed_is_found_by_its_id(connect):
+    """`replace` gives the same kind of id."""
+    connection = connect()
+    connection.publish([Outgoing(b"original", {})])
+    [delivery] = connection.fetch(1, 5)
+
+    id = connection.replace(delivery.tag, Outgoing(b"copy", {}, DAY))
+
+    assert b"copy" == connection.find(id).body
+
+
+def test_a_stream_without_a_group_is_shown_and_counted(client, stream, connect):
+    """Everything in it waits."""
+    connection = connect()
+    assert (0, 0, 0, None) == tuple(getattr(connection.count(), name) for name in connection.count().__struct_fields__)
+    assert [] == list(connection.browse(10))
+
+    connection.publish([Outgoing(b"1", {}), Outgoing(b"2", {}, DAY)])
+
+    counts = connection.count()
+    assert (1, 1, 0) == (counts.waiting, counts.delayed, counts.in_flight)
+    assert [b"1", b"2"] == [shown.body for shown in connection.browse(10)]
+    assert 2 == connection.purge()
+
+
+def test_messages_that_were_removed_are_not_counted(connect):
+    """Also where Redis itself has lost count."""
+    connection = connect()
+    connection.setup()
+    ids = connection.publish([Outgoing(b"%d" % number, {}) for number in range(5)])
+    connection.fetch(1, 5)
+
+    assert 2 == connection.remove(ids[2:4])
+
+    counts = connection.count()
+    assert (2, 1) == (counts.waiting, counts.in_flight)
+
+
+def test_what_is_due_and_what_was_released_waits(client, stream, connect):
+    """Both could be delivered now."""
+    connection = connect()
+    connection.publish([Outgoing(b"released", {}), Outgoing(b"held", {})])
+    released, _ = connection.fetch(2, 5)
+    connection.release([released.tag])
+    client.zadd(f"{stream}__queue", {'{"body":"due","headers":[]}': 1})
+
+    counts = connection.count()
+
+    assert (2, 0, 1) == (counts.waiting, counts.delayed, counts.in_flight)
+    assert counts.oldest_age is not None
+    assert counts.oldest_age > DAY
+
+
+def test_a_foreign_entry_is_shown_as_it_is(client, stream, connect):
+    """Nothing in a stream can keep the rest of it from being seen."""
+    client.xadd(stream, {"user": "13"})
+    client.xadd(stream, {"message": "no JSON"})
+    client.zadd(f"{stream}__queue", {"no JSON either": 10**14})
+
+    shown = connect().browse(10)
+
+    assert [b'{"user":"13"}', b"no JSON", b"no JSON either"] == [each.body for each in shown]
+
+
+def test_a_foreign_entry_is_delivered_as_it_is(client, stream, connect):
+    """It is neither skipped nor fatal, and those behind it come too."""
+    connection = connect()
+    client.xadd(stream, {"user": "13"})
+    client.xadd(stream, {"message": "no JSON"})
+    connection.publish([Outgoing(b"message", {"type": "note"})])
+
+    found = connection.fetch(10, 5)
+
+    assert [b'{"user":"13"}', b"no JSON", b"message"] == [each.body for each in found]
+    connection.ack([each.tag for each in found])
+    assert 0 == client.xlen(stream)
+
+
+@pytest.mark.slow
+def test_purging_under_a_waiting_worker_disturbs_nobody(connect, in_background):
+    """It goes on waiting, and gets what comes next."""
+    worker, other = connect(), connect()
+    waiting = in_background(lambda: worker.fetch(1, 30))
+    wait_until(lambda: other.missing() == [], "It does not wait.")
+    other.publish([Outgoing(b"tomorrow", {}, DAY)])
+
+    assert 1 == other.purge()
+    other.publish([Outgoing(b"next", {})])
+
+    assert [b"next"] == [delivery.body for delivery in waiting.result(10)]
