@@ -16,7 +16,7 @@ from postbus import Limits
 WORKED_OFF = 20_000
 STORED = 10_000
 STORED_SINGLY = 1_000
-TAKEN = 5_000
+TAKEN = 10_000
 """How many messages are taken off a queue of a given depth."""
 SHALLOW, DEEP = 1_000, 100_000
 PINGS = 200

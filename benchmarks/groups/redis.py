@@ -30,11 +30,11 @@ def figures() -> Generator[Prepared]:
         ) as all_figures,
     ):
         with redis.Redis.from_url(url) as client:
-            server, settings = client.info("server"), client.config_get("appendonly", "appendfsync")
+            server = client.info()
         libraries = machine.versions("postbus", "postbus-redis", "redis", "hiredis")
         conditions = {
             "Libraries": f"{libraries}, Redis {server['redis_version']}",
-            "Durability": ", ".join(f"{name} {value}" for name, value in settings.items()) + "; the same for both",
+            "Durability": f"appendonly {'yes' if server['aof_enabled'] else 'no'}; the same for both",
             "Cores": broker.CORES,
         }
         yield conditions, all_figures
