@@ -2,7 +2,7 @@
 
 from tests.faults.subjects import Subject
 
-FAULTS = ("stop", "kill", "pause", "cut", "black_hole", "bury_nothing", "close_connections")
+FAULTS = ("stop", "kill", "pause", "cut", "black_hole", "bury_nothing", "close_connections", "delete_queue")
 OPTIONS = "heartbeat=2&confirm_timeout=5&connect_timeout=2"
 
 

@@ -264,6 +264,19 @@ def test_a_queue_that_the_dsn_does_not_name_can_be_consumed(connect, take, name)
     assert [b"0"] == [delivery.body for delivery in take(connection, 1, name)]
 
 
+def test_a_queue_that_is_not_asked_for_any_more_is_left_to_others(connect, take, name):
+    """What was sent ahead from it, or is on its way, goes back."""
+    queues = {f"{name}-a": {}, f"{name}-b": {}}
+    connection, other = connect(queues=queues), connect(queues=queues)
+    connection.publish(numbered(50))
+    fetched = connection.fetch(20, PATIENCE)
+
+    connection.fetch_from([f"{name}-b"], 1, PATIENCE)
+
+    left = 50 - len([delivery for delivery in fetched if delivery.stamps[0].queue == f"{name}-a"])
+    take(other, left, f"{name}-a")
+
+
 def test_a_connection_without_queues_fetches_nothing(connect):
     """Who only publishes, and is asked for messages all the same, waits as long as he is told."""
     assert [] == connect(queues={}).fetch(1, 0.1)

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from postbus.dsn import Dsn
 from postbus.errors import DsnError
 from postbus.plugins import Plugin, Plugins
 from postbus_amqp import CLASSIC, QUORUM, WITH_PRIORITIES, AmqpOptions, guarantees_for
-from postbus_amqp.options import Settings
+from postbus_amqp.options import DelayOptions, ExchangeOptions, QueueOptions, Settings
 
 
 def read(dsn, **options):
@@ -165,6 +166,19 @@ def test_what_belongs_to_php_alone_is_accepted_without_effect():
 def test_what_is_promised_goes_by_the_queues(arguments, promised):
     """Only quorum queues count deliveries; only queues with priorities have such."""
     assert promised == guarantees_for(read("amqp://h", queues={"q": {"arguments": arguments}}))
+
+
+@pytest.mark.parametrize(
+    ("place", "options"), [("exchange", ExchangeOptions), ("queues[NAME]", QueueOptions), ("delay", DelayOptions)]
+)
+def test_the_readme_has_each_nested_option(place, options):
+    """With its default, where that is no matter of course."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = {row.split("`")[1]: row.split("|")[2].strip(" `") for row in readme.splitlines() if row.startswith("| `")}
+
+    for info in options.describe():
+        written = next(row for name, row in rows.items() if name.split("[SOURCE]")[0] == f"{place}[{info.name}]")
+        assert written == str(info.default) or not info.default or info.name == "binding_keys"
 
 
 @pytest.mark.parametrize("scheme", ["amqp", "amqps"])

@@ -89,6 +89,11 @@ def test_a_queue_that_was_deleted_is_declared_again(connect, take, rabbitmq, nam
     rabbitmq.manage("DELETE", f"exchanges/%2f/{name}")
 
 
+def test_no_messages_are_no_error(connect):
+    """There is nothing to wait for."""
+    assert [] == connect().publish([])
+
+
 @pytest.mark.parametrize(
     "message",
     [

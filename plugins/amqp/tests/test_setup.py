@@ -90,6 +90,16 @@ def test_an_unknown_type_is_told(connect):
         connect(exchange={"type": "x-delayed-message", "arguments": {"x-delayed-type": "direct"}}).setup()
 
 
+def test_a_name_that_is_too_long_is_told(connect):
+    """AMQP has 255 bytes for one; the connection goes on."""
+    connection = connect(queues={"q" * 256: {}})
+
+    for _ in range(2):
+        with pytest.raises(TransportError, match="AMQP has no form for this") as caught:
+            connection.setup()
+        assert not isinstance(caught.value, ConnectionLost)
+
+
 def test_a_missing_source_is_told(connect, name):
     """An exchange that another one is to be bound to is not declared, since nobody knows its type."""
     with pytest.raises(TransportError, match=f"no exchange '{name}-source'"):

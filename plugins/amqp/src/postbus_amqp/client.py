@@ -1,4 +1,4 @@
-"""The only module that knows pika: a connection to the broker, its channels, and the thread that owns them.
+"""Connections to the broker, their channels, and the thread that owns them.
 
 pika's connections belong to one thread. Others hand it work and wait for its answers.
 """
@@ -132,7 +132,7 @@ class Client:
         try:
             if self.error is not None:
                 raise again(self.error)
-            self.post(partial(_begin, start, call))
+            self.post(partial(self._begin, start, call))
             return call.result(timeout)
         except TimeoutError:
             raise ConnectionLost(f"{self.settings} did not answer within {timeout:g} s.") from None
@@ -211,6 +211,15 @@ class Client:
             tell()
         if self._unsent:
             self._unsent = [(channel, call) for channel, call in self._unsent if not _is_sent(channel, call)]
+
+    def _begin(self, start: Callable[[Call], object], call: Call) -> None:
+        try:
+            start(call)
+        except TransportError as error:
+            call.fail(error)
+        except Exception as error:  # A border: pika raises what it likes, and the thread must go on.
+            lost = self.error
+            call.fail(again(lost) if lost else TransportError(f"AMQP has no form for this: {describe(error)}."))
 
     def _break(self, error: Exception) -> None:
         """End everything after an error that nobody has foreseen; at the second one without ceremony."""
@@ -472,13 +481,6 @@ def _tls(settings: Settings) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def _begin(start: Callable[[Call], object], call: Call) -> None:
-    try:
-        start(call)
-    except Exception as error:  # A border: it is raised where the answer is waited for.
-        call.fail(error)
 
 
 def _is_sent(channel: Channel, call: Call) -> bool:

@@ -160,7 +160,7 @@ class Consumer:
             return fixed
         if not self._kept.isdisjoint(queues):
             return MOST
-        in_hand = len(self._unsettled) - self.waiting
+        in_hand = max(len(self._unsettled) - self.waiting, 0)
         if limit == 1:
             # Of several queues, the first would look empty while its next message is on its way.
             return min(in_hand + min(len(queues), 2), LARGEST)
@@ -197,6 +197,7 @@ class Consumer:
             return
         former, self._subscriptions = self._subscriptions, []
         for subscription in former:
+            subscription.is_left = subscription.queue not in queues
             channel.cancel(subscription.tag)
         self._give_back([queue for queue in self._buffers if queue not in queues])
         for queue in queues:

@@ -119,6 +119,8 @@ class Publisher:
 
     def publish(self, messages: Sequence[Message]) -> None:
         """Return when the broker has taken all; otherwise raise, with ``stored`` exact for what it has answered."""
+        if not messages:
+            return
         channel = self._open()
         batch = Batch(messages)
         problem: TransportError | None = None
