@@ -25,7 +25,7 @@ class OnRedis(Workbench):
 
     plugin = "postbus_redis"
     guarantees = GUARANTEES
-    short_lease: ClassVar = {"redeliver_timeout": "400ms", "claim_interval": 50}
+    short_lease: ClassVar = {"redeliver_timeout": 1, "claim_interval": 50}
     short_delay = 0.2
     refused = Outgoing(b"refused", {}, delay=math.inf)
 
