@@ -5,7 +5,9 @@ The environment says where its messages go, where the ledger is, who this proces
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from postbus import Backoff, Envelope, Postbus, stamps
 from tests.faults.deaths import Death, Point
 from tests.faults.ledger import Handled, Ledger
 from tests.faults.watching import Job, Watch
+
+faulthandler.register(signal.SIGUSR1)  # Writes all stacks to the log, for whoever wants to know why nothing happens.
 
 NAME = os.environ["FAULTS_NAME"]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -32,6 +33,7 @@ class Scene(Struct, frozen=True):
 
     stage: Stage
     broker: Any
+    queue: str
     work: Any
     """The network that all messages go through."""
     failed: Any
@@ -100,6 +102,13 @@ def close_connections(scene: Scene) -> None:
     scene.stage.until(closed, "all connections closed")
 
 
+def delete_queue(scene: Scene) -> None:
+    """Delete the queue under its consumers, once it is empty: what is in it goes with it, and that is no fault."""
+    scene.stage.under_way = 0
+    scene.stage.until(lambda: scene.stage.is_idle, "everything at its end")
+    scene.broker.delete_queue(scene.queue)
+
+
 def fail_over(scene: Scene) -> None:
     """Kill the master, and let its replica take over."""
     scene.broker.failover()
@@ -107,7 +116,8 @@ def fail_over(scene: Scene) -> None:
 
 
 FAULTS: Mapping[str, Callable[[Scene], None]] = {
-    fault.__name__: fault for fault in (stop, kill, pause, cut, black_hole, bury_nothing, close_connections, fail_over)
+    fault.__name__: fault
+    for fault in (stop, kill, pause, cut, black_hole, bury_nothing, close_connections, delete_queue, fail_over)
 }
 
 NETWORK = {"cut", "black_hole", "bury_nothing"}
@@ -127,7 +137,7 @@ def run(
             addresses = [work.dsn, failed.dsn]
         queues = subject.new_queues(*addresses)
         stage = stack.enter_context(Stage(folder, *queues, unanswered=subject.unanswered, seed=seed))
-        scene = Scene(stage, broker, work, failed)
+        scene = Scene(stage, broker, urlsplit(queues[0]).path.rpartition("/")[2], work, failed)
 
         stage.under_way = UNDER_WAY
         for number in range(PRODUCERS):

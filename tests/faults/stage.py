@@ -133,6 +133,11 @@ class Stage:
             producer = self._chance.choice(list(self._producers.values()))
             self._grant(producer, int(min(self.wanted - self._granted, PORTION)))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that the producers were allowed to dispatch has come to its end."""
+        return self.account.ended == self._granted
+
     def grant_all(self) -> None:
         """Let every producer dispatch something, however much is under way."""
         for producer in self._producers.values():
@@ -152,8 +157,11 @@ class Stage:
             self.look()
             if self.account.progress != last:
                 last, changed = self.account.progress, time.monotonic()
-            assert time.monotonic() - changed < PATIENCE, f"Nothing happens, and still not {what}. {self.state()}"
-            assert time.monotonic() < end, f"After {LONGEST:.0f} s still not {what}. {self.state()}"
+            if time.monotonic() > min(changed + PATIENCE, end):
+                for process in [*self._workers.values(), *self._producers.values()]:
+                    process.send_signal(signal.SIGUSR1)  # They write into their logs what they are doing.
+                time.sleep(1)
+                raise AssertionError(f"Not {what}, and it never will be, or not soon. {self.state()}")
             time.sleep(LOOK)
 
     def turn_page(self) -> None:
@@ -245,5 +253,5 @@ class Stage:
             f"{dict(account.reasons)}",
         ]
         for log in sorted(self._folder.glob("*.log")):
-            lines += [f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-12:]]
+            lines += [f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-30:]]
         return "\n".join(lines)

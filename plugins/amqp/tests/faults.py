@@ -1,8 +1,10 @@
 """How the tests in ``tests/faults/`` come to queues of this plugin."""
 
+from msgspec.structs import replace
+
 from tests.faults.subjects import Subject
 
-FAULTS = ("stop", "kill", "pause", "cut", "black_hole", "bury_nothing", "close_connections", "delete_queue")
+FAULTS = ("stop", "kill", "pause", "cut", "black_hole", "bury_nothing", "close_connections")
 OPTIONS = "heartbeat=2&confirm_timeout=5&connect_timeout=2"
 
 
@@ -16,9 +18,10 @@ def quorum_dsn(address: str, queue: str) -> str:
     return f"{address}/{queue}?{OPTIONS}&queues[{queue}][arguments][x-queue-type]=quorum"
 
 
+RABBITMQ = Subject(
+    name="rabbitmq", scheme="amqp", dsn=classic_dsn, broker="own_rabbitmq", faults=FAULTS, unanswered=1.0
+)
 SUBJECTS = [
-    Subject(name="rabbitmq", scheme="amqp", dsn=classic_dsn, broker="own_rabbitmq", faults=FAULTS, unanswered=1.0),
-    Subject(
-        name="rabbitmq-quorum", scheme="amqp", dsn=quorum_dsn, broker="own_rabbitmq", faults=FAULTS, unanswered=1.0
-    ),
+    replace(RABBITMQ, faults=(*FAULTS, "delete_queue")),
+    replace(RABBITMQ, name="rabbitmq-quorum", dsn=quorum_dsn),
 ]
