@@ -93,6 +93,7 @@ class TestAnotherVirtualHost(OnRabbitMQ, TransportContract):
 
 
 @pytest.mark.slow
+@pytest.mark.once
 class TestRestartsWithClassicQueues(OnRabbitMQ, Restarts):
     @pytest.fixture(autouse=True)
     def _use(self, own_rabbitmq: Broker) -> None:

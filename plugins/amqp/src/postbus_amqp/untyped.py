@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 __all__ = ["IOLoop", "SelectConnection", "exceptions", "frame", "pika", "spec"]
 
-if TYPE_CHECKING:
-    IOLoop: Any
-    SelectConnection: Any
-    exceptions: Any
-    frame: Any
-    pika: Any
-    spec: Any
-else:
+if not TYPE_CHECKING:
     import pika
     from pika import exceptions, frame, spec
     from pika.adapters.select_connection import IOLoop, SelectConnection
+
+IOLoop: Any
+SelectConnection: Any
+exceptions: Any
+frame: Any
+pika: Any
+spec: Any
