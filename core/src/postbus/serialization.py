@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
@@ -368,10 +368,15 @@ def encode_stamps(grouped: Mapping[str, list[Stamp]]) -> dict[str, str]:
     return headers
 
 
-@cache
+_decoders: dict[type[Stamp], Callable[[str], list[Any]]] = {}
+
+
 def stamp_decoder_for(type_: type[S]) -> Callable[[str], list[S]]:
     """Return what reads a header that holds stamps of a type."""
-    return msgspec.json.Decoder(list[type_]).decode  # type: ignore[valid-type]
+    decode = _decoders.get(type_)  # In half the time of a cached function.
+    if decode is None:
+        decode = _decoders[type_] = msgspec.json.Decoder(list[type_]).decode  # type: ignore[valid-type]
+    return decode
 
 
 def _read_header(header: str, value: str) -> list[Stamp] | None:
