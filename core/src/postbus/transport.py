@@ -507,7 +507,8 @@ class QueueTransport:
             except Exception:  # A border: it is broken already, and there will be a new one.
                 logger.debug("Closing the lost connection of %r failed.", self.name, exc_info=True)
         if first:
-            logger.warning("Lost %r: %s. Reconnecting.", self.name, str(error).rstrip("."), extra={"transport": self.name})
+            reason = str(error).removesuffix(".")
+            logger.warning("Lost %r: %s. Reconnecting.", self.name, reason, extra={"transport": self.name})
             self._observers.notify(TransportLost(self.name, error))
 
     def _found(self) -> None:
