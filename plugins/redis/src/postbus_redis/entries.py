@@ -26,12 +26,12 @@ OTHER_FIELD = "X-Redis-Field-"
 _PHP_STRING = re.compile(rb's:([0-9]{1,10}):"(.*)";', re.DOTALL)
 
 
-class _Message(Struct):
+class _Message(Struct, gc=False):
     body: str
     headers: dict[str, str]
 
 
-class _Member(Struct):
+class _Member(Struct, gc=False):
     body: str
     headers: dict[str, str]
     uniqid: str

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from postbus.errors import ConnectionLost
 from postbus_redis.errors import translate
@@ -16,6 +17,8 @@ from postbus_redis.server import Server
 Reply = Any
 """What Redis answers to one command, as bytes, numbers and lists of them; or the exception that took its place."""
 
+CHUNK = 100
+"""How many commands are sent at once."""
 
 SHORT = 1.0
 """Seconds of idleness after which a link is looked at before it is used."""
@@ -40,26 +43,27 @@ class Link:
 
     def receive(self, number: int, timeout: float | None = None) -> list[Reply]:
         """Return so many replies; where none came, the exception instead. ``timeout`` replaces the usual one."""
-        read = self._connection.read_response
+        # The connection's own method would raise errors that are replies, and look after its health each time.
+        read = self._connection._parser.read_response
         options = {} if timeout is None else {"timeout": timeout}
         replies: list[Reply] = []
         try:
             for _ in range(number):
-                try:
-                    replies.append(read(**options))
-                except ResponseError as error:
-                    replies.append(error)
+                replies.append(read(**options))  # noqa: PERF401 - what came before an exception counts
         except (RedisError, OSError) as error:
             self.lost = True
             replies += [error] * (number - len(replies))
         self._used_at = time.monotonic()
         return replies
 
-    def call(self, commands: Sequence[bytes], timeout: float | None = None) -> list[Reply]:
-        """Send commands and return their replies."""
-        if error := self.send(commands):
-            return [error] * len(commands)
-        return self.receive(len(commands), timeout)
+    def call(self, commands: Iterable[bytes], timeout: float | None = None) -> list[Reply]:
+        """Send commands and return their replies. Redis works on the first while later ones are being made."""
+        number, remaining = 0, iter(commands)
+        while some := list(islice(remaining, CHUNK)):
+            number += len(some)
+            if error := self.send(some):
+                return [error] * (number + sum(1 for _ in remaining))
+        return self.receive(number, timeout)
 
     def is_readable(self, timeout: float) -> bool:
         """Wait until there is something to read, be it the end; say whether there is."""
@@ -114,10 +118,14 @@ class Links:
                 raise translate(reply, str(self)) from reply
         return link
 
-    def call(self, commands: Sequence[bytes], timeout: float | None = None) -> list[Reply]:
+    def call(self, commands: Iterable[bytes], timeout: float | None = None) -> list[Reply]:
         """Send commands on some link; return their replies, or the exceptions that took their place."""
         link = self._take() or self.open()
-        replies = link.call(commands, timeout)
+        try:
+            replies = link.call(commands, timeout)
+        except BaseException:
+            link.close()
+            raise
         if link.lost:
             self.lost = True
             link.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from postbus.errors import TransportError
 from postbus.transport import Outgoing
@@ -35,18 +36,8 @@ class Publisher:
 
     def publish(self, messages: Sequence[Outgoing]) -> list[str | None]:
         """Store all of them and return their ids."""
-        add = self._add
-        commands: list[bytes] = []
         members: dict[int, bytes] = {}
-        for position, message in enumerate(messages):
-            if message.delay > 0:
-                members[position] = member = entries.write_member(message)
-                commands.append(DELAY(self._keys, b"%.3f" % (message.delay * 1000), member))
-                continue
-            value = entries.write(message)
-            commands.append(b"%b$%d\r\n%b\r\n" % (add, len(value), value))
-
-        replies = self._store(commands)
+        replies = self._store(len(messages), self._make_commands(messages, members))
         failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
         if failed is None and not members:
             return [reply.decode() for reply in replies]
@@ -61,6 +52,17 @@ class Publisher:
             raise error from failed
         return list(stored.values())
 
+    def _make_commands(self, messages: Sequence[Outgoing], members: dict[int, bytes]) -> Iterator[bytes]:
+        """Yield what stores each message; put those that are delayed into ``members``, by their positions."""
+        add, write = self._add, entries.write
+        for position, message in enumerate(messages):
+            if message.delay > 0:
+                members[position] = member = entries.write_member(message)
+                yield DELAY(self._keys, b"%.3f" % (message.delay * 1000), member)
+                continue
+            value = write(message)
+            yield b"%b$%d\r\n%b\r\n" % (add, len(value), value)
+
     def replace(self, arguments: Sequence[bytes], message: Outgoing) -> str | None:
         """Store a copy and settle its original; return the id of the copy, or None if the lease was lost.
 
@@ -69,19 +71,19 @@ class Publisher:
         is_delayed = message.delay > 0
         copy = entries.write_member(message) if is_delayed else entries.write(message)
         delay = b"%.3f" % (message.delay * 1000) if is_delayed else b"0"
-        [reply] = self._store([REPLACE(self._keys, *arguments, delay, copy)])
+        [reply] = self._store(1, [REPLACE(self._keys, *arguments, delay, copy)])
         if isinstance(reply, Exception):
             raise translate(reply, str(self._links)) from reply
         if reply is None:
             return None
         return delayed_id(reply, copy) if is_delayed else reply.decode()
 
-    def _store(self, commands: list[bytes]) -> list[Reply]:
-        """Return the replies to commands that store something."""
-        number, wanted = len(commands), self._options.wait_replicas
+    def _store(self, number: int, commands: Iterable[bytes]) -> list[Reply]:
+        """Return the replies to so many commands that store something."""
+        wanted = self._options.wait_replicas
         if not self._trim and not wanted:
             return self._links.call(commands)
-        replies = self._links.call([*commands, *self._trim, *(self._confirm if wanted else ())], self._timeout)
+        replies = self._links.call(chain(commands, self._trim, self._confirm if wanted else ()), self._timeout)
         if self._trim and isinstance(replies[number], int) and replies[number] > 0:
             self._warn(replies[number])
         if wanted and isinstance(replies[-1], int) and replies[-1] < wanted:
