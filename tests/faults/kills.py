@@ -40,15 +40,20 @@ def schedule(kills: int, seed: int) -> list[Death]:
 
 
 def run(subject: Subject, broker: Broker | None, folder: Path, *, kills: int, seed: int) -> Account:
-    """Kill so many workers while messages come in, let what is left be handled, and return the account."""
+    """Kill so many workers, and a producer, while messages come in; stop others as one should; return the account."""
     address = broker.dsn if broker is not None else str(folder)
     with Stage(folder, *subject.new_queues(address), unanswered=subject.unanswered, seed=seed) as stage:
-        stage.start_producer("producer")
+        stage.start_producer("producer-1")
         for number, death in enumerate(schedule(kills, seed), start=1):
             stage.until(lambda: stage.workers < SIDE_BY_SIDE, "a worker dead")
             stage.start_worker(f"worker-{number}", death)
+        stage.replace_producer("producer-1", "producer-2")
         stage.until(lambda: not stage.workers, "all of them dead")
-        for number in range(SIDE_BY_SIDE):
-            stage.start_worker(f"survivor-{number + 1}")
+        survivors = [f"survivor-{number + 1}" for number in range(SIDE_BY_SIDE)]
+        for name in survivors:
+            stage.start_worker(name)
+        for name in survivors:
+            stage.until_all_workers_handle()
+            stage.restart_worker(name)
         stage.finish()
         return stage.account

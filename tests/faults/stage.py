@@ -53,6 +53,7 @@ class Stage:
         self._reader = Reader(self._ledger)
         self._workers: dict[str, Popen[str]] = {}
         self._producers: dict[str, Popen[str]] = {}
+        self._processes: list[Popen[str]] = []
         self._doomed: set[str] = set()
         self._granted = 0
         self._read: dict[Path, int] = {}
@@ -68,7 +69,7 @@ class Stage:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for process in [*self._workers.values(), *self._producers.values()]:
+        for process in self._processes:
             process.kill()
             process.wait()
             if process.stdin is not None:
@@ -98,8 +99,8 @@ class Stage:
             "POSTBUS_STATE_DIR": str(self._folder),
             "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
         }
-        with self._log_of(name).open("wb") as log:
-            return Popen(
+        with self._log_of(name).open("ab") as log:
+            process = Popen(
                 [sys.executable, "-m", *command],
                 env=os.environ | environment,
                 cwd=self._folder,
@@ -108,6 +109,25 @@ class Stage:
                 stderr=log,
                 text=True,
             )
+        self._processes.append(process)
+        return process
+
+    def restart_worker(self, name: str) -> None:
+        """Stop a worker as an operator would, and start it again."""
+        worker = self._workers.pop(name)
+        worker.send_signal(signal.SIGTERM)
+        self.until(lambda: worker.poll() is not None, f"{name} stopped")
+        assert worker.returncode == 0, f"{name} has ended with {worker.returncode}. {self.state()}"
+        self.start_worker(name)
+
+    def replace_producer(self, name: str, successor: str) -> None:
+        """Kill a producer, and let another one go on. What it was told to dispatch and had not begun is forgotten."""
+        producer = self._producers.pop(name)
+        producer.kill()
+        producer.wait()
+        self.account.take(self._reader.news())
+        self._granted = len(self.account.intended)
+        self.start_producer(successor)
 
     def _log_of(self, name: str) -> Path:
         return self._folder / f"{name}.log"

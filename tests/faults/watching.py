@@ -129,28 +129,30 @@ class Watched:
         self._connection.close()
 
     def note_risk(self, why: str) -> None:
-        """Write down what may come again if this connection, or its process, ends now."""
+        """Write down, once, what may come again now that this connection, or its process, ends."""
         with self._lock:
             held = [id for _, id, _ in self._held.values()]
             settled = [(id, at) for at, id in self._settled]
+            self._held.clear()
+            self._settled.clear()
         if held or settled:
             self._watch.ledger.write(AtRisk(why, self._watch.name, time.monotonic(), held, settled))
 
     def _fetched(self, fetch: Callable[[], Sequence[Delivery]]) -> Sequence[Delivery]:
+        since = time.monotonic()  # The earliest time at which a lease can have begun.
         with self._noticing_loss():
             deliveries = fetch()
-        now = time.monotonic()
         with self._lock:
             # By identity: a tag comes back as the very object, and need not be hashable. Kept, so that it stays unique.
-            self._held |= {id(delivery.tag): (delivery.tag, _id(delivery), now) for delivery in deliveries}
+            self._held |= {id(delivery.tag): (delivery.tag, _id(delivery), since) for delivery in deliveries}
         if deliveries:
             self._reaper.at(Point.FETCHED)
         return deliveries
 
     def _settle(self, tags: Sequence[Any], settle: Callable[[Sequence[Any]], object]) -> None:
-        self._note_late(tags)
         with self._noticing_loss():
             settle(tags)
+        self._note_late(tags)
         now = time.monotonic()
         with self._lock:
             self._settled += [(now, self._held.pop(id(tag))[1]) for tag in tags if id(tag) in self._held]
@@ -193,10 +195,11 @@ def _replace(self: Watched, tag: Any, message: Outgoing) -> str | None:
 
 
 def _keepalive(self: Watched, tags: Sequence[Any]) -> Sequence[Any]:
-    self._note_late(tags)
+    now = time.monotonic()
     with self._noticing_loss():
         lost: Sequence[Any] = self._connection.keepalive(tags)
-    now, gone = time.monotonic(), set(map(id, lost))
+    self._note_late(tags)
+    gone = set(map(id, lost))
     with self._lock:
         for tag in tags:
             if id(tag) in self._held and id(tag) not in gone:
