@@ -1,3 +1,3 @@
-"""What all packages' tests share: the real brokers."""
+"""What all packages' tests share: the real brokers, and the table of the contract at the end."""
 
-pytest_plugins = ["tests.brokers.plugin"]
+pytest_plugins = ["tests.brokers.plugin", "tests.contract.table"]

@@ -1,0 +1,61 @@
+"""A pytest plugin that ends a run with the table of the contract: every rule, on every variant of every transport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from postbus.testing.workbench import Workbench
+
+MARKS = {"passed": "+", "skipped": ".", "failed": "X"}
+
+
+class Verdicts:
+    """What became of the rules of the contract in this run."""
+
+    def __init__(self) -> None:
+        self._tests: dict[str, tuple[str, str]] = {}
+        self._outcomes: dict[tuple[str, str], str] = {}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            cls: type | None = getattr(item, "cls", None)
+            if cls is not None and issubclass(cls, Workbench):
+                package = item.path.parent.parent.name
+                variant = f"{package} {cls.__name__.removeprefix('Test')}"
+                self._tests[item.nodeid] = variant, item.name.removeprefix("test_").replace("_", " ")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        test = self._tests.get(report.nodeid)
+        if test is not None and self._outcomes.get(test, "passed") == "passed":
+            self._outcomes[test] = report.outcome
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if not self._outcomes:
+            return
+        terminalreporter.section("the contract: variants × rules")
+        for line in table(self._outcomes):
+            terminalreporter.write_line(line)
+
+
+def table(outcomes: Mapping[tuple[str, str], str]) -> list[str]:
+    """Return the lines of the table, of which each variant is a column: + held, . is not promised, X broken."""
+    variants = list(dict.fromkeys(variant for variant, _ in outcomes))
+    rules = list(dict.fromkeys(rule for _, rule in outcomes))
+    width = max(map(len, rules))
+    lines = []
+    for number, variant in enumerate(variants):
+        found = [outcome for (of, _), outcome in outcomes.items() if of == variant]
+        counts = ", ".join(f"{found.count(outcome)} {outcome}" for outcome in MARKS if outcome in found)
+        lines.append(f"{' ' * width}  {'|  ' * number}{variant}: {counts}")
+    for rule in rules:
+        marks = [MARKS.get(outcomes.get((variant, rule), ""), " ") for variant in variants]
+        lines.append(f"{rule:{width}}  {'  '.join(marks)}".rstrip())
+    return lines
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Verdicts())
