@@ -60,6 +60,7 @@ def main() -> int:
             try:
                 broker: Any = brokers[subject.broker] if subject.broker is not None else None
             except (pytest.skip.Exception, pytest.fail.Exception) as reason:
+                problems += isinstance(reason, pytest.fail.Exception)
                 print(f"{name}: {reason}")
                 continue
             if arguments.kills:

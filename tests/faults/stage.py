@@ -25,7 +25,7 @@ from tests.faults.watching import Job
 ROOT = Path(__file__).parents[2]
 
 PATIENCE = 90.0
-"""Seconds without any news, or until a process has ended, after which something hangs."""
+"""Seconds without any progress, or until a process has ended, after which something hangs."""
 
 LONGEST = 300.0
 """Seconds after which something takes too long although there is progress."""
@@ -81,7 +81,7 @@ class Stage:
 
     def start_worker(self, name: str, death: Death | None = None) -> None:
         """Start what an operator would start; it may be told where to die."""
-        command = ["postbus", "--app", "tests.faults.app:app", "consume", "work", "--time-limit", "1h"]
+        command = ["postbus", "--app", "tests.faults.app:app", "consume", "work", "--time-limit", "15m"]
         self._workers[name] = self._start(name, command, FAULTS_DEATH=msgspec.json.encode(death).decode())
         if death is not None:
             self._doomed.add(name)

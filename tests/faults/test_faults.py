@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from postbus.plugins import installed_plugins
 from tests.faults import kills, outages
 from tests.faults.deaths import Point
 from tests.faults.report import Report
@@ -28,6 +29,18 @@ SUBJECTS = [
 def broker(subject: Subject, request: pytest.FixtureRequest) -> Any:
     """Return the broker of the subject, mended; None if it has none."""
     return request.getfixturevalue(subject.broker) if subject.broker is not None else None
+
+
+def test_every_durable_transport_is_put_through_faults() -> None:
+    """A plugin whose transport survives a restart, and serves several processes, says how to come to its queues."""
+    schemes = installed_plugins().schemes
+    durable = {
+        scheme.plugin.name
+        for scheme in schemes.values()
+        if scheme.guarantees is not None and scheme.guarantees.durable and scheme.guarantees.shared
+    }
+
+    assert durable == {schemes[subject.scheme].plugin.name for subject in find_subjects()}
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
