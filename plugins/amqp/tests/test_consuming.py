@@ -41,6 +41,17 @@ def wait_for_connection(rabbitmq, name):
     )
 
 
+def fetched_and_acked(connection, number, *limits):
+    """Yield so many deliveries, fetched with these limits in turn."""
+    end = time.monotonic() + 3 * PATIENCE
+    turns = itertools.cycle(limits)
+    while number > 0 and time.monotonic() < end:
+        deliveries = connection.fetch(min(next(turns), number), 1.0)
+        connection.ack([delivery.tag for delivery in deliveries])
+        yield from deliveries
+        number -= len(deliveries)
+
+
 @pytest.fixture
 def while_fetching(in_background):
     """Return what looks at the broker while a fetch waits, which is then ended by a message."""
@@ -72,14 +83,21 @@ def test_the_name_of_the_connection_can_be_chosen(connect, rabbitmq, name, while
         wait_for_connection(rabbitmq, f"{name} (consume)")
 
 
-def test_the_prefetch_goes_by_what_is_asked_for(connect, rabbitmq, name, while_fetching):
-    """One message at a time is sent to who asks for one, and about two helpings ahead to who asks for many.
+@pytest.mark.parametrize(("limit", "prefetch"), [(1, 1), (10, 32), (1000, 1024)])
+def test_the_prefetch_goes_by_what_is_asked_for(connect, rabbitmq, name, while_fetching, limit, prefetch):
+    """One message at a time is sent to who asks for one, and about two helpings ahead to who asks for many."""
+    with while_fetching(connect(), limit):
+        wait_for_prefetch(rabbitmq, name, prefetch)
 
-    It is another consumer each time, and only one of them at a time; a small change is not worth that.
-    """
+
+def test_the_prefetch_grows_and_shrinks_with_what_is_asked_for(connect, rabbitmq, name, while_fetching):
+    """There is another consumer then, and only one of them at a time; a small change is not worth that."""
     connection = connect()
 
-    for limit, prefetch in [(1, 1), (10, 32), (16, 32), (1000, 1024), (1, 1)]:
+    for limit, prefetch in [(1, 1), (100, 256), (60, 256), (1, 1)]:
+        connection.publish(numbered(300))
+        for _ in fetched_and_acked(connection, 300, limit):
+            pass
         with while_fetching(connection, limit):
             wait_for_prefetch(rabbitmq, name, prefetch)
 
@@ -93,18 +111,13 @@ def test_the_prefetch_can_be_fixed(connect, rabbitmq, name, while_fetching):
             wait_for_prefetch(rabbitmq, name, 7)
 
 
-def test_order_and_redelivery_survive_a_growing_prefetch(connect, name):
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_order_and_redelivery_survive_a_growing_prefetch(connect, name, kind):
     """What was on its way when the consumer was replaced is neither given back nor lost nor out of order."""
-    connection = connect()
+    connection = connect(queues={name: {"arguments": {"x-queue-type": kind}}})
     connection.publish(numbered(1000))
 
-    deliveries = []
-    limits = itertools.cycle([1, 2, 4, 8, 16, 64, 1, 32])
-    end = time.monotonic() + PATIENCE
-    while len(deliveries) < 1000 and time.monotonic() < end:
-        fetched = connection.fetch(next(limits), 1.0)
-        connection.ack([delivery.tag for delivery in fetched])
-        deliveries += fetched
+    deliveries = list(fetched_and_acked(connection, 1000, 1, 2, 4, 8, 16, 64, 1, 32))
 
     assert [b"%d" % number for number in range(1000)] == [delivery.body for delivery in deliveries]
     assert not any(delivery.stamps[0].redelivered for delivery in deliveries)

@@ -45,12 +45,21 @@ class Tag(NamedTuple):
 
 
 class Subscription:
-    """One consumer of a queue, as the broker knows it; `is_left` once its messages are given back as they come."""
+    """One consumer of a queue, as the broker knows it."""
 
-    def __init__(self, queue: str, name: str) -> None:
+    def __init__(self, queue: str, name: str, prefetch: int) -> None:
         self.queue = queue
         self.tag = f"{name} {socket.gethostname()}:{os.getpid()} #{next(_numbers)}"
+        self.prefetch = prefetch
+        self.unsettled = 0
+        """How many messages it has brought that are not settled."""
         self.is_left = False
+        """Whether what it still brings is given back."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the broker sends it nothing more, so that nothing is on its way."""
+        return self.unsettled >= self.prefetch
 
 
 class Consumer:
@@ -80,7 +89,7 @@ class Consumer:
         # These belong to the client's thread.
         self._subscriptions: list[Subscription] = []
         self._beginning = 0
-        self._unsettled: dict[int, None] = {}
+        self._unsettled: dict[int, Subscription] = {}
         self._has_news = False
         self._is_watched = False
         client.on_turn.append(self._on_turn)
@@ -97,7 +106,7 @@ class Consumer:
                 if self._wanted is None:
                     end = max(end, time.monotonic() + BEGIN)
                 self._wanted = (queues, prefetch)
-                self._client.post(partial(self._begin, queues, prefetch))
+                self._client.post(self._adjust)
         try:
             while not (deliveries := self._take(self._turn(queues), limit)):
                 self._arrived.clear()
@@ -190,36 +199,65 @@ class Consumer:
 
     # in the client's thread
 
-    def _begin(self, queues: Sequence[str], prefetch: int) -> None:
-        """Consume from these queues, with so many messages sent ahead."""
+    def _adjust(self) -> None:
+        """Consume from the queues that are wanted, and no others, with so many messages sent ahead as are wanted."""
+        if self._wanted is None:
+            return
+        queues, prefetch = self._wanted
+        if [subscription.queue for subscription in self._subscriptions] != [*queues]:
+            self._cancel_all(give_back=[queue for queue in self._buffers if queue not in queues])
+            for queue in queues:
+                self._begin(queue, prefetch)
+        for subscription in list(self._subscriptions):
+            self._fit(subscription)
+
+    def _begin(self, queue: str, prefetch: int) -> None:
         channel = self._channel
         if channel is None or channel.error is not None:
             return
-        former, self._subscriptions = self._subscriptions, []
-        for subscription in former:
-            subscription.is_left = subscription.queue not in queues
-            channel.cancel(subscription.tag)
-        self._give_back([queue for queue in self._buffers if queue not in queues])
-        for queue in queues:
-            self._buffers.setdefault(queue, deque())
-            subscription = Subscription(queue, self._client.name)
-            self._subscriptions.append(subscription)
-            self._beginning += 1
-            channel.consume(queue, subscription.tag, prefetch, partial(self._on_delivery, subscription), self._on_begun)
+        self._buffers.setdefault(queue, deque())
+        subscription = Subscription(queue, self._client.name, prefetch)
+        self._subscriptions.append(subscription)
+        self._beginning += 1
+        channel.consume(queue, subscription.tag, prefetch, partial(self._on_delivery, subscription), self._on_begun)
         if not self._is_watched:
             self._is_watched = True
             self._client.call_later(IDLE / 2, self._look)
+
+    def _fit(self, subscription: Subscription) -> None:
+        """Put another consumer in the place of one with another prefetch, as soon as nothing is on its way to that.
+
+        A quorum queue takes back what is on its way to a consumer that ends, and delivers it later: out of order.
+        """
+        if self._wanted is None or self._channel is None or not subscription.is_full:
+            return
+        if subscription.prefetch != self._wanted[1] and subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+            self._channel.cancel(subscription.tag)
+            self._begin(subscription.queue, self._wanted[1])
+
+    def _cancel_all(self, give_back: Sequence[str]) -> None:
+        """Stop consuming; give back what these queues have brought that was not fetched, and what they still bring."""
+        former, self._subscriptions = self._subscriptions, []
+        for subscription in former:
+            subscription.is_left = subscription.queue in give_back
+            if self._channel is not None:
+                self._channel.cancel(subscription.tag)
+        self._give_back(give_back)
 
     def _on_begun(self, _: Any) -> None:
         self._beginning -= 1
 
     def _on_delivery(self, subscription: Subscription, _: Any, method: Any, properties: Any, body: bytes) -> None:
-        self._unsettled[method.delivery_tag] = None
+        self._unsettled[method.delivery_tag] = subscription
+        subscription.unsettled += 1
         if subscription.is_left:
             self._settle([Tag(self._id, method.delivery_tag)], "requeue")
             return
         self._buffers[subscription.queue].append((method, properties, body))
         self._has_news = True
+        if subscription.is_full:
+            self._fit(subscription)
 
     def _on_turn(self) -> None:
         if self._has_news:
@@ -245,12 +283,7 @@ class Consumer:
     def _leave(self) -> None:
         """Stop consuming, and give back what was not fetched."""
         self._wanted = None
-        former, self._subscriptions = self._subscriptions, []
-        for subscription in former:
-            subscription.is_left = True
-            if self._channel is not None:
-                self._channel.cancel(subscription.tag)
-        self._give_back(list(self._buffers))
+        self._cancel_all(give_back=list(self._buffers))
 
     def _give_back(self, queues: Sequence[str]) -> None:
         numbers: list[int] = []
@@ -281,7 +314,7 @@ class Consumer:
             together.append(number)
         alone = sorted(wanted.difference(together))
         for number in wanted:
-            del self._unsettled[number]
+            self._unsettled.pop(number).unsettled -= 1
         self._channel.settle(how, together[-1] if together else None, alone)
 
     def _drop(self, call: Call) -> None:
