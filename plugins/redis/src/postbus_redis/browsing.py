@@ -12,12 +12,14 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 from postbus.transport import Counts, Delivery
-from postbus_redis import entries, scripts
+from postbus_redis import entries
 from postbus_redis.errors import is_gone, translate
 from postbus_redis.keys import Keys
 from postbus_redis.links import Links
 from postbus_redis.options import RedisOptions
+from postbus_redis.overviews import COUNT, PURGE
 from postbus_redis.resp import pack
+from postbus_redis.scripts import RELEASED
 
 PAGE = 500
 
@@ -44,7 +46,7 @@ class Browser:
 
     def count(self) -> Counts:
         """Count in one script."""
-        [counts] = self._links.ask(scripts.COUNT(self._keys, self._group, scripts.RELEASED))
+        [counts] = self._links.ask(COUNT(self._keys, self._group, RELEASED))
         waiting, delayed, in_flight, age = counts
         return Counts(waiting, delayed, in_flight, age / 1000 if age >= 0 else None)
 
@@ -84,7 +86,7 @@ class Browser:
 
     def purge(self) -> int:
         """Delete everything."""
-        [purged] = self._links.ask(scripts.PURGE(self._keys, self._group))
+        [purged] = self._links.ask(PURGE(self._keys, self._group))
         return int(purged)
 
     def _browse_entries(self, limit: int, after: str | None) -> list[Delivery]:

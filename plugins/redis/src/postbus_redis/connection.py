@@ -16,6 +16,7 @@ from postbus_redis.keys import Keys
 from postbus_redis.leases import CERTAIN, Lease, ids_and_counts
 from postbus_redis.links import Links, Reply
 from postbus_redis.options import RedisOptions
+from postbus_redis.overviews import FOR_QUEUES
 from postbus_redis.publishing import Publisher
 from postbus_redis.resp import pack_parts
 from postbus_redis.server import Server
@@ -25,7 +26,7 @@ class RedisConnection:
     """Moves messages into and out of one stream, as one consumer of a group."""
 
     def __init__(self, server: Server, keys: Keys, options: RedisOptions, consumer: str, in_hand: set[bytes]) -> None:
-        self._links = Links(server, [script.load for script in scripts.ALL])
+        self._links = Links(server, [script.load for script in (*scripts.FOR_MESSAGES, *FOR_QUEUES)])
         self._keys = keys
         self._options = options
         self._in_hand = in_hand

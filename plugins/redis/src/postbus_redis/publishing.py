@@ -14,8 +14,9 @@ from postbus_redis.errors import translate
 from postbus_redis.keys import Keys
 from postbus_redis.links import Links, Reply
 from postbus_redis.options import RedisOptions
+from postbus_redis.overviews import TRIM
 from postbus_redis.resp import pack, pack_parts
-from postbus_redis.scripts import DELAY, REPLACE, TRIM
+from postbus_redis.scripts import DELAY, REPLACE
 
 logger = logging.getLogger("postbus")
 
