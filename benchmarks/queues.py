@@ -15,7 +15,8 @@ from postbus import Limits
 
 WORKED_OFF = 20_000
 STORED = 10_000
-STORED_SINGLY = 1_000
+STORED_SINGLY, SINGLE_ROUNDS = 250, 40
+"""Many short rounds, because what a round trip takes changes from one moment to the next."""
 TAKEN = 10_000
 """How many messages are taken off a queue of a given depth."""
 SHALLOW, DEEP = 1_000, 100_000
@@ -148,6 +149,7 @@ def _figures(queues: Queues, worker: Part, dispatch_many: Part, dispatch: Part) 
         ours=lambda: ours.dispatch_singly(STORED_SINGLY),
         raw=lambda: raw.store_singly(STORED_SINGLY),
         target=dispatch.target,
+        rounds=SINGLE_ROUNDS,
     )
     yield from _depth("worker", queues.ours, target=0.9)
     yield from _depth("the client alone", queues.raw, target=None)
