@@ -391,10 +391,13 @@ class Channel:
         self.write(b"".join(frame.Method(self.number, method(*one)).marshal() for one in frames))
 
     def write(self, data: bytes) -> None:
-        """Send frames that are encoded already, in one piece."""
+        """Send frames that are encoded already, in one piece and at once.
+
+        pika's own methods send frame by frame, which is a system call each, and in the next turn of the loop.
+        """
         if self.error is None:
-            # Frame by frame, as pika's own methods send them, costs a system call each.
             self._connection._output_marshaled_frames([data])
+            self._connection._transport._on_socket_writable()
 
     @property
     def is_sent(self) -> bool:
