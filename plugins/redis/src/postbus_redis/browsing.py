@@ -107,7 +107,8 @@ class Browser:
         last, first_id, last_id = self._last_delivered(), found[0][0], found[-1][0]
         counts: dict[bytes, int] = {}
         if _entry_id(first_id) <= last:
-            number = b"%d" % len(found)
+            # The list may hold more than there are entries: some that others have deleted.
+            number = b"%d" % (10 * PAGE)
             [pending] = self._links.ask(pack(b"XPENDING", self._keys.stream, self._group, first_id, last_id, number))
             counts = {id: count for id, _, _, count in pending}
         return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -82,7 +83,8 @@ class Link:
         sock: socket.socket | None = self._connection._sock
         if sock is not None:
             # Not the method of an SSL socket, which would take its state from under the one that reads.
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            with suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close it."""
