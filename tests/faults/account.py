@@ -71,9 +71,9 @@ class Account:
         return len(self.handled.keys() | self.entombed)
 
     @property
-    def open(self) -> int:
-        """How many messages were dispatched and have come to no end yet, as far as is known."""
-        return len(self.dispatched - self.handled.keys() - self.entombed)
+    def open(self) -> set[str]:
+        """What was dispatched and has come to no end yet, as far as is known."""
+        return self.dispatched - self.handled.keys() - self.entombed
 
     @property
     def lost(self) -> set[str]:

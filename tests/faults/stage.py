@@ -269,8 +269,8 @@ class Stage:
         account = self.account
         lines = [
             f"Seed {self._seed}: {self._granted} granted, {len(account.dispatched)} dispatched, "
-            f"{len(account.handled)} handled, {len(account.entombed)} buried, {account.open} open. "
-            f"{dict(account.reasons)}",
+            f"{len(account.handled)} handled, {len(account.entombed)} buried, {len(account.open)} at no end: "
+            f"{sorted(account.open)[:20]}. At risk: {dict(account.reasons)}.",
         ]
         for log in sorted(self._folder.glob("*.log")):
             lines += [f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-30:]]
