@@ -41,18 +41,19 @@ def test_a_given_name_is_used(client, stream, connect):
     assert {"me"} == consumers(client, stream)
 
 
-def test_a_worker_that_comes_back_under_its_name_gets_what_it_had(client, stream, connect):
-    """As in Symfony, where that is the only way to get it back soon; here it counts as a delivery."""
-    connect().setup()
-    connect().publish(MESSAGES[:3])
-    client.xreadgroup("postbus", "me", {stream: ">"}, count=3)
+def test_workers_that_share_a_given_name_take_nothing_from_each_other(connect):
+    """As a DSN taken over from Symfony may have it; a message is in the hand of the one that it was delivered to."""
+    first, second = connect(consumer="consumer"), connect(consumer="consumer")
+    first.publish(MESSAGES)
+    held = first.fetch(3, 5)
 
-    worker = connect(consumer="me")
+    others = second.fetch(5, 5)
 
-    found = [*worker.fetch(2, 5), *worker.fetch(2, 5)]
-    assert [(b"0", 2), (b"1", 2), (b"2", 2)] == [(delivery.body, delivery.count) for delivery in found]
-    worker.ack([delivery.tag for delivery in found])
-    assert 0 == worker.count().in_flight
+    assert [b"0", b"1", b"2"] == bodies(held)
+    assert [b"3", b"4"] == bodies(others)
+    first.ack([delivery.tag for delivery in held])
+    second.ack([delivery.tag for delivery in others])
+    assert 0 == first.count().in_flight
 
 
 def test_what_is_in_hand_is_not_delivered_again_after_a_reconnection(own_redis, make_transport):

@@ -55,7 +55,8 @@ class Fetcher:
         self._claim_interval = options.claim_interval / 1000
         self._patience = options.read_timeout
         self._in_hand = in_hand
-        self._is_new = True
+        # Under a name that was given, another worker may have in hand what is not in ours.
+        self._recovers = self._is_new = options.consumer is None
         self._left: list[bytes] = []
         self._busy = threading.Lock()
         self._is_stopping = False
@@ -124,7 +125,7 @@ class Fetcher:
             except BaseException:
                 # There may be a reply under way, which must not be taken for that to the next command.
                 self._close_link()
-                self._link, self._is_new = None, True
+                self._link, self._is_new = None, self._recovers
                 raise
             if found or time.monotonic() >= deadline:
                 return found
@@ -190,11 +191,7 @@ class Fetcher:
                 return claimed_deliveries(claimed, now + CERTAIN * self._lease)
 
     def _find_left(self) -> list[bytes]:
-        """Return ids and counts of what this consumer was given and knows nothing of.
-
-        These are deliveries of which the reply was lost with an earlier connection, or that somebody of the same
-        name had in hand when it died.
-        """
+        """Return ids and counts of what this consumer was given, in replies that were lost with a connection."""
         left: list[bytes] = []
         start = b"-"
         while True:

@@ -18,7 +18,7 @@ class RedisOptions(Options):
 
     stream: str = option("messages", "Stream that holds the messages.")
     group: str = option("postbus", "Consumer group. Symfony's own default is symfony.")
-    consumer: str | None = option(None, "Name in the group; none means one that no other worker has.")
+    consumer: str | None = option(None, "Name in the group; if none is given, one that no other worker has.")
     auth: tuple[str, ...] | None = option(None, "Password, or user and password.")
     host: tuple[str, ...] | None = option(None, "Server, or servers, in place of those in the address.")
     port: int | None = option(None, "Port of the server, in place of that in the address.", minimum=1, maximum=65535)
