@@ -379,6 +379,7 @@ MASKED = {
     "x://?passphrase=1&passwd=2&pwd=3&credentials=4": "x://?passphrase=***&passwd=***&pwd=***&credentials=***",
     "x://?auth=1&author=2": "x://?auth=***&author=2",
     "x://?auth[]=user&auth[]=pass": "x://?auth=***",
+    "x://?sentinel_auth=1": "x://?sentinel_auth=***",
     "x://?sasl[Auth]=1&sasl[author]=2": "x://?sasl[Auth]=***&sasl[author]=2",
     "x://?ssl[passphrase]=1&ssl[cafile]=2": "x://?ssl[passphrase]=***&ssl[cafile]=2",
     "x://?keys[a][b]=1": "x://?keys=***",

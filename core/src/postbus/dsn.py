@@ -205,7 +205,7 @@ def _copied(
 
 def _is_secret(name: str) -> bool:
     """Tell by the name of an option, or of one around it, whether its value must not be shown."""
-    return bool(_SECRET.search(name)) or "auth" in re.split(r"[\[\]]", name.lower())
+    return bool(_SECRET.search(name)) or "auth" in re.split(r"[\[\]_]", name.lower())
 
 
 def _masked(name: str, value: object) -> object:

@@ -124,7 +124,9 @@ def _option_line(info: OptionInfo) -> dict[str, Any]:
 def _default(info: OptionInfo) -> object:
     if info.default is MISSING:
         return "required"
-    plain = info.default is None or isinstance(info.default, bool | int | float | str)
+    if info.default is None:
+        return None
+    plain = isinstance(info.default, bool | int | float | str)
     return info.default if plain and not info.secret else info.shown(info.default)
 
 
