@@ -70,9 +70,10 @@ class TestQueues:
         assert queue["durable"]
         assert (100_000, 3_700_000) == (queue["arguments"]["x-message-ttl"], queue["arguments"]["x-expires"])
 
-    def test_messages_for_a_quorum_queue_wait_in_one(self, connect, rabbitmq, name, take):
-        """So that they survive the same; and such a queue keeps a message until the next has confirmed it."""
-        connection = connect(queues={name: {"arguments": {"x-queue-type": "quorum"}}})
+    @pytest.mark.parametrize("kind", ["classic", "quorum"])
+    def test_messages_wait_in_a_quorum_queue(self, connect, rabbitmq, name, take, kind):
+        """Only such a queue keeps a message until the next one, of whatever kind, has confirmed it."""
+        connection = connect(queues={name: {"arguments": {"x-queue-type": kind}}})
         connection.publish([Outgoing(b"later", {}, DAY), Outgoing(b"soon", {}, 0.1)])
 
         assert [b"soon"] == [delivery.body for delivery in take(connection)]
@@ -109,7 +110,7 @@ class TestQueues:
         delay = {
             "exchange_name": f"{name}-delays",
             "queue_name_pattern": f"delay_{name}-%exchange_name%-%delay%-%routing_key%",
-            "arguments": {"x-queue-mode": "lazy"},
+            "arguments": {"x-queue-type": "classic"},
         }
         connection = connect(delay=delay)
 
@@ -117,14 +118,15 @@ class TestQueues:
 
         [queue] = waiting_queues(rabbitmq, name)
         assert queue["name"].startswith(f"delay_{name}-{name}-87000000-key_delay_")
-        assert "lazy" == queue["arguments"]["x-queue-mode"]
+        assert "classic" == queue["type"]
+        assert "x-dead-letter-strategy" not in queue["arguments"]
         [binding] = rabbitmq.manage("GET", f"exchanges/%2f/{name}-delays/bindings/source")
         assert queue["name"] == binding["destination"]
 
     def test_other_arguments_make_another_queue(self, connect, rabbitmq, name):
         """Who changes the arguments is not refused because of the queues that are there."""
         connect().publish([Outgoing(b"1", {}, DAY)])
-        connect(delay={"arguments": {"x-queue-mode": "lazy"}}).publish([Outgoing(b"2", {}, DAY)])
+        connect(delay={"arguments": {"x-queue-type": "classic"}}).publish([Outgoing(b"2", {}, DAY)])
 
         assert 2 == len(waiting_queues(rabbitmq, name))
 

@@ -87,10 +87,10 @@ class Delays:
             "x-dead-letter-exchange": target.exchange,
             "x-dead-letter-routing-key": target.routing_key,
         }
-        if settings.has_quorum_queues:
-            arguments["x-queue-type"] = "quorum"
+        # A classic queue sends on without waiting for an answer, so a crash in that moment costs the message.
+        arguments["x-queue-type"] = "quorum"
         arguments.update(settings.delay.arguments)
-        if arguments.get("x-queue-type") == "quorum":
+        if arguments["x-queue-type"] == "quorum":
             # It keeps a message until the queue that it goes to has confirmed it; the overflow is what this requires.
             arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
         return arguments
