@@ -353,7 +353,7 @@ def complete(shop: Shop, line: str) -> list[str]:
         ("postbus failed show --transport ", ["failed"]),
         ("postbus dispatch ", ["shop.Order"]),
         ("postbus debug d", ["default"]),
-        ("postbus plugins sy", ["sync"]),
+        ("postbus plugins in-m", ["in-memory"]),
         ("postbus --app nowhere:app consume ", []),
     ],
 )
