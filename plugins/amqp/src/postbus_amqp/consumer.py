@@ -10,7 +10,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+from msgspec import Struct
 
 from postbus.errors import ConnectionLost, TransportError
 from postbus.transport import Delivery
@@ -37,7 +39,7 @@ Settlement = Literal["ack", "reject", "requeue"]
 _numbers = itertools.count(1)
 
 
-class Tag(NamedTuple):
+class Tag(Struct, frozen=True, gc=False):
     """What settles a delivery: its number on one of the channels that this process has opened."""
 
     channel: int

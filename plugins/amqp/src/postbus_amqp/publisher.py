@@ -27,10 +27,14 @@ class Unroutable(TransportError):
 
 
 class Batch:
-    """Messages that are published together, and what the broker has answered so far."""
+    """Messages that are published together, and what the broker has answered so far.
 
-    def __init__(self, messages: Sequence[Message]) -> None:
+    It is among the unfinished ones, if it is sent, until everything is settled.
+    """
+
+    def __init__(self, messages: Sequence[Message], unfinished: set[Batch]) -> None:
         self.messages = messages
+        self._unfinished = unfinished
         self.call = Call()
         self.expected = len(messages)
         self.stored: list[int] = []
@@ -53,6 +57,7 @@ class Batch:
     def look(self) -> None:
         """Answer the one who waits, if everything is settled."""
         if len(self.stored) + len(self.returned | self.refused) == self.expected:
+            self._unfinished.discard(self)
             self.call.succeed()
 
 
@@ -122,7 +127,7 @@ class Publisher:
         if not messages:
             return
         channel = self._open()
-        batch = Batch(messages)
+        batch = Batch(messages, self._unfinished)
         problem: TransportError | None = None
         for start in range(0, len(messages), CHUNK):
             try:
@@ -140,7 +145,7 @@ class Publisher:
             )
         except TransportError as error:
             problem = error
-        finally:
+        if problem is not None:  # Else it is not among them any more, and the thread need not be woken for that.
             self._client.post(partial(self._unfinished.discard, batch))
         problem = problem or self._problem_of(batch)
         if problem is not None:

@@ -32,7 +32,7 @@ class AmqpRouting(Stamp):
     app_id: str | None = None
 
 
-class AmqpReceived(Stamp):
+class AmqpReceived(Stamp, gc=False):
     """Where this message came from, and what its publisher said about it.
 
     ``expiration`` is in seconds. ``headers`` holds those whose value is no text; the others are the
