@@ -29,7 +29,7 @@ from postbus.events import (
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
 from postbus.transport import Delivery, Outgoing, QueueTransport
-from postbus.worker import FetchSize
+from postbus.receivers import FetchSize
 
 
 @dataclass(frozen=True)
@@ -371,9 +371,11 @@ def test_strict_priority(app: Postbus) -> None:
     def handle_other(message: Other) -> None:
         order.append(message)
 
-    app.dispatch_many([OrderPlaced(1), OrderPlaced(2), Other(1)])
-    run(app, 4, "urgent", "orders")
-    assert [Other(1), OrderPlaced(1), Other(2), OrderPlaced(2)] == order
+    app.dispatch_many([*(OrderPlaced(n) for n in range(1, 501)), *(Other(-n) for n in range(50))])
+    run(app, 551, "urgent", "orders")
+    assert [Other(-n) for n in range(50)] == order[:50]
+    assert [OrderPlaced(n) for n in range(1, 501)] == [one for one in order if isinstance(one, OrderPlaced)]
+    assert Other(2) in order[51:-1]
 
 
 def test_a_message_reaches_an_idle_worker_of_several_transports(app: Postbus) -> None:

@@ -91,6 +91,13 @@ class StopWorker(PostbusError):
     """Raised by a handler: stop the worker after this message, which counts as failed."""
 
 
+class Interrupted(BaseException):
+    """The worker ends before a handler has finished, which is no failure: its message goes back to the broker.
+
+    No `Exception`, so that a handler which catches those does not swallow it.
+    """
+
+
 class SerializationError(PostbusError):
     """A message or a stamp cannot be written: its type is not registered, or a value has no JSON form."""
 

@@ -430,6 +430,18 @@ class QueueTransport:
         tags = _tags(envelopes)
         self.call(lambda connection: connection.release(tags))
 
+    @property
+    def lease(self) -> float | None:
+        """For how many seconds a delivery is ours without `keepalive`; None for as long as we are connected."""
+        connection = self._open()
+        return connection.lease if isinstance(connection, SupportsKeepalive) else None
+
+    def keepalive(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
+        """Begin the leases of all of them anew; return those whose lease was lost already."""
+        tags = _tags(envelopes)
+        lost = self.call(lambda connection: cast(SupportsKeepalive, connection).keepalive(tags))
+        return [envelope for envelope, tag in zip(envelopes, tags, strict=True) if tag in lost]
+
     def replace(self, original: Envelope, copy: Envelope) -> bool:
         """Store the copy and settle the original in one step, where the broker can; say whether it could."""
         if not isinstance(self._open(), SupportsReplace):

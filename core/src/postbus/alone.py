@@ -1,0 +1,151 @@
+"""One transport, one message at a time: all in the thread of the worker, with a keeper beside it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+
+from postbus.errors import Interrupted
+from postbus.handlers import interrupt
+from postbus.handling import Handling
+from postbus.holdings import Holding
+from postbus.keeper import Keeper
+from postbus.limits import Counters, Stopping
+from postbus.receivers import WAIT, FetchSize
+from postbus.strategies import Turns
+
+logger = logging.getLogger("postbus")
+
+
+class Alone:
+    """Fetches a batch, handles one message after the other, settles what is done together."""
+
+    SETTLE_AFTER = 0.1
+    """Seconds after which what is done is settled, though the batch is not."""
+
+    MERCY = 1.0
+    """Seconds for which an interrupted handler may clear up before its message is given away."""
+
+    def __init__(
+        self,
+        holding: Holding,
+        handling: Handling,
+        stopping: Stopping,
+        counters: Counters,
+        *,
+        queue_turns: Turns,
+        fetch_size: int | None,
+    ) -> None:
+        self._holding = holding
+        self._handling = handling
+        self._stopping = stopping
+        self._counters = counters
+        self._queue_turns = queue_turns
+        self._size = FetchSize(fetch_size)
+        self._thread = threading.current_thread()
+        self._pause = 0.0
+        self._is_in_trouble = False
+        self._interrupted_at: float | None = None
+        self.is_interrupting = False
+        """Whether the signal that comes now is our own, and interrupts the handler."""
+
+    def work(self) -> str:
+        """Work until there is a reason to stop, and return it; raise `Interrupted` if the grace is over before."""
+        with Keeper(self._holding, self._look) as keeper:
+            while (reason := self._stopping.reason(self._counters)) is None:
+                self._take_turn(keeper)
+        return reason
+
+    def interrupt(self) -> None:
+        """Raise `Interrupted` if a handler runs; in its own thread, by the signal that the keeper has sent."""
+        self.is_interrupting = False
+        if self._holding.begun:
+            raise Interrupted
+
+    def _take_turn(self, keeper: Keeper) -> None:
+        if self._is_in_trouble:
+            self._rest()
+        left = self._counters.left
+        since = time.monotonic()
+        limit = self._size.limit if left is None else min(self._size.limit, left)
+        envelopes = self._holding.receiver.receive(limit, WAIT, self._queue_turns.rotation())
+        if not envelopes:
+            return
+        self._holding.take_in(envelopes, since)
+        keeper.wake()
+        self._handling.look_who_watches()
+        started = time.monotonic()
+        begun = self._work_through()
+        given_back = begun < len(envelopes) and not self._is_in_trouble
+        self._size.learn(begun, time.monotonic() - started, given_back=given_back)
+
+    def _work_through(self) -> int:
+        """Handle what is held, and settle it; return how many messages were begun."""
+        holding, counters, stopping = self._holding, self._counters, self._stopping
+        waiting, begun, done, lost = holding.waiting, holding.begun, holding.done, holding.lost
+        handle = self._handling.handle
+        number = 0
+        settle_at = time.monotonic() + self.SETTLE_AFTER
+        try:
+            while True:
+                try:
+                    envelope = waiting.popleft()
+                except IndexError:  # The batch is done, or the keeper has given the rest of it back.
+                    break
+                number += 1
+                if lost and holding.has_lost(envelope):
+                    continue
+                begun[0] = envelope
+                outcome = handle(holding, envelope)
+                if outcome == "handled":
+                    done.append(envelope)
+                    counters.handled += 1
+                else:
+                    counters.failed += 1
+                    if outcome == "stuck":
+                        holding.release([envelope])
+                        self._is_in_trouble = True
+                begun.clear()
+                if self._is_in_trouble or stopping.told or counters.reached():
+                    break
+                if time.monotonic() > settle_at:
+                    holding.settle()
+                    settle_at = time.monotonic() + self.SETTLE_AFTER
+        finally:
+            if done and done[-1] is begun.get(0):  # The signal came right behind its end.
+                begun.clear()
+            holding.settle()
+            holding.give_up()
+            begun.clear()
+            holding.release_waiting()
+        if not self._is_in_trouble or number > 1:
+            self._pause = 0.0
+        return number
+
+    def _rest(self) -> None:
+        self._is_in_trouble = False
+        self._pause = min(max(1.0, self._pause * 2), 30.0)
+        logger.warning("Pausing for %.0f s, with nothing in hand.", self._pause)
+        # Not an event: a signal handler that sets one can meet the lock that this thread holds in waiting for it.
+        end = time.monotonic() + self._pause
+        while self._stopping.told is None and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.2))
+
+    # in the thread of the keeper
+
+    def _look(self, now: float) -> None:
+        """Interrupt a handler when the grace is over; one that nothing can interrupt keeps its message no longer."""
+        if now < self._stopping.deadline or not self._holding.begun:
+            return
+        thread = self._thread.ident or 0
+        if self._interrupted_at is None:
+            self._interrupted_at = now
+            if self._thread is threading.main_thread():
+                self.is_interrupting = True
+                signal.pthread_kill(thread, signal.SIGTERM)
+            else:
+                interrupt(thread)
+        elif now > self._interrupted_at + self.MERCY and not self._holding.lost:
+            self._holding.give_up()

@@ -1,0 +1,252 @@
+"""Several transports, or several messages at once: this thread gives out the work that others do."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from postbus.handling import Handling
+from postbus.holdings import Holding
+from postbus.limits import Counters, Stopping
+from postbus.receivers import WAIT, Arrived, FetchSize, WaitingReceiver
+from postbus.slots import Finished, Slots
+from postbus.strategies import Turns
+
+logger = logging.getLogger("postbus")
+
+
+class Together:
+    """Asks receivers for messages, puts them into slots, and settles what comes out.
+
+    All that is decided is decided in this thread, and everybody else puts what has happened in its inbox.
+    """
+
+    SETTLE_AFTER = 0.05
+    """Seconds after which what is done is settled, if slots are still busy."""
+    NEXT_IN_LINE = 0.005
+    """Seconds' worth of messages that wait for a slot, so that none is idle while this thread settles."""
+    MERCY = 1.0
+    """Seconds for which interrupted handlers may clear up before their messages are given away."""
+    LAST_ARRIVALS = 2.0
+    """Seconds to wait, at the end, for what receivers may still bring; one that hangs brings nothing."""
+
+    def __init__(
+        self,
+        holdings: Sequence[Holding],
+        handling: Handling,
+        stopping: Stopping,
+        counters: Counters,
+        turns: Turns,
+        *,
+        queue_turns: Turns,
+        concurrency: int,
+        fetch_size: int | None,
+    ) -> None:
+        self._handling = handling
+        self._stopping = stopping
+        self._counters = counters
+        self._turns = turns
+        self._queue_turns = queue_turns
+        self._concurrency = concurrency
+        self._size = FetchSize(fetch_size)
+        self._is_exact = turns.is_strict and len(holdings) > 1
+        self._inbox: SimpleQueue[Any] = SimpleQueue()
+        self._slots = Slots(concurrency, handling, self._inbox)
+        self._receivers = {holding.name: WaitingReceiver(holding, self._inbox) for holding in holdings}
+        self._seconds = 0.0
+        """How long a message takes in its slot, of late."""
+        self._settle_at = 0.0
+        self._pause = 0.0
+        self._paused_until = 0.0
+
+    def wake(self) -> None:
+        """Look again at whether there is a reason to stop. From any thread, and from a signal handler."""
+        self._inbox.put(None)
+
+    def work(self) -> str:
+        """Work until there is a reason to stop, finish what is running, and return the reason."""
+        try:
+            while (reason := self._stopping.reason(self._counters)) is None:
+                self._handling.look_who_watches()
+                if time.monotonic() >= self._paused_until:
+                    self._ask()
+                    self._begin()
+                self._take_in(self._patience())
+                self._keep()
+        except KeyboardInterrupt:
+            self._abandon()
+            raise
+        except BaseException as error:
+            self._stopping.tell(str(error))
+            self._finish()
+            raise
+        self._finish()
+        return reason
+
+    # giving out
+
+    def _ask(self) -> None:
+        """Ask receivers for as much as there is room for, in the order of turns."""
+        left = self._left()
+        if left == 0:
+            return
+        free = max(0, self._concurrency - self._slots.begun)
+        for name in self._turns.order(self._receivers):
+            receiver = self._receivers[name]
+            waiting = len(receiver.holding.waiting)
+            room = min(free + self._size.limit - 1 - waiting, left or math.inf)
+            # Not for each message by itself, unless one is needed now.
+            if not receiver.is_asked and room > 0 and (waiting < free or 2 * room >= self._size.limit):
+                receiver.ask(int(room), self._queue_turns.rotation())
+            # What comes behind gets nothing before this is empty. By turns, that is so only if nothing is fetched ahead.
+            if (self._turns.is_strict or self._size.limit == 1) and (waiting or not receiver.is_empty):
+                return
+
+    def _begin(self) -> None:
+        """Put messages into slots, and a few in line, each from the transport whose turn it is."""
+        most = self._concurrency
+        if not self._is_exact and self._seconds:
+            ahead = self.NEXT_IN_LINE * self._concurrency / self._seconds
+            most += int(min(ahead, self._size.limit - 1))
+        left = self._left()
+        if left is not None:
+            most = min(most, self._slots.begun + left)
+        while self._slots.begun < most:
+            holdings = {name: receiver.holding for name, receiver in self._receivers.items()}
+            wanting = [name for name, holding in holdings.items() if holding.waiting or self._may_have_more(name)]
+            if not wanting or not holdings[self._turns.order(wanting)[0]].waiting:
+                return
+            holding = holdings[self._turns.next(wanting)]
+            envelope = holding.waiting.popleft()
+            if not holding.lost or not holding.has_lost(envelope):
+                self._slots.begin(holding, envelope)
+
+    def _may_have_more(self, name: str) -> bool:
+        """Say whether a transport's turn must not be given to another, though none of its messages is here yet."""
+        receiver = self._receivers[name]
+        return receiver.is_asked and not receiver.is_empty
+
+    def _left(self) -> int | None:
+        """Return how many more messages may be begun; None for any number."""
+        return None if self._counters.left is None else max(0, self._counters.left - self._slots.begun)
+
+    # taking in
+
+    def _take_in(self, patience: float) -> None:
+        """Wait until something has happened, and take in all that has."""
+        try:
+            item = self._inbox.get(timeout=patience)
+            while True:
+                if isinstance(item, Arrived):
+                    self._take_in_arrived(item)
+                elif isinstance(item, Finished):
+                    self._take_in_finished(item)
+                item = self._inbox.get_nowait()
+        except Empty:
+            return
+
+    def _patience(self) -> float:
+        """Return how long nothing need be done, as far as is known; all that is due is due within this."""
+        if self._slots.begun or any(receiver.holding for receiver in self._receivers.values()):
+            return self.SETTLE_AFTER
+        return WAIT if all(receiver.is_empty for receiver in self._receivers.values()) else WaitingReceiver.PATIENCE
+
+    def _take_in_arrived(self, arrived: Arrived) -> None:
+        if arrived.error is not None:
+            raise arrived.error
+        arrived.receiver.take_in(arrived)
+
+    def _take_in_finished(self, finished: Finished) -> None:
+        self._slots.finish(finished)
+        holding, envelope = finished.holding, finished.envelope
+        if finished.outcome == "handled":
+            self._counters.handled += 1
+            holding.done.append(envelope)
+        elif finished.outcome is None:
+            holding.release([envelope])
+        else:
+            self._counters.failed += 1
+            holding.lost.pop(id(envelope), None)
+        if finished.error is not None:
+            raise finished.error
+        if finished.outcome == "stuck":
+            holding.release([envelope])
+            self._rest()
+        elif time.monotonic() >= self._paused_until:
+            self._pause = 0.0
+        self._seconds += (finished.seconds - self._seconds) / (8 if self._seconds else 1)
+        self._size.learn(self._concurrency, self._seconds)
+
+    def _rest(self) -> None:
+        """Begin nothing for a while, with nothing in hand but what is running."""
+        if time.monotonic() < self._paused_until:
+            return
+        self._pause = min(max(1.0, self._pause * 2), 30.0)
+        self._paused_until = time.monotonic() + self._pause
+        logger.warning("Pausing for %.0f s, with nothing new in hand.", self._pause)
+
+    # keeping
+
+    def _keep(self) -> None:
+        """Settle what is done, and look after what is not."""
+        now = time.monotonic()
+        is_due = now >= self._settle_at or not self._slots.begun
+        if is_due:
+            self._settle_at = now + self.SETTLE_AFTER
+        for receiver in self._receivers.values():
+            holding = receiver.holding
+            if is_due:
+                holding.settle()
+            holding.extend_leases(now)
+            if holding.release_overdue(now):
+                self._size.learn(0, 0, given_back=True)
+        if now < self._paused_until:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """Give back all that is not begun."""
+        for holding, envelope in self._slots.take_back():
+            holding.waiting.append(envelope)
+        for receiver in self._receivers.values():
+            receiver.holding.release_waiting()
+
+    # stopping
+
+    def _finish(self) -> None:
+        """Let what is running finish, as long as it may; give back the rest."""
+        for receiver in self._receivers.values():
+            receiver.stop()
+        arrivals_end = time.monotonic() + self.LAST_ARRIVALS
+        end = math.inf
+        while True:
+            self._give_back()
+            now = time.monotonic()
+            is_waited_for = now < arrivals_end and not all(receiver.has_ended for receiver in self._receivers.values())
+            if end == math.inf and now >= self._stopping.deadline:
+                end = now + self.MERCY if self._slots.interrupt() else now
+            if now >= end or not (self._slots.begun or is_waited_for):
+                break
+            self._take_in_last(self._patience())
+            self._keep()
+        self._abandon()
+
+    def _take_in_last(self, patience: float) -> None:
+        try:
+            self._take_in(patience)
+        except Exception as error:  # A border: there is one reason to stop, and this is only the second.
+            logger.error("While the worker ended: %s", error)
+
+    def _abandon(self) -> None:
+        """Wait for nobody: settle what is done, and give back everything else."""
+        for receiver in self._receivers.values():
+            receiver.stop()
+        self._take_in_last(0.0)
+        self._give_back()
+        for receiver in self._receivers.values():
+            receiver.holding.settle()
+            receiver.holding.give_up()
+        self._slots.close()
