@@ -28,8 +28,8 @@ from postbus.events import (
 )
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
-from postbus.transport import Delivery, Outgoing, QueueTransport
 from postbus.receivers import FetchSize
+from postbus.transport import Delivery, Outgoing, QueueTransport
 
 
 @dataclass(frozen=True)

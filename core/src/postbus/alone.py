@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import signal
+import math
 import threading
 import time
 
@@ -14,6 +14,7 @@ from postbus.holdings import Holding
 from postbus.keeper import Keeper
 from postbus.limits import Counters, Stopping
 from postbus.receivers import WAIT, FetchSize
+from postbus.signals import StopSignals
 from postbus.strategies import Turns
 
 logger = logging.getLogger("postbus")
@@ -34,6 +35,7 @@ class Alone:
         handling: Handling,
         stopping: Stopping,
         counters: Counters,
+        signals: StopSignals,
         *,
         queue_turns: Turns,
         fetch_size: int | None,
@@ -42,14 +44,14 @@ class Alone:
         self._handling = handling
         self._stopping = stopping
         self._counters = counters
+        self._signals = signals
         self._queue_turns = queue_turns
         self._size = FetchSize(fetch_size)
         self._thread = threading.current_thread()
         self._pause = 0.0
         self._is_in_trouble = False
-        self._interrupted_at: float | None = None
-        self.is_interrupting = False
-        """Whether the signal that comes now is our own, and interrupts the handler."""
+        self._given_up_at = math.inf
+        self._is_interrupted = False
 
     def work(self) -> str:
         """Work until there is a reason to stop, and return it; raise `Interrupted` if the grace is over before."""
@@ -59,9 +61,9 @@ class Alone:
         return reason
 
     def interrupt(self) -> None:
-        """Raise `Interrupted` if a handler runs; in its own thread, by the signal that the keeper has sent."""
-        self.is_interrupting = False
-        if self._holding.begun:
+        """Raise `Interrupted` if a handler runs; called in the thread in which it does."""
+        if self._holding.begun and not self._is_interrupted:
+            self._is_interrupted = True
             raise Interrupted
 
     def _take_turn(self, keeper: Keeper) -> None:
@@ -74,6 +76,7 @@ class Alone:
         if not envelopes:
             return
         self._holding.take_in(envelopes, since)
+        self._holding.is_busy = True
         keeper.wake()
         self._handling.look_who_watches()
         started = time.monotonic()
@@ -120,6 +123,7 @@ class Alone:
             holding.give_up()
             begun.clear()
             holding.release_waiting()
+            holding.is_busy = False
         if not self._is_in_trouble or number > 1:
             self._pause = 0.0
         return number
@@ -137,15 +141,13 @@ class Alone:
 
     def _look(self, now: float) -> None:
         """Interrupt a handler when the grace is over; one that nothing can interrupt keeps its message no longer."""
-        if now < self._stopping.deadline or not self._holding.begun:
+        self._signals.look()
+        is_over = now >= self._stopping.deadline or self._signals.count > 1
+        if not is_over or not self._holding.begun or self._is_interrupted:
             return
-        thread = self._thread.ident or 0
-        if self._interrupted_at is None:
-            self._interrupted_at = now
-            if self._thread is threading.main_thread():
-                self.is_interrupting = True
-                signal.pthread_kill(thread, signal.SIGTERM)
-            else:
-                interrupt(thread)
-        elif now > self._interrupted_at + self.MERCY and not self._holding.lost:
+        self._given_up_at = min(self._given_up_at, now + self.MERCY)
+        # Again at each look, because a signal may come to nothing: see `StopSignals`.
+        if now < self._given_up_at:
+            self._signals.nudge() or interrupt(self._thread.ident or 0)
+        elif not self._holding.lost:
             self._holding.give_up()

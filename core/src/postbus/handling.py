@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from postbus.envelope import Envelope
-from postbus.errors import NotDecoded, StopWorker, TransportError, leaves
+from postbus.errors import Interrupted, NotDecoded, StopWorker, TransportError, leaves
 from postbus.events import MessageHandled, MessageReceived, Observers
 from postbus.failures import Failures, identifiers, label
 from postbus.holdings import Holding
@@ -50,6 +50,9 @@ class Handling:
                 raise NotDecoded(envelope.message.reason)
             handled = self._dispatch(envelope)
         except Exception as error:  # A border: whatever a handler or a middleware raises is a failure of this message.
+            interruption = _interruption_behind(error)
+            if interruption is not None:
+                raise interruption from error
             return self._deal_with(error, holding, envelope)
         if self._is_watched:
             seconds = time.monotonic() - started
@@ -76,3 +79,16 @@ class Handling:
             )
             return "stuck"
         return "failed"
+
+
+def _interruption_behind(error: Exception) -> BaseException | None:
+    """Return what interrupted a handler if that made it raise this: a library may stumble over it in its own way."""
+    for leaf in leaves(error):
+        seen: set[int] = set()
+        context: BaseException | None = leaf
+        while context is not None and id(context) not in seen:
+            if isinstance(context, KeyboardInterrupt | Interrupted):
+                return context
+            seen.add(id(context))
+            context = context.__context__
+    return None

@@ -34,6 +34,8 @@ class Holding:
         self._patient = patient
         self.waiting: deque[Envelope] = deque()
         """Not begun, the next one first. Who keeps the holding takes from its end."""
+        self.is_busy = False
+        """Whether somebody who has a keeper works through it."""
         self.begun: dict[int, Envelope] = {}
         """In a handler's hands, by whatever its worker knows each by."""
         self.done: deque[Envelope] = deque()

@@ -48,7 +48,7 @@ class Keeper:
     def _run(self) -> None:
         while self._sleep():
             last: Envelope | None = None
-            while self._holding:
+            while self._holding.is_busy:
                 if not self._pause():
                     return
                 begun = self._holding.begun.get(0)
@@ -70,7 +70,7 @@ class Keeper:
         """Wait until there is something in hand; say whether to go on."""
         self._is_asleep = True
         # Who begins between the line above and this one has seen it, and calls.
-        is_needed = bool(self._holding) or self._calls.get()
+        is_needed = self._holding.is_busy or self._calls.get()
         self._is_asleep = False
         return is_needed
 

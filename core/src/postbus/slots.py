@@ -78,7 +78,7 @@ class Slots:
 
     def interrupt(self) -> bool:
         """Cancel every ``async def`` handler, and say whether there is any; a thread cannot be interrupted."""
-        return any([interrupt(thread.ident or 0) for thread in self._threads])
+        return sum(interrupt(thread.ident or 0) for thread in self._threads) > 0
 
     def close(self) -> None:
         """Let the threads end, each once it is free."""

@@ -27,8 +27,10 @@ class Together:
 
     SETTLE_AFTER = 0.05
     """Seconds after which what is done is settled, if slots are still busy."""
-    NEXT_IN_LINE = 0.005
+    NEXT_IN_LINE = 0.02
     """Seconds' worth of messages that wait for a slot, so that none is idle while this thread settles."""
+    GATHER = 0.002
+    """Seconds in which what is finished gathers, as long as there are messages in line."""
     MERCY = 1.0
     """Seconds for which interrupted handlers may clear up before their messages are given away."""
     LAST_ARRIVALS = 2.0
@@ -70,22 +72,22 @@ class Together:
     def work(self) -> str:
         """Work until there is a reason to stop, finish what is running, and return the reason."""
         try:
-            while (reason := self._stopping.reason(self._counters)) is None:
-                self._handling.look_who_watches()
-                if time.monotonic() >= self._paused_until:
-                    self._ask()
-                    self._begin()
-                self._take_in(self._patience())
-                self._keep()
-        except KeyboardInterrupt:
-            self._abandon()
-            raise
-        except BaseException as error:
-            self._stopping.tell(str(error))
+            try:
+                while (reason := self._stopping.reason(self._counters)) is None:
+                    self._handling.look_who_watches()
+                    if time.monotonic() >= self._paused_until:
+                        self._ask()
+                        self._begin()
+                    self._take_in(self._patience())
+                    self._keep()
+            except (Exception, SystemExit) as error:
+                self._stopping.tell(str(error))
+                self._finish()
+                raise
             self._finish()
-            raise
-        self._finish()
-        return reason
+            return reason
+        finally:
+            self._abandon()
 
     # giving out
 
@@ -98,11 +100,11 @@ class Together:
         for name in self._turns.order(self._receivers):
             receiver = self._receivers[name]
             waiting = len(receiver.holding.waiting)
-            room = min(free + self._size.limit - 1 - waiting, left or math.inf)
+            room = min(free + self._size.limit - 1, math.inf if left is None else left) - waiting
             # Not for each message by itself, unless one is needed now.
             if not receiver.is_asked and room > 0 and (waiting < free or 2 * room >= self._size.limit):
                 receiver.ask(int(room), self._queue_turns.rotation())
-            # What comes behind gets nothing before this is empty. By turns, that is so only if nothing is fetched ahead.
+            # What comes behind gets nothing before this is empty; by turns, that is so where nothing is fetched ahead.
             if (self._turns.is_strict or self._size.limit == 1) and (waiting or not receiver.is_empty):
                 return
 
@@ -116,19 +118,14 @@ class Together:
         if left is not None:
             most = min(most, self._slots.begun + left)
         while self._slots.begun < most:
-            holdings = {name: receiver.holding for name, receiver in self._receivers.items()}
-            wanting = [name for name, holding in holdings.items() if holding.waiting or self._may_have_more(name)]
-            if not wanting or not holdings[self._turns.order(wanting)[0]].waiting:
+            # A transport that may have more keeps its turn, although none of its messages is here yet.
+            wanting = [name for name, one in self._receivers.items() if one.holding.waiting or not one.is_empty]
+            if not wanting or not self._receivers[self._turns.order(wanting)[0]].holding.waiting:
                 return
-            holding = holdings[self._turns.next(wanting)]
+            holding = self._receivers[self._turns.next(wanting)].holding
             envelope = holding.waiting.popleft()
             if not holding.lost or not holding.has_lost(envelope):
                 self._slots.begin(holding, envelope)
-
-    def _may_have_more(self, name: str) -> bool:
-        """Say whether a transport's turn must not be given to another, though none of its messages is here yet."""
-        receiver = self._receivers[name]
-        return receiver.is_asked and not receiver.is_empty
 
     def _left(self) -> int | None:
         """Return how many more messages may be begun; None for any number."""
@@ -140,6 +137,8 @@ class Together:
         """Wait until something has happened, and take in all that has."""
         try:
             item = self._inbox.get(timeout=patience)
+            if self._slots.begun > self._concurrency:  # None is idle, so what is finished may gather.
+                time.sleep(self.GATHER)
             while True:
                 if isinstance(item, Arrived):
                     self._take_in_arrived(item)
@@ -232,7 +231,6 @@ class Together:
                 break
             self._take_in_last(self._patience())
             self._keep()
-        self._abandon()
 
     def _take_in_last(self, patience: float) -> None:
         try:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
 
 from postbus.alone import Alone
 from postbus.envelope import Envelope
@@ -17,13 +13,12 @@ from postbus.failures import Failures
 from postbus.handling import Handling
 from postbus.holdings import Holding
 from postbus.limits import Counters, Limits, Stopping, StopSignal
+from postbus.signals import StopSignals
 from postbus.strategies import Strategy, Turns, check
 from postbus.together import Together
 from postbus.transport import Receiver
 
 logger = logging.getLogger("postbus")
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 GRACE = 25.0
 """Seconds for which a running handler may go on after the worker was told to stop; Kubernetes waits for 30."""
@@ -85,8 +80,8 @@ class Worker:
         self._observers.notify(WorkerStarted(tuple(self._receivers)))
         reason: str | None = None
         try:
-            with self._stopping_on_signals():
-                self._arrangement = self._arrange()
+            with StopSignals(self.stop, self._interrupt) as signals:
+                self._arrangement = self._arrange(signals)
                 try:
                     reason = self._arrangement.work()
                 except Interrupted:  # The grace was over.
@@ -107,7 +102,7 @@ class Worker:
         if isinstance(self._arrangement, Together):
             self._arrangement.wake()
 
-    def _arrange(self) -> Alone | Together:
+    def _arrange(self, signals: StopSignals) -> Alone | Together:
         handling = Handling(self._dispatch, self._failures, self._observers, self.stop)
         patient = self._fetch_size is not None
         holdings = [Holding(name, receiver, patient=patient) for name, receiver in self._receivers.items()]
@@ -119,6 +114,7 @@ class Worker:
                 handling,
                 self._stopping,
                 self._counters,
+                signals,
                 queue_turns=queue_turns,
                 fetch_size=self._fetch_size,
             )
@@ -133,27 +129,6 @@ class Worker:
             fetch_size=self._fetch_size,
         )
 
-    @contextmanager
-    def _stopping_on_signals(self) -> Generator[None]:
-        if threading.current_thread() is not threading.main_thread():  # Python leaves signals to the main thread.
-            yield
-            return
-
-        asked = False
-
-        def on_signal(number: int, frame: FrameType | None) -> None:
-            nonlocal asked
-            if isinstance(self._arrangement, Alone) and self._arrangement.is_interrupting:
-                self._arrangement.interrupt()
-            elif asked:
-                raise KeyboardInterrupt
-            else:
-                asked = True
-                self.stop(f"it got {signal.Signals(number).name}")
-
-        before = {number: signal.signal(number, on_signal) for number in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _interrupt(self) -> None:
+        if isinstance(self._arrangement, Alone):
+            self._arrangement.interrupt()
