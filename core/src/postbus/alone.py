@@ -148,6 +148,7 @@ class Alone:
         self._given_up_at = min(self._given_up_at, now + self.MERCY)
         # Again at each look, because a signal may come to nothing: see `StopSignals`.
         if now < self._given_up_at:
-            self._signals.nudge() or interrupt(self._thread.ident or 0)
+            if not self._signals.nudge():
+                interrupt(self._thread.ident or 0)
         elif not self._holding.lost:
             self._holding.give_up()

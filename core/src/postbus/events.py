@@ -127,3 +127,5 @@ class WorkerStopped(Event):
     reason: str
     handled: int
     failed: int
+    outgrown: bool = False
+    """It had reached its limit of memory, so another is to take its place."""

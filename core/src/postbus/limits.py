@@ -78,7 +78,7 @@ class StopSignal:
         self._seen = self._changed_at()
 
     def send(self) -> None:
-        """Tell every worker that runs now to stop after the message in hand."""
+        """Tell every worker that runs now to stop after the messages in hand."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text(f"{time.time_ns()}\n")
 
@@ -109,6 +109,8 @@ class Stopping:
         self._look_at = 0.0
         self.told: str | None = None
         """Why it was told to stop, if it was; a limit does not tell."""
+        self.outgrown = False
+        """Whether the limit of memory is reached."""
         self.deadline = math.inf
         """When what is running then is interrupted; a limit leaves it all the time that it takes."""
 
@@ -127,6 +129,7 @@ class Stopping:
             if self._signal is not None and self._signal.was_sent():
                 self.tell("all workers were told to")
             if outgrown := counters.outgrown():
+                self.outgrown = True
                 return outgrown
         return self.told or counters.reached()
 

@@ -90,8 +90,9 @@ class Worker:
             reason = f"a transport failed: {error}"
             raise
         finally:
-            counters = self._counters
-            stopped = WorkerStopped(reason or "it was interrupted", counters.handled, counters.failed)
+            stopped = WorkerStopped(
+                reason or "it was interrupted", self._counters.handled, self._counters.failed, self._stopping.outgrown
+            )
             logger.debug("Stopping, because %s.", stopped.reason)
             self._observers.notify(stopped)
         return stopped

@@ -39,6 +39,14 @@ def size(text: str) -> int:
     return int(float(match[1]) * _BYTES[match[2]])
 
 
+def weight(text: str) -> tuple[str, int]:
+    """Return the name and the number in "orders=3"."""
+    name, equals, number = text.rpartition("=")
+    if not equals or not name or not number.isdecimal():
+        raise click.BadParameter(f"{text!r} is no weight. Write the name and a whole number, for example orders=3.")
+    return name, int(number)
+
+
 def moment(text: str) -> datetime:
     """Return the time that "2026-11-22", "2026-11-22T08:30" (local) or "2h" (ago) means."""
     try:
