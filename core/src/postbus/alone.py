@@ -120,7 +120,7 @@ class Alone:
             if done and done[-1] is begun.get(0):  # The signal came right behind its end.
                 begun.clear()
             holding.settle()
-            holding.give_up()
+            holding.give_up(list(begun.values()))
             begun.clear()
             holding.release_waiting()
             holding.is_busy = False
@@ -151,4 +151,4 @@ class Alone:
             if not self._signals.nudge():
                 interrupt(self._thread.ident or 0)
         elif not self._holding.lost:
-            self._holding.give_up()
+            self._holding.give_up(list(self._holding.begun.values()))

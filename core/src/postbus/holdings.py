@@ -137,9 +137,8 @@ class Holding:
         )
         return True
 
-    def give_up(self) -> None:
-        """Give back what is in a handler's hands, whatever comes of it here."""
-        begun = list(self.begun.values())
+    def give_up(self, begun: Sequence[Envelope]) -> None:
+        """Give back what a handler has not finished, whatever comes of it here."""
         self.lost.update({id(envelope): envelope for envelope in begun})
         for envelope in begun:
             logger.warning(

@@ -64,6 +64,7 @@ class Together:
         self._settle_at = 0.0
         self._pause = 0.0
         self._paused_until = 0.0
+        self._arrivals_end = math.inf
 
     def wake(self) -> None:
         """Look again at whether there is a reason to stop. From any thread, and from a signal handler."""
@@ -166,7 +167,7 @@ class Together:
             self._counters.handled += 1
             holding.done.append(envelope)
         elif finished.outcome is None:
-            holding.release([envelope])
+            holding.give_up([envelope])
         else:
             self._counters.failed += 1
             holding.lost.pop(id(envelope), None)
@@ -216,35 +217,45 @@ class Together:
     # stopping
 
     def _finish(self) -> None:
-        """Let what is running finish, as long as it may; give back the rest."""
-        for receiver in self._receivers.values():
-            receiver.stop()
-        arrivals_end = time.monotonic() + self.LAST_ARRIVALS
+        """Let what is running finish, as long as it may, and what is being fetched arrive; give back the rest."""
+        self._stop_receivers()
         end = math.inf
-        while True:
+        while self._slots.begun or self._may_arrive():
             self._give_back()
             now = time.monotonic()
-            is_waited_for = now < arrivals_end and not all(receiver.has_ended for receiver in self._receivers.values())
             if end == math.inf and now >= self._stopping.deadline:
                 end = now + self.MERCY if self._slots.interrupt() else now
-            if now >= end or not (self._slots.begun or is_waited_for):
+            if now >= end and not self._may_arrive():
                 break
             self._take_in_last(self._patience())
             self._keep()
+
+    def _abandon(self) -> None:
+        """Wait for no handler: settle what is done, and give back everything else."""
+        self._stop_receivers()
+        # As long as one of them waits, it might get back what is given back here.
+        while self._may_arrive():
+            self._take_in_last(WAIT)
+        self._take_in_last(0.0)
+        self._give_back()
+        for receiver in self._receivers.values():
+            receiver.holding.settle()
+            receiver.holding.give_up(list(receiver.holding.begun.values()))
+        self._slots.close()
+
+    def _stop_receivers(self) -> None:
+        if self._arrivals_end == math.inf:
+            self._arrivals_end = time.monotonic() + self.LAST_ARRIVALS
+            for receiver in self._receivers.values():
+                receiver.stop()
+
+    def _may_arrive(self) -> bool:
+        """Say whether a receiver may still bring something; one that hangs does not."""
+        all_ended = all(receiver.has_ended for receiver in self._receivers.values())
+        return not all_ended and time.monotonic() < self._arrivals_end
 
     def _take_in_last(self, patience: float) -> None:
         try:
             self._take_in(patience)
         except Exception as error:  # A border: there is one reason to stop, and this is only the second.
             logger.error("While the worker ended: %s", error)
-
-    def _abandon(self) -> None:
-        """Wait for nobody: settle what is done, and give back everything else."""
-        for receiver in self._receivers.values():
-            receiver.stop()
-        self._take_in_last(0.0)
-        self._give_back()
-        for receiver in self._receivers.values():
-            receiver.holding.settle()
-            receiver.holding.give_up()
-        self._slots.close()

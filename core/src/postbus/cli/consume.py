@@ -75,7 +75,7 @@ logger = logging.getLogger(logs.ANNOUNCEMENTS)
     default=f"{GRACE:g}",
     show_default=True,
     metavar="TIME",
-    help="How long running handlers may go on after a signal; then they are interrupted, and their messages come again.",
+    help="How long handlers may go on after a signal; then they are interrupted, and their messages come again.",
 )
 @click.option(
     "--processes",

@@ -20,6 +20,7 @@ from collections.abc import Callable, MutableMapping
 from msgspec import Struct
 
 from postbus.cli import logs
+from postbus.cli.output import count_of
 from postbus.signals import STOP_SIGNALS
 
 logger = logging.getLogger(logs.ANNOUNCEMENTS)
@@ -125,7 +126,7 @@ class Parent:
         """Pass a signal on; start nothing any more."""
         self._signals += 1
         if self._signals == 1:
-            logger.info("Stopping %d workers, because of %s.", len(self._children), number.name)
+            logger.info("Stopping %s, because of %s.", count_of(len(self._children), "worker"), number.name)
             self._kill_at = time.monotonic() + self._grace + self.LAST_GRACE
         for child in self._children:
             child.start_at = None
