@@ -442,3 +442,27 @@ def test_every_line_of_all_children_is_json(shop: Shop) -> None:
     shop.end(parent)
     lines = [json.loads(line) for line in shop.log(parent).splitlines()]
     assert {"worker 1", "worker 2", None} == {line.get("process") for line in lines}
+
+
+@pytest.mark.parametrize(
+    "death", ["os.kill(os.getpid(), signal.SIGKILL)", "ctypes.string_at(0)"], ids=["kill", "crash"]
+)
+@ARRANGEMENTS
+def test_a_message_that_kills_is_buried_and_its_neighbours_are_not(
+    shop: Shop, options: tuple[str, ...], death: str
+) -> None:
+    """After three workers died of it, a message lies in the failure transport; what was fetched with it is handled."""
+    killer = (
+        f"\n\n@app.handler(handles=Mail, priority=1)\ndef kill(mail):\n    if mail.number == 13:\n        {death}\n"
+    )
+    (shop.folder / "shop.py").write_text(f"import ctypes\n{APP}{WAITING['sleeps']}{killer}")
+    shop.dispatch("Mail", *range(30))
+    parent = shop.start("consume", "mails", "--processes", "1", *options)
+    shop.until(lambda: (0, 0) == shop.left("mails"), "all is settled")
+    parent.terminate()
+    shop.end(parent)
+
+    assert set(range(30)) - {13} == set(shop.told("handled"))
+    assert (1, 0) == shop.left("failed")
+    assert 3 == shop.log(parent).count("died (")
+    assert "3 workers died, or lost it, while they had it in hand" in shop.log(parent)

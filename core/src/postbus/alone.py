@@ -87,7 +87,8 @@ class Alone:
     def _work_through(self) -> int:
         """Handle what is held, and settle it; return how many messages were begun."""
         holding, counters, stopping = self._holding, self._counters, self._stopping
-        waiting, begun, done, lost = holding.waiting, holding.begun, holding.done, holding.lost
+        waiting, begun, done = holding.waiting, holding.begun, holding.done
+        lost, suspects = holding.lost, holding.suspects
         handle = self._handling.handle
         number = 0
         settle_at = time.monotonic() + self.SETTLE_AFTER
@@ -101,6 +102,9 @@ class Alone:
                 if lost and holding.has_lost(envelope):
                     continue
                 begun[0] = envelope
+                if suspects and holding.has_last_chance(envelope):
+                    holding.settle()
+                    holding.release_waiting()
                 outcome = handle(holding, envelope)
                 if outcome == "handled":
                     done.append(envelope)

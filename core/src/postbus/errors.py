@@ -87,6 +87,10 @@ class NotDecoded(Unrecoverable):
     """A message that came from a transport could not be decoded, so no handler has seen it."""
 
 
+class Poisonous(Unrecoverable):
+    """A message was in a worker's hands each time that one died, so no other is given it."""
+
+
 class StopWorker(PostbusError):
     """Raised by a handler: stop the worker after this message, which counts as failed."""
 

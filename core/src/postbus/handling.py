@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from postbus.envelope import Envelope
-from postbus.errors import Interrupted, NotDecoded, StopWorker, TransportError, leaves
+from postbus.errors import Interrupted, NotDecoded, Poisonous, StopWorker, TransportError, leaves
 from postbus.events import MessageHandled, MessageReceived, Observers
 from postbus.failures import Failures, identifiers, label
 from postbus.holdings import Holding
@@ -46,6 +46,8 @@ class Handling:
         if self._is_watched:
             self._observers.notify(MessageReceived(envelope, holding.name))
         try:
+            if holding.suspects and (deaths := holding.deaths(envelope)):
+                raise Poisonous(f"{deaths} workers died, or lost it, while they had it in hand.")
             if isinstance(envelope.message, Undecodable):
                 raise NotDecoded(envelope.message.reason)
             handled = self._dispatch(envelope)

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.errors import TransportError
 from postbus.failures import identifiers, label
@@ -24,6 +25,10 @@ class Holding:
     that Python does in one piece, and there is no lock between the two.
     """
 
+    LAST_CHANCE = 3
+    """The delivery at which a message has a worker to itself, because two may have died of it."""
+    LAST_CHANCE_COUNTED = 20
+    """The same where the broker counts, too, what was only given back; there it shares the worker."""
     TOO_LONG = 0.8
     """Seconds after which what waits behind a slow message is given back to the broker, for other workers."""
 
@@ -42,6 +47,9 @@ class Holding:
         """Handled, and not yet acknowledged."""
         self.lost: dict[int, Envelope] = {}
         """Somebody else's by now, although it is here; by identity."""
+        self.suspects: dict[int, int] = {}
+        """The messages that workers may have died of, by identity: how often each has been delivered."""
+        self._guarantees = receiver.guarantees if isinstance(receiver, QueueTransport) else None
         self._lease: float | None = math.nan
         self._leased_at = 0.0
         self._extend_at = math.inf
@@ -55,11 +63,36 @@ class Holding:
         """Hold what was fetched; its leases began at this time or later."""
         if not self:
             self.lost.clear()
+            self.suspects.clear()
             self._leased_at = since
             self._extend_at = since + self._known_lease() / 3
             self._mark = envelopes[min(1, len(envelopes) - 1)] if self._patient else envelopes[-1]
             self._look_at = time.monotonic() + self.TOO_LONG
+        if self._guarantees is not None and self._guarantees.delivery_count:
+            self._note_suspects(envelopes)
         self.waiting.extend(envelopes)
+
+    # what workers die of
+
+    def has_last_chance(self, envelope: Envelope) -> bool:
+        """Say whether a message is to be handled with nothing else in hand."""
+        return self.suspects.get(id(envelope)) == self.LAST_CHANCE and not self._counts_releases
+
+    def deaths(self, envelope: Envelope) -> int | None:
+        """Return how many workers had a message when they died, if these were too many."""
+        most = self.LAST_CHANCE_COUNTED if self._counts_releases else self.LAST_CHANCE
+        count = self.suspects.get(id(envelope), 0)
+        return count - 1 if count > most else None
+
+    @property
+    def _counts_releases(self) -> bool:
+        return self._guarantees is not None and self._guarantees.release_is_counted
+
+    def _note_suspects(self, envelopes: Sequence[Envelope]) -> None:
+        for envelope in envelopes:
+            received = envelope.stamps[-1]
+            if type(received) is stamps.Received and received.count and received.count >= self.LAST_CHANCE:
+                self.suspects[id(envelope)] = received.count
 
     # settling
 

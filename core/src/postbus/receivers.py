@@ -42,12 +42,14 @@ class FetchSize:
 
 
 class Arrived(Struct, frozen=True):
-    """What a receiver has to say: that these came, or that there is nothing now and it waits."""
+    """What a receiver has to say: that these came, or that there is nothing now."""
 
     receiver: WaitingReceiver
     envelopes: Sequence[Envelope]
     since: float
     """When the fetch began, and so the earliest moment at which the leases did."""
+    is_waiting: bool = False
+    """Whether it goes on to wait for the next message."""
     error: BaseException | None = None
 
 
@@ -58,7 +60,7 @@ class WaitingReceiver:
     many idle transports hold next to nothing. All but the thread itself belongs to who asks.
     """
 
-    PATIENCE = 0.1
+    PATIENCE = 1.0
     """Seconds after which a transport that has not answered is taken for empty."""
 
     def __init__(self, holding: Holding, inbox: SimpleQueue[Any]) -> None:
@@ -66,6 +68,7 @@ class WaitingReceiver:
         self._inbox = inbox
         self._asked: SimpleQueue[tuple[int, Sequence[str]] | None] = SimpleQueue()
         self._is_stopping = False
+        self._is_recalled = False
         self._asked_at = 0.0
         self._is_empty = False
         self.is_asked = False
@@ -81,15 +84,19 @@ class WaitingReceiver:
 
     def ask(self, limit: int, queues: Sequence[str]) -> None:
         """Fetch up to so many; from these queues, the first of them first, if any are named."""
-        self.is_asked, self._asked_at = True, time.monotonic()
+        self.is_asked, self._asked_at, self._is_recalled = True, time.monotonic(), False
         self._asked.put((limit, queues))
 
     def take_in(self, arrived: Arrived) -> None:
         """Hold what has arrived."""
         self._is_empty = not arrived.envelopes
+        self.is_asked = arrived.is_waiting
         if arrived.envelopes:
-            self.is_asked = False
             self.holding.take_in(arrived.envelopes, arrived.since)
+
+    def recall(self) -> None:
+        """Wait no longer; what is being fetched still arrives."""
+        self._is_recalled = True
 
     def stop(self) -> None:
         """Fetch no more; what is being fetched still arrives."""
@@ -104,16 +111,15 @@ class WaitingReceiver:
         except BaseException as problem:  # A border: it comes out in the thread of the worker.
             error = problem
         self.has_ended = True
-        self._inbox.put(Arrived(self, (), 0.0, error))
+        self._inbox.put(Arrived(self, (), 0.0, error=error))
 
     def _fetch(self, limit: int, queues: Sequence[str]) -> None:
         receive = self.holding.receiver.receive
         since = time.monotonic()
         envelopes = receive(limit, 0.0, queues)
         if not envelopes:
-            self._inbox.put(Arrived(self, (), since))
-        while not envelopes and not self._is_stopping:
+            self._inbox.put(Arrived(self, (), since, is_waiting=True))
+        while not envelopes and not (self._is_recalled or self._is_stopping):
             since = time.monotonic()
             envelopes = receive(1, WAIT, queues)
-        if envelopes:
-            self._inbox.put(Arrived(self, envelopes, since))
+        self._inbox.put(Arrived(self, envelopes, since))

@@ -31,6 +31,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
         self._wakeup_before = -1
+        self._answered = 1
         self.count = 0
         """How many have come."""
 
@@ -73,7 +74,9 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.look()
-        if self.count > 1:
+        # Python may call this for two signals that have come together, one right after the other.
+        if self.count > self._answered:
+            self._answered = self.count
             raise KeyboardInterrupt
         if number == NUDGE:
             self._nudged()

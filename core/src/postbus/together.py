@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from postbus.envelope import Envelope
 from postbus.handling import Handling
 from postbus.holdings import Holding
 from postbus.limits import Counters, Stopping
@@ -31,6 +32,10 @@ class Together:
     """Seconds' worth of messages that wait for a slot, so that none is idle while this thread settles."""
     GATHER = 0.002
     """Seconds in which what is finished gathers, as long as there are messages in line."""
+    TO_ITSELF = 10.0
+    """Seconds for which a message that has its last chance has the worker to itself."""
+    QUIET_AFTER = 1.0
+    """Seconds that it waits for others to finish, at most."""
     MERCY = 1.0
     """Seconds for which interrupted handlers may clear up before their messages are given away."""
     LAST_ARRIVALS = 2.0
@@ -65,6 +70,9 @@ class Together:
         self._pause = 0.0
         self._paused_until = 0.0
         self._arrivals_end = math.inf
+        self._alone: Envelope | None = None
+        self._alone_until = 0.0
+        self._quiet_at = math.inf
 
     def wake(self) -> None:
         """Look again at whether there is a reason to stop. From any thread, and from a signal handler."""
@@ -76,7 +84,7 @@ class Together:
             try:
                 while (reason := self._stopping.reason(self._counters)) is None:
                     self._handling.look_who_watches()
-                    if time.monotonic() >= self._paused_until:
+                    if time.monotonic() >= self._paused_until and not self._is_reserved():
                         self._ask()
                         self._begin()
                     self._take_in(self._patience())
@@ -95,7 +103,7 @@ class Together:
     def _ask(self) -> None:
         """Ask receivers for as much as there is room for, in the order of turns."""
         left = self._left()
-        if left == 0:
+        if left == 0 or self._quiet_at < math.inf:
             return
         free = max(0, self._concurrency - self._slots.begun)
         for name in self._turns.order(self._receivers):
@@ -121,12 +129,43 @@ class Together:
         while self._slots.begun < most:
             # A transport that may have more keeps its turn, although none of its messages is here yet.
             wanting = [name for name, one in self._receivers.items() if one.holding.waiting or not one.is_empty]
-            if not wanting or not self._receivers[self._turns.order(wanting)[0]].holding.waiting:
+            holding = self._receivers[self._turns.order(wanting)[0]].holding if wanting else None
+            if holding is None or not holding.waiting:
                 return
-            holding = self._receivers[self._turns.next(wanting)].holding
-            envelope = holding.waiting.popleft()
-            if not holding.lost or not holding.has_lost(envelope):
-                self._slots.begin(holding, envelope)
+            envelope = holding.waiting[0]
+            has_last_chance = bool(holding.suspects) and holding.has_last_chance(envelope)
+            if has_last_chance and not self._is_quiet():
+                return
+            self._turns.next(wanting)
+            holding.waiting.popleft()
+            if holding.lost and holding.has_lost(envelope):
+                continue
+            if has_last_chance:
+                self._give_back()
+                self._alone, self._alone_until = envelope, time.monotonic() + self.TO_ITSELF
+                most = 0
+            self._slots.begin(holding, envelope)
+
+    def _is_quiet(self) -> bool:
+        """Say whether a message may begin that has its last chance: nothing else runs, or is about to arrive.
+
+        That is seen to, and waited for, but not for ever.
+        """
+        now = time.monotonic()
+        self._quiet_at = min(self._quiet_at, now + self.QUIET_AFTER)
+        asked = [receiver for receiver in self._receivers.values() if receiver.is_asked]
+        for receiver in asked:
+            receiver.recall()
+        if (self._slots.begun or asked) and now < self._quiet_at:
+            return False
+        self._quiet_at = math.inf
+        for receiver in self._receivers.values():
+            receiver.holding.settle()
+        return True
+
+    def _is_reserved(self) -> bool:
+        """Say whether a message has the worker to itself at present."""
+        return self._alone is not None and time.monotonic() < self._alone_until
 
     def _left(self) -> int | None:
         """Return how many more messages may be begun; None for any number."""
@@ -162,6 +201,8 @@ class Together:
 
     def _take_in_finished(self, finished: Finished) -> None:
         self._slots.finish(finished)
+        if finished.envelope is self._alone:
+            self._alone = None
         holding, envelope = finished.holding, finished.envelope
         if finished.outcome == "handled":
             self._counters.handled += 1
@@ -206,11 +247,16 @@ class Together:
                 self._size.learn(0, 0, given_back=True)
         if now < self._paused_until:
             self._give_back()
+        elif self._is_reserved():
+            self._give_back_waiting()
 
     def _give_back(self) -> None:
         """Give back all that is not begun."""
         for holding, envelope in self._slots.take_back():
             holding.waiting.append(envelope)
+        self._give_back_waiting()
+
+    def _give_back_waiting(self) -> None:
         for receiver in self._receivers.values():
             receiver.holding.release_waiting()
 
