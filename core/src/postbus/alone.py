@@ -51,7 +51,7 @@ class Alone:
         self._pause = 0.0
         self._is_in_trouble = False
         self._given_up_at = math.inf
-        self._is_interrupted = False
+        self._can_be_interrupted = False
 
     def work(self) -> str:
         """Work until there is a reason to stop, and return it; raise `Interrupted` if the grace is over before."""
@@ -62,8 +62,8 @@ class Alone:
 
     def interrupt(self) -> None:
         """Raise `Interrupted` if a handler runs; called in the thread in which it does."""
-        if self._holding.begun and not self._is_interrupted:
-            self._is_interrupted = True
+        if self._holding.begun and self._can_be_interrupted:
+            self._can_be_interrupted = False
             raise Interrupted
 
     def _take_turn(self, keeper: Keeper) -> None:
@@ -92,6 +92,7 @@ class Alone:
         handle = self._handling.handle
         number = 0
         settle_at = time.monotonic() + self.SETTLE_AFTER
+        self._can_be_interrupted = True
         try:
             while True:
                 try:
@@ -121,6 +122,7 @@ class Alone:
                     holding.settle()
                     settle_at = time.monotonic() + self.SETTLE_AFTER
         finally:
+            self._can_be_interrupted = False  # Or some of the following might be left out.
             if done and done[-1] is begun.get(0):  # The signal came right behind its end.
                 begun.clear()
             holding.settle()
@@ -146,8 +148,8 @@ class Alone:
     def _look(self, now: float) -> None:
         """Interrupt a handler when the grace is over; one that nothing can interrupt keeps its message no longer."""
         self._signals.look()
-        is_over = now >= self._stopping.deadline or self._signals.count > 1
-        if not is_over or not self._holding.begun or self._is_interrupted:
+        is_over = now >= self._stopping.deadline or self._signals.is_second_unheard
+        if not is_over or not self._holding.begun or not self._can_be_interrupted or self._signals.is_second_heard:
             return
         self._given_up_at = min(self._given_up_at, now + self.MERCY)
         # Again at each look, because a signal may come to nothing: see `StopSignals`.

@@ -31,9 +31,8 @@ class StopSignals:
         self._before: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
         self._wakeup_before = -1
+        self._count = 0
         self._answered = 1
-        self.count = 0
-        """How many have come."""
 
     def __enter__(self) -> StopSignals:
         if self._is_main:
@@ -62,8 +61,18 @@ class StopSignals:
             return
         for number in numbers:
             if number in STOP_SIGNALS:
-                self.count += 1
+                self._count += 1
                 self._tell(f"it got {signal.Signals(number).name}")
+
+    @property
+    def is_second_unheard(self) -> bool:
+        """Whether a second one has come, and the main thread has not got round to it."""
+        return self._count > self._answered
+
+    @property
+    def is_second_heard(self) -> bool:
+        """Whether a second one has interrupted the main thread."""
+        return self._answered > 1
 
     def nudge(self) -> bool:
         """Interrupt what the main thread does, if a worker runs in it; say so."""
@@ -75,8 +84,8 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.look()
         # Python may call this for two signals that have come together, one right after the other.
-        if self.count > self._answered:
-            self._answered = self.count
+        if self.is_second_unheard:
+            self._answered = self._count
             raise KeyboardInterrupt
-        if number == NUDGE:
+        if number == NUDGE and not self.is_second_heard:
             self._nudged()
