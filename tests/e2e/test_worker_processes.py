@@ -436,6 +436,27 @@ def descendants(pid: int) -> list[int]:
     return [int(child) for child in path.read_text().split()]
 
 
+@ARRANGEMENTS
+def test_a_message_that_kills_is_buried_on_redis_too(shop: Shop, options: tuple[str, ...], redis_plain: Any) -> None:
+    """Where a broker counts deliveries, three deaths are enough, and nobody else is counted against."""
+    dsn = f"{redis_plain.dsn}/{shop.folder.name}?redeliver_timeout=1&claim_interval=100"
+    killer = (
+        "\n\n@app.handler(handles=Mail, priority=1)\ndef kill(mail):\n    if mail.number == 13:\n        os.abort()\n"
+    )
+    code = f"{APP}{WAITING['sleeps']}{killer}"
+    code = code.replace("sqlite:///shop.db?queue_name=mails&redeliver_timeout=1", dsn)
+    (shop.folder / "shop.py").write_text(code)
+    shop.dispatch("Mail", *range(30))
+    parent = shop.start("consume", "mails", "--processes", "1", *options)
+    shop.until(lambda: len(shop.told("handled")) == 29 and "Burying" in shop.log(parent), "all is settled")
+    parent.terminate()
+    shop.end(parent)
+
+    assert set(range(30)) - {13} == set(shop.told("handled"))
+    assert (1, 0) == shop.left("failed")
+    assert 3 == shop.log(parent).count("died (SIGABRT)")
+
+
 def test_every_line_of_all_children_is_json(shop: Shop) -> None:
     """The children's lines name the child, in JSON too."""
     parent = shop.start("consume", "orders", "--processes", "2", "--time-limit", "0.5", "--log-format", "json", "-v")

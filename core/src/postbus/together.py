@@ -66,6 +66,7 @@ class Together:
         self._receivers = {holding.name: WaitingReceiver(holding, self._inbox) for holding in holdings}
         self._seconds = 0.0
         """How long a message takes in its slot, of late."""
+        self._finished_at = 0.0
         self._settle_at = 0.0
         self._pause = 0.0
         self._paused_until = 0.0
@@ -144,6 +145,8 @@ class Together:
                 self._give_back()
                 self._alone, self._alone_until = envelope, time.monotonic() + self.TO_ITSELF
                 most = 0
+            if not self._slots.begun:
+                self._finished_at = time.monotonic()
             self._slots.begin(holding, envelope)
 
     def _is_quiet(self) -> bool:
@@ -201,6 +204,7 @@ class Together:
 
     def _take_in_finished(self, finished: Finished) -> None:
         self._slots.finish(finished)
+        self._finished_at = time.monotonic()
         if finished.envelope is self._alone:
             self._alone = None
         holding, envelope = finished.holding, finished.envelope
@@ -245,10 +249,19 @@ class Together:
             holding.extend_leases(now)
             if holding.release_overdue(now):
                 self._size.learn(0, 0, given_back=True)
+        if self._is_line_overdue(now):
+            self._size.learn(0, 0, given_back=True)
+            self._give_back()
         if now < self._paused_until:
             self._give_back()
         elif self._is_reserved():
             self._give_back_waiting()
+
+    def _is_line_overdue(self, now: float) -> bool:
+        """Say whether the messages in line wait for too long: no slot was free for a while, or it will take a while."""
+        line = self._slots.begun - self._concurrency
+        took = max(now - self._finished_at, line * self._seconds / self._concurrency)
+        return line > 0 and took > Holding.TOO_LONG
 
     def _give_back(self) -> None:
         """Give back all that is not begun."""
