@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 
 from postbus import Limits, Postbus, TransportError
+from postbus.events import LeaseLost, LeasesExtended, MessagesAcknowledged
 from postbus.holdings import Holding
 from postbus.keeper import Keeper
 
@@ -292,3 +293,24 @@ def test_a_broker_that_is_away_is_asked_again(caplog: pytest.LogCaptureFixture) 
         run(app, 1)
     assert 1 == caplog.text.count("Could not extend the leases of 1 messages of 'tasks': The broker is away.")
     assert 1 == len(tasks.acknowledged)
+
+
+def test_observers_hear_what_is_kept(concurrency: int) -> None:
+    """Leases that are extended or lost, and messages that are given back, are told, with their transport."""
+    app = make_app(LEASE)
+    told: list[Any] = []
+    app.observe(told.append)
+
+    @app.handler
+    def handle(task: Task) -> None:
+        if task.number == 0:
+            sleep(2 * LEASE)
+            rob(app)
+            sleep(2 * LEASE)
+
+    app.dispatch(Task(0))
+    run(app, 1, concurrency=concurrency)
+    assert LeasesExtended("tasks", 1) in told
+    [lost] = [event for event in told if isinstance(event, LeaseLost)]
+    assert (Task(0), "tasks") == (lost.envelope.message, lost.transport)
+    assert [] == [event for event in told if isinstance(event, MessagesAcknowledged)]

@@ -15,7 +15,7 @@ import pytest
 
 from postbus import Limits, Postbus
 from postbus.errors import Interrupted
-from postbus.events import Event, MessageFailed, WorkerStopped
+from postbus.events import Event, MessageFailed, MessageReleased, WorkerStopped
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
@@ -106,6 +106,8 @@ def test_after_the_grace_a_handler_is_interrupted(app: Postbus, concurrency: int
     assert ("it got SIGTERM", 0, 0) == (stopped.reason, stopped.handled, stopped.failed)
     assert_back(app, 5)
     assert [] == [event for event in events if isinstance(event, MessageFailed)]
+    assert 1 <= sum(event.begun for event in events if isinstance(event, MessageReleased))
+    assert [WorkerStopped] == [type(event) for event in events[-1:]]
     endless["over"].set()
 
 

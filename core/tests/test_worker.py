@@ -21,10 +21,12 @@ from postbus.events import (
     MessageHandled,
     MessageReceived,
     MessageRetried,
+    MessagesAcknowledged,
     TransportLost,
     TransportRestored,
     WorkerStarted,
     WorkerStopped,
+    WorkerStopping,
 )
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
@@ -510,17 +512,31 @@ def test_events_tell_the_whole_story(app: Postbus) -> None:
         WorkerStarted,
         MessageReceived,
         MessageHandled,
+        MessagesAcknowledged,
         MessageReceived,
         MessageFailed,
         MessageRetried,
+        WorkerStopping,
         WorkerStopped,
         WorkerStarted,
         MessageReceived,
         MessageFailed,
         MessageBuried,
+        WorkerStopping,
         WorkerStopped,
     ] == [kind for kind in seen if kind.__name__ != "MessageSent"]
     assert MessageDropped not in seen
+
+
+def test_who_observes_after_the_worker_was_made_hears_it(app: Postbus) -> None:
+    """An observer may be added until the worker runs, and later."""
+    app.handler(handles=OrderPlaced)(lambda message: None)
+    app.dispatch(OrderPlaced(1))
+    worker = app.worker(limits=Limits(messages=1))
+    events: list[Event] = []
+    app.observe(events.append)
+    worker.run()
+    assert MessageHandled in [type(event) for event in events]
 
 
 class Flaky:

@@ -8,6 +8,7 @@ import threading
 import time
 
 from postbus.errors import Interrupted
+from postbus.events import Observers, WorkerPaused, WorkerStopping
 from postbus.handlers import interrupt
 from postbus.handling import Handling
 from postbus.holdings import Holding
@@ -36,6 +37,7 @@ class Alone:
         stopping: Stopping,
         counters: Counters,
         signals: StopSignals,
+        observers: Observers,
         *,
         queue_turns: Turns,
         fetch_size: int | None,
@@ -45,6 +47,7 @@ class Alone:
         self._stopping = stopping
         self._counters = counters
         self._signals = signals
+        self._observers = observers
         self._queue_turns = queue_turns
         self._size = FetchSize(fetch_size)
         self._thread = threading.current_thread()
@@ -58,6 +61,7 @@ class Alone:
         with Keeper(self._holding, self._look) as keeper:
             while (reason := self._stopping.reason(self._counters)) is None:
                 self._take_turn(keeper)
+        self._observers.notify(WorkerStopping(reason))
         return reason
 
     def interrupt(self) -> None:
@@ -113,7 +117,7 @@ class Alone:
                 else:
                     counters.failed += 1
                     if outcome == "stuck":
-                        holding.release([envelope])
+                        holding.release([envelope], begun=True)
                         self._is_in_trouble = True
                 begun.clear()
                 if self._is_in_trouble or stopping.told or counters.reached():
@@ -138,6 +142,7 @@ class Alone:
         self._is_in_trouble = False
         self._pause = min(max(1.0, self._pause * 2), 30.0)
         logger.warning("Pausing for %.0f s, with nothing in hand.", self._pause)
+        self._observers.notify(WorkerPaused(self._pause))
         # Not an event: a signal handler that sets one can meet the lock that this thread holds in waiting for it.
         end = time.monotonic() + self._pause
         while self._stopping.told is None and (left := end - time.monotonic()) > 0:

@@ -55,22 +55,28 @@ class Handling:
             interruption = _interruption_behind(error)
             if interruption is not None:
                 raise interruption from error
-            return self._deal_with(error, holding, envelope)
+            return self._deal_with(error, holding, envelope, time.monotonic() - started if started else 0.0)
         if self._is_watched:
             seconds = time.monotonic() - started
             if logger.isEnabledFor(logging.INFO):
-                logger.info("Handled %s in %.3f s.", label(envelope), seconds, extra=identifiers(envelope))
+                logger.info(
+                    "Handled %s from %r in %.3f s.",
+                    label(envelope),
+                    holding.name,
+                    seconds,
+                    extra={**identifiers(envelope), "seconds": seconds},
+                )
             self._observers.notify(MessageHandled(handled, holding.name, seconds))
         return "handled"
 
-    def _deal_with(self, error: Exception, holding: Holding, envelope: Envelope) -> Outcome:
+    def _deal_with(self, error: Exception, holding: Holding, envelope: Envelope, seconds: float) -> Outcome:
         stop = next((leaf for leaf in leaves(error) if isinstance(leaf, StopWorker)), None)
         if stop is not None:
             self._stop(f"a handler asked for it: {stop}")
         if holding.has_lost(envelope):
             return "gone"
         try:
-            self._failures.handle(envelope, error)
+            self._failures.handle(envelope, error, seconds)
         except Exception as problem:  # A border: while the copy cannot be stored, the broker keeps the original.
             logger.error(
                 "Giving %s back to its broker, because what is to become of it cannot be stored: %s",

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.errors import TransportError
+from postbus.events import LeaseLost, LeasesExtended, MessageReleased, MessagesAcknowledged, Observers
 from postbus.failures import identifiers, label
 from postbus.transport import QueueTransport, Receiver
 
@@ -32,10 +33,13 @@ class Holding:
     TOO_LONG = 0.8
     """Seconds after which what waits behind a slow message is given back to the broker, for other workers."""
 
-    def __init__(self, name: str, receiver: Receiver, *, patient: bool = False) -> None:
+    def __init__(
+        self, name: str, receiver: Receiver, observers: Observers | None = None, *, patient: bool = False
+    ) -> None:
         """Hold nothing yet. Who is patient fetches much on purpose, and gives it back only if no message is begun."""
         self.name = name
         self.receiver = receiver
+        self._observers = observers if observers is not None else Observers()
         self._patient = patient
         self.waiting: deque[Envelope] = deque()
         """Not begun, the next one first. Who keeps the holding takes from its end."""
@@ -106,15 +110,22 @@ class Holding:
                 self._note_lost(done)
             if self.lost:
                 done = [envelope for envelope in done if not self.has_lost(envelope)]
+            if not done:
+                return
             self.receiver.ack(done)
+            if self._observers:
+                self._observers.notify(MessagesAcknowledged(self.name, len(done)))
         except TransportError as error:
             logger.warning("Could not acknowledge %d messages of %r; they come again: %s", len(done), self.name, error)
 
-    def release(self, envelopes: Sequence[Envelope]) -> None:
-        """Give back what was not handled."""
+    def release(self, envelopes: Sequence[Envelope], *, begun: bool = False) -> None:
+        """Give back what was not handled; ``begun`` says whether a handler had it."""
         try:
             if envelopes:
                 self.receiver.release(envelopes)
+            if self._observers:
+                for envelope in envelopes:
+                    self._observers.notify(MessageReleased(envelope, self.name, begun))
         except TransportError as error:
             logger.warning(
                 "Could not give %d messages back to %r; they come again when their time is over: %s",
@@ -154,6 +165,7 @@ class Holding:
         held = [*self.begun.values(), *self.waiting.copy(), *self.done.copy()]
         try:
             self._note_lost(held)
+            self._observers.notify(LeasesExtended(self.name, len(held)))
             self._leased_at, self._extend_at = now, now + lease / 3
         except TransportError as error:
             logger.warning("Could not extend the leases of %d messages of %r: %s", len(held), self.name, error)
@@ -168,6 +180,7 @@ class Holding:
             label(envelope),
             extra=identifiers(envelope),
         )
+        self._observers.notify(LeaseLost(envelope, self.name))
         return True
 
     def give_up(self, begun: Sequence[Envelope]) -> None:
@@ -179,7 +192,7 @@ class Holding:
                 label(envelope),
                 extra=identifiers(envelope),
             )
-        self.release(begun)
+        self.release(begun, begun=True)
 
     def _note_lost(self, envelopes: Sequence[Envelope]) -> None:
         assert isinstance(self.receiver, QueueTransport)

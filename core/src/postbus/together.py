@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from postbus.envelope import Envelope
+from postbus.events import Observers, WorkerPaused, WorkerStopping
 from postbus.handling import Handling
 from postbus.holdings import Holding
 from postbus.limits import Counters, Stopping
@@ -47,6 +48,7 @@ class Together:
         handling: Handling,
         stopping: Stopping,
         counters: Counters,
+        observers: Observers,
         turns: Turns,
         *,
         queue_turns: Turns,
@@ -56,6 +58,7 @@ class Together:
         self._handling = handling
         self._stopping = stopping
         self._counters = counters
+        self._observers = observers
         self._turns = turns
         self._queue_turns = queue_turns
         self._concurrency = concurrency
@@ -94,6 +97,7 @@ class Together:
                 self._stopping.tell(str(error))
                 self._finish()
                 raise
+            self._observers.notify(WorkerStopping(reason))
             self._finish()
             return reason
         finally:
@@ -219,7 +223,7 @@ class Together:
         if finished.error is not None:
             raise finished.error
         if finished.outcome == "stuck":
-            holding.release([envelope])
+            holding.release([envelope], begun=True)
             self._rest()
         elif time.monotonic() >= self._paused_until:
             self._pause = 0.0
@@ -233,6 +237,7 @@ class Together:
         self._pause = min(max(1.0, self._pause * 2), 30.0)
         self._paused_until = time.monotonic() + self._pause
         logger.warning("Pausing for %.0f s, with nothing new in hand.", self._pause)
+        self._observers.notify(WorkerPaused(self._pause))
 
     # keeping
 

@@ -63,7 +63,7 @@ class Worker:
         self._fetch_size = fetch_size
         self._strategy: Strategy = strategy
         self._weights = weights or {}
-        self._observers = observers or Observers()
+        self._observers = observers if observers is not None else Observers()
         self._stopping = Stopping(stop_signal, grace)
         self._counters = Counters(self._limits)
         self._arrangement: Alone | Together | None = None
@@ -77,7 +77,7 @@ class Worker:
         """
         self._counters = Counters(self._limits)
         logger.debug("Consuming %s.", ", ".join(map(repr, self._receivers)))
-        self._observers.notify(WorkerStarted(tuple(self._receivers)))
+        self._observers.notify(WorkerStarted(tuple(self._receivers), self._concurrency))
         reason: str | None = None
         try:
             with StopSignals(self.stop, self._interrupt) as signals:
@@ -106,7 +106,9 @@ class Worker:
     def _arrange(self, signals: StopSignals) -> Alone | Together:
         handling = Handling(self._dispatch, self._failures, self._observers, self.stop)
         patient = self._fetch_size is not None
-        holdings = [Holding(name, receiver, patient=patient) for name, receiver in self._receivers.items()]
+        holdings = [
+            Holding(name, receiver, self._observers, patient=patient) for name, receiver in self._receivers.items()
+        ]
         turns = Turns(tuple(self._receivers), self._strategy, self._weights)
         queue_turns = Turns(self._queues, self._strategy, self._weights)
         if self._concurrency == 1 and len(holdings) == 1:
@@ -116,6 +118,7 @@ class Worker:
                 self._stopping,
                 self._counters,
                 signals,
+                self._observers,
                 queue_turns=queue_turns,
                 fetch_size=self._fetch_size,
             )
@@ -124,6 +127,7 @@ class Worker:
             handling,
             self._stopping,
             self._counters,
+            self._observers,
             turns,
             queue_turns=queue_turns,
             concurrency=self._concurrency,

@@ -15,6 +15,7 @@ from postbus.cli.invocation import Invocation, pass_invocation, transport_names,
 from postbus.cli.options import complete_buses, complete_transports, duration, is_terminal, size, weight
 from postbus.cli.output import age, count_of
 from postbus.cli.processes import REPLACE, Parent, adopt, number_of
+from postbus.cli.summary import Summary
 from postbus.errors import ConfigurationError, TransportError
 from postbus.limits import Limits
 from postbus.strategies import STRATEGIES, Strategy
@@ -83,7 +84,13 @@ logger = logging.getLogger(logs.ANNOUNCEMENTS)
     metavar="N",
     help="Run so many workers under one parent, which replaces those that die, or reach their --memory-limit.",
 )
-@click.option("-v", "--verbose", "verbosity", count=True, help="Show each message; -vv details; -vvv everything.")
+@click.option(
+    "-v",
+    "--verbose",
+    "verbosity",
+    count=True,
+    help="Show each message, and a summary at the end; -vv details; -vvv everything.",
+)
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
@@ -148,6 +155,9 @@ def consume(
         weights=dict(weights),
         grace=grace,
     )
+    summary = Summary()
+    if verbosity:
+        app.observe(summary)
     if child is not None:
         adopt(os.environ, worker.stop)
     _announce(chosen, limits, hint=not verbosity and log_format == "text")
@@ -167,6 +177,8 @@ def consume(
         age(time.monotonic() - started),
         extra={"handled": stopped.handled, "failed": stopped.failed},
     )
+    for line in summary.lines(time.monotonic() - started):
+        logger.info("%s", line)
     if child is not None and stopped.outgrown:
         context.exit(REPLACE)
 
