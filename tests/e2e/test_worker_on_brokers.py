@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from postbus import Limits, Postbus
+from postbus import Limits, Postbus, TransportError
 from tests.brokers.server import wait_until
 
 pytestmark = pytest.mark.slow
@@ -267,3 +267,96 @@ def test_a_broker_that_restarts(variant: str, concurrency: int, request: pytest.
     worker.stop()
     join(working)
     assert set(range(310)) == set(handled)
+
+
+QUICK = {"own_redis": "?timeout=0.5&read_timeout=0.5", "own_rabbitmq": "?heartbeat=1&connect_timeout=1&rpc_timeout=1"}
+"""Options by which a broker that says nothing is given up soon."""
+
+
+@pytest.mark.parametrize("variant", list(QUICK))
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_broker_that_is_not_there_yet(
+    variant: str, concurrency: int, request: pytest.FixtureRequest, make_app: Any
+) -> None:
+    """A worker that is started before its broker waits for it, and says so once."""
+    broker = request.getfixturevalue(variant)
+    app = make_app(f"{broker.dsn}/worker-{uuid4().hex[:8]}")
+    told: list[str] = []
+    app.observe(lambda event: told.append(type(event).__name__))
+    handled = threading.Event()
+    app.handler(handles=Task)(lambda task: handled.set())
+    broker.stop()
+    worker = app.worker("tasks", concurrency=concurrency)
+    working = in_background(worker.run)
+    wait_until(lambda: "TransportLost" in told, "it has noticed")
+    time.sleep(1)  # For a second line, which there must not be.
+    broker.start()
+    wait_until(lambda: "TransportRestored" in told, "it has reached the broker")
+    app.dispatch(Task(1))
+    assert handled.wait(PATIENCE)
+    worker.stop()
+    join(working)
+    assert 1 == told.count("TransportLost")
+
+
+@pytest.mark.parametrize("variant", list(QUICK))
+@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize("state", ["idle", "busy"])
+def test_a_network_that_swallows_everything(
+    variant: str, concurrency: int, state: str, request: pytest.FixtureRequest, make_app: Any
+) -> None:
+    """A connection that is dead and does not say so is found out; after that everything is handled."""
+    broker = request.getfixturevalue(variant)
+    name = f"worker-{uuid4().hex[:8]}"
+    with broker.partition() as network:
+        app, sender = make_app(f"{network.dsn}/{name}{QUICK[variant]}"), make_app(f"{broker.dsn}/{name}")
+        lost = threading.Event()
+        app.observe(lambda event: lost.set() if type(event).__name__ == "TransportLost" else None)
+        handled: Counter[int] = Counter()
+
+        @app.handler
+        def handle(task: Task) -> None:
+            handled[task.number] += 1
+            if task.number == 1 and state == "busy":
+                network.black_hole()
+
+        worker = app.worker("tasks", concurrency=concurrency)
+        working = in_background(worker.run)
+        sender.dispatch_many([Task(1), Task(2)])
+        wait_until(lambda: handled[1], "it has begun")
+        if state == "idle":
+            wait_until(lambda: handled[2], "all are handled")
+            network.black_hole()
+        assert lost.wait(PATIENCE)
+        network.heal()
+        sender.dispatch(Task(3))
+        wait_until(lambda: handled.keys() >= {1, 2, 3}, "it hears again")
+        worker.stop()
+        join(working)
+
+
+@pytest.mark.parametrize("variant", list(QUICK))
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_an_outage_that_is_too_long(
+    variant: str, concurrency: int, request: pytest.FixtureRequest, make_app: Any
+) -> None:
+    """With ``max_outage`` a worker gives up, also on a network that swallows everything."""
+    broker = request.getfixturevalue(variant)
+    with broker.partition() as network:
+        app = make_app(f"{network.dsn}/worker-{uuid4().hex[:8]}{QUICK[variant]}")
+        app.handler(handles=Task)(lambda task: None)
+        app.dispatch(Task(1))
+        worker = app.worker("tasks", concurrency=concurrency, max_outage=1)
+        errors: list[Exception] = []
+
+        def run() -> None:
+            try:
+                worker.run()
+            except TransportError as error:
+                errors.append(error)
+
+        working = in_background(run)
+        wait_until(lambda: network.connections > 0, "it is connected")
+        network.black_hole()
+        join(working)
+        assert "could not be reached for 1 s" in str(errors[0])

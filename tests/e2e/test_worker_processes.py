@@ -320,6 +320,28 @@ def test_rolling_restarts_lose_nothing_and_double_nothing(shop: Shop) -> None:
     assert dict.fromkeys(numbers, 7) == shop.told("handled")
 
 
+@ARRANGEMENTS
+def test_an_outage_that_is_too_long_ends_a_worker_with_an_error(shop: Shop, options: tuple[str, ...]) -> None:
+    """With ``--max-outage`` a worker that does not reach its broker ends with exit code 1 and a sentence."""
+    code = (APP + WAITING["sleeps"]).replace("sqlite:///shop.db?queue_name=mails", "redis://127.0.0.1:1/mails?group=a")
+    (shop.folder / "shop.py").write_text(code.replace("&redeliver_timeout=1", ""))
+    worker = shop.start("consume", "mails", "--max-outage", "0.5", *options)
+    shop.end(worker, 1)
+    assert "Error: Transport 'mails' could not be reached for 0.5 s." in shop.log(worker)
+    assert 1 == shop.log(worker).count("Lost 'mails'")
+
+
+def test_a_probe_looks_at_each_process(shop: Shop) -> None:
+    """``check --worker`` finds the files of all children, by the name that was given to their parent."""
+    probe = ("check", "--worker", "--health-file", "health", "--max-age", "30")
+    parent = shop.start("consume", "orders", "--processes", "2", "--health-file", "health")
+    shop.until(lambda: len(list(shop.folder.glob("health.[12]"))) == 2, "both have given a sign of life")
+    shop.end(shop.start(*probe))
+    parent.terminate()
+    shop.end(parent)
+    shop.end(shop.start(*probe), 1)
+
+
 # under a parent
 
 

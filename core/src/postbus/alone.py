@@ -11,6 +11,7 @@ from postbus.errors import Interrupted
 from postbus.events import Observers, WorkerPaused, WorkerStopping
 from postbus.handlers import interrupt
 from postbus.handling import Handling
+from postbus.health import Health
 from postbus.holdings import Holding
 from postbus.keeper import Keeper
 from postbus.limits import Counters, Stopping
@@ -38,6 +39,7 @@ class Alone:
         counters: Counters,
         signals: StopSignals,
         observers: Observers,
+        health: Health,
         *,
         queue_turns: Turns,
         fetch_size: int | None,
@@ -48,6 +50,7 @@ class Alone:
         self._counters = counters
         self._signals = signals
         self._observers = observers
+        self._health = health
         self._queue_turns = queue_turns
         self._size = FetchSize(fetch_size)
         self._thread = threading.current_thread()
@@ -74,9 +77,9 @@ class Alone:
         if self._is_in_trouble:
             self._rest()
         left = self._counters.left
-        since = time.monotonic()
         limit = self._size.limit if left is None else min(self._size.limit, left)
-        envelopes = self._holding.receiver.receive(limit, WAIT, self._queue_turns.rotation())
+        envelopes, since = self._holding.fetch(limit, WAIT, self._queue_turns.rotation())
+        self._health.turn()
         if not envelopes:
             return
         self._holding.take_in(envelopes, since)
@@ -151,8 +154,12 @@ class Alone:
     # in the thread of the keeper
 
     def _look(self, now: float) -> None:
-        """Interrupt a handler when the grace is over; one that nothing can interrupt keeps its message no longer."""
+        """Give a sign of life; interrupt a handler when the grace is over.
+
+        One that nothing can interrupt keeps its message no longer.
+        """
         self._signals.look()
+        self._health.show(now)
         is_over = now >= self._stopping.deadline or self._signals.is_second_unheard
         if not is_over or not self._holding.begun or not self._can_be_interrupted or self._signals.is_second_heard:
             return

@@ -232,6 +232,8 @@ class Postbus(Handlers):
         strategy: Strategy = "strict",
         weights: Mapping[str, int] | None = None,
         grace: float | None = GRACE,
+        max_outage: float | None = None,
+        health_file: str | Path | None = None,
     ) -> Worker:
         """Return a worker for some transports, in order of priority; by default for all but the failure transports.
 
@@ -240,7 +242,8 @@ class Postbus(Handlers):
         ``strategy`` says whose turn it is among transports, and queues, that have messages: always the
         first's, or by turns, in which ``weights`` (by name, 1 if not given) may make shares unequal. After
         ``grace`` seconds of stopping a running handler is interrupted, and its message given back; None
-        waits for it.
+        waits for it. A broker that is away for longer than ``max_outage`` seconds ends the worker; without
+        it, reconnecting is tried for ever. Into ``health_file`` it writes signs of life.
         """
         self.bus(bus)  # What is wrong with handlers and middleware comes out now, and is no message's failure.
         chosen = names or [name for name in self.config.transports if name not in self.failure_transports]
@@ -262,6 +265,8 @@ class Postbus(Handlers):
             strategy=strategy,
             weights=weights,
             grace=grace,
+            max_outage=max_outage,
+            health_file=None if health_file is None else Path(health_file),
             observers=self.observers,
             stop_signal=self.stop_signal(),
         )

@@ -53,6 +53,8 @@ class Holding:
         """Somebody else's by now, although it is here; by identity."""
         self.suspects: dict[int, int] = {}
         """The messages that workers may have died of, by identity: how often each has been delivered."""
+        self.fetching_since: float | None = None
+        """When the fetch began that is under way, by the monotonic clock; None if there is none."""
         self._guarantees = receiver.guarantees if isinstance(receiver, QueueTransport) else None
         self._lease: float | None = math.nan
         self._leased_at = 0.0
@@ -60,8 +62,24 @@ class Holding:
         self._mark: Envelope | None = None
         self._look_at = 0.0
 
-    def __bool__(self) -> bool:
-        return bool(self.begun or self.waiting or self.done)
+    def __len__(self) -> int:
+        return len(self.begun) + len(self.waiting) + len(self.done)
+
+    @property
+    def lost_since(self) -> float | None:
+        """Since when the broker cannot be reached, by the monotonic clock; None if it can, as far as is known."""
+        return self.receiver.lost_since if isinstance(self.receiver, QueueTransport) else None
+
+    def fetch(self, limit: int, wait: float, queues: Sequence[str]) -> tuple[Sequence[Envelope], float]:
+        """Receive messages, which the holding is to take in; return them, and when their leases began at the earliest.
+
+        In whatever thread, but in one at a time.
+        """
+        self.fetching_since = since = time.monotonic()
+        try:
+            return self.receiver.receive(limit, wait, queues), since
+        finally:
+            self.fetching_since = None
 
     def take_in(self, envelopes: Sequence[Envelope], since: float) -> None:
         """Hold what was fetched; its leases began at this time or later."""

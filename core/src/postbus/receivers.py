@@ -114,12 +114,10 @@ class WaitingReceiver:
         self._inbox.put(Arrived(self, (), 0.0, error=error))
 
     def _fetch(self, limit: int, queues: Sequence[str]) -> None:
-        receive = self.holding.receiver.receive
-        since = time.monotonic()
-        envelopes = receive(limit, 0.0, queues)
+        fetch = self.holding.fetch
+        envelopes, since = fetch(limit, 0.0, queues)
         if not envelopes:
             self._inbox.put(Arrived(self, (), since, is_waiting=True))
         while not envelopes and not (self._is_recalled or self._is_stopping):
-            since = time.monotonic()
-            envelopes = receive(1, WAIT, queues)
+            envelopes, since = fetch(1, WAIT, queues)
         self._inbox.put(Arrived(self, envelopes, since))

@@ -12,6 +12,7 @@ from typing import Any
 from postbus.envelope import Envelope
 from postbus.events import Observers, WorkerPaused, WorkerStopping
 from postbus.handling import Handling
+from postbus.health import Health
 from postbus.holdings import Holding
 from postbus.limits import Counters, Stopping
 from postbus.receivers import WAIT, Arrived, FetchSize, WaitingReceiver
@@ -49,6 +50,7 @@ class Together:
         stopping: Stopping,
         counters: Counters,
         observers: Observers,
+        health: Health,
         turns: Turns,
         *,
         queue_turns: Turns,
@@ -59,6 +61,7 @@ class Together:
         self._stopping = stopping
         self._counters = counters
         self._observers = observers
+        self._health = health
         self._turns = turns
         self._queue_turns = queue_turns
         self._concurrency = concurrency
@@ -93,6 +96,7 @@ class Together:
                         self._begin()
                     self._take_in(self._patience())
                     self._keep()
+                    self._health.turn()
             except (Exception, SystemExit) as error:
                 self._stopping.tell(str(error))
                 self._finish()
@@ -293,6 +297,7 @@ class Together:
                 break
             self._take_in_last(self._patience())
             self._keep()
+            self._health.show(now)
 
     def _abandon(self) -> None:
         """Wait for no handler: settle what is done, and give back everything else."""

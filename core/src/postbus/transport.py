@@ -325,7 +325,8 @@ class QueueTransport:
         self._connection: Connection | None = None
         self._inherited: list[Connection] = []
         self._pid = os.getpid()
-        self._lost = False
+        self.lost_since: float | None = None
+        """When the broker was lost, by the monotonic clock; None while it can be reached, as far as is known."""
         self._pause = 0.0
         self._retry_at = 0.0
         self._closed = threading.Event()
@@ -512,7 +513,9 @@ class QueueTransport:
         with self._lock:
             if self._connection is connection:  # else another thread has replaced it already
                 self._connection = None
-            first, self._lost = not self._lost, True
+            first = self.lost_since is None
+            if first:
+                self.lost_since = time.monotonic()
         if connection is not None:
             try:
                 connection.close()
@@ -524,9 +527,9 @@ class QueueTransport:
             self._observers.notify(TransportLost(self.name, error))
 
     def _found(self) -> None:
-        if not self._lost:
+        if self.lost_since is None:
             return
-        self._lost, self._pause, self._retry_at = False, 0.0, 0.0
+        self.lost_since, self._pause, self._retry_at = None, 0.0, 0.0
         logger.info("Reached %r again.", self.name, extra={"transport": self.name})
         self._observers.notify(TransportRestored(self.name))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from postbus.alone import Alone
 from postbus.envelope import Envelope
@@ -11,6 +12,7 @@ from postbus.errors import ConfigurationError, Interrupted, TransportError
 from postbus.events import Observers, WorkerStarted, WorkerStopped
 from postbus.failures import Failures
 from postbus.handling import Handling
+from postbus.health import Health
 from postbus.holdings import Holding
 from postbus.limits import Counters, Limits, Stopping, StopSignal
 from postbus.signals import StopSignals
@@ -46,6 +48,8 @@ class Worker:
         strategy: Strategy = "strict",
         weights: Mapping[str, int] | None = None,
         grace: float | None = GRACE,
+        max_outage: float | None = None,
+        health_file: Path | None = None,
         observers: Observers | None = None,
         stop_signal: StopSignal | None = None,
     ) -> None:
@@ -63,6 +67,8 @@ class Worker:
         self._fetch_size = fetch_size
         self._strategy: Strategy = strategy
         self._weights = weights or {}
+        self._max_outage = max_outage
+        self._health_file = health_file
         self._observers = observers if observers is not None else Observers()
         self._stopping = Stopping(stop_signal, grace)
         self._counters = Counters(self._limits)
@@ -73,15 +79,20 @@ class Worker:
 
         SIGTERM, SIGINT and SIGQUIT let running handlers finish, for as long as the grace allows; a second
         one interrupts them. What was fetched and not begun is given back. Raises `TransportError` for what
-        a new connection cannot mend.
+        a new connection cannot mend, and for a broker that has been away for longer than ``max_outage``.
         """
         self._counters = Counters(self._limits)
         logger.debug("Consuming %s.", ", ".join(map(repr, self._receivers)))
         self._observers.notify(WorkerStarted(tuple(self._receivers), self._concurrency))
         reason: str | None = None
+        patient = self._fetch_size is not None
+        holdings = [Holding(name, one, self._observers, patient=patient) for name, one in self._receivers.items()]
         try:
-            with StopSignals(self.stop, self._interrupt) as signals:
-                self._arrangement = self._arrange(signals)
+            with (
+                StopSignals(self.stop, self._interrupt) as signals,
+                Health(holdings, file=self._health_file, max_outage=self._max_outage) as health,
+            ):
+                self._arrangement = self._arrange(holdings, signals, health)
                 try:
                     reason = self._arrangement.work()
                 except Interrupted:  # The grace was over.
@@ -103,12 +114,8 @@ class Worker:
         if isinstance(self._arrangement, Together):
             self._arrangement.wake()
 
-    def _arrange(self, signals: StopSignals) -> Alone | Together:
+    def _arrange(self, holdings: Sequence[Holding], signals: StopSignals, health: Health) -> Alone | Together:
         handling = Handling(self._dispatch, self._failures, self._observers, self.stop)
-        patient = self._fetch_size is not None
-        holdings = [
-            Holding(name, receiver, self._observers, patient=patient) for name, receiver in self._receivers.items()
-        ]
         turns = Turns(tuple(self._receivers), self._strategy, self._weights)
         queue_turns = Turns(self._queues, self._strategy, self._weights)
         if self._concurrency == 1 and len(holdings) == 1:
@@ -119,6 +126,7 @@ class Worker:
                 self._counters,
                 signals,
                 self._observers,
+                health,
                 queue_turns=queue_turns,
                 fetch_size=self._fetch_size,
             )
@@ -128,6 +136,7 @@ class Worker:
             self._stopping,
             self._counters,
             self._observers,
+            health,
             turns,
             queue_turns=queue_turns,
             concurrency=self._concurrency,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -12,9 +13,9 @@ import click
 from postbus.app import Postbus
 from postbus.cli import logs
 from postbus.cli.invocation import Invocation, pass_invocation, transport_names, unknown
-from postbus.cli.options import complete_buses, complete_transports, duration, is_terminal, size, weight
+from postbus.cli.options import HEALTH_FILE, complete_buses, complete_transports, duration, is_terminal, size, weight
 from postbus.cli.output import age, count_of
-from postbus.cli.processes import REPLACE, Parent, adopt, number_of
+from postbus.cli.processes import REPLACE, Parent, adopt, number_of, own_file
 from postbus.cli.summary import Summary
 from postbus.errors import ConfigurationError, TransportError
 from postbus.limits import Limits
@@ -79,6 +80,19 @@ logger = logging.getLogger(logs.ANNOUNCEMENTS)
     help="How long handlers may go on after a signal; then they are interrupted, and their messages come again.",
 )
 @click.option(
+    "--max-outage",
+    type=duration,
+    metavar="TIME",
+    help="End with exit code 1 when a broker could not be reached for so long; without it, try for ever.",
+)
+@click.option(
+    "--health-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar=HEALTH_FILE,
+    metavar="FILE",
+    help=f"Write a sign of life into this file, for `postbus check --worker`. Also {HEALTH_FILE}.",
+)
+@click.option(
     "--processes",
     type=click.IntRange(min=1),
     metavar="N",
@@ -117,6 +131,8 @@ def consume(
     strategy: Strategy,
     weights: tuple[tuple[str, int], ...],
     grace: float,
+    max_outage: float | None,
+    health_file: Path | None,
     processes: int | None,
     verbosity: int,
     log_format: Literal["text", "json"],
@@ -154,6 +170,8 @@ def consume(
         strategy=strategy,
         weights=dict(weights),
         grace=grace,
+        max_outage=max_outage,
+        health_file=own_file(health_file, child) if processes else health_file,
     )
     summary = Summary()
     if verbosity:

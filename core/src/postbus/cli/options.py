@@ -16,6 +16,9 @@ from postbus.cli.invocation import invocation_in
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+HEALTH_FILE = "POSTBUS_HEALTH_FILE"
+"""The variable that names the file of a worker's signs of life, for the worker and for who looks."""
+
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}

@@ -16,11 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, MutableMapping
+from pathlib import Path
 
 from msgspec import Struct
 
 from postbus.cli import logs
 from postbus.cli.output import count_of
+from postbus.health import Health, Systemd
 from postbus.signals import STOP_SIGNALS
 
 logger = logging.getLogger(logs.ANNOUNCEMENTS)
@@ -63,6 +65,9 @@ class Parent:
         self._signals = 0
         self._kill_at: float | None = None
         self._worst = 0
+        self._systemd = Systemd()
+        # To systemd this process is the service, and its children are not.
+        os.environ.pop("NOTIFY_SOCKET", None)
 
     def run(self) -> int:
         """Run the children; return the exit code: 0 if all have ended well."""
@@ -74,8 +79,10 @@ class Parent:
         os.set_inheritable(life, True)
         before = {number: signal.signal(number, _note) for number in (*STOP_SIGNALS, signal.SIGCHLD)}
         wakeup_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        self._systemd.tell("READY=1")
         try:
             while self._is_needed():
+                self._systemd.tell("WATCHDOG=1")
                 self._start()
                 select.select([wakeups], [], [], self._patience())
                 self._hear(wakeups)
@@ -111,6 +118,8 @@ class Parent:
         times = [child.start_at for child in self._children if child.start_at is not None]
         if self._kill_at is not None:
             times.append(self._kill_at)
+        if self._systemd.is_there:
+            times.append(time.monotonic() + Health.INTERVAL)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _hear(self, wakeups: int) -> None:
@@ -126,6 +135,7 @@ class Parent:
         """Pass a signal on; start nothing any more."""
         self._signals += 1
         if self._signals == 1:
+            self._systemd.tell("STOPPING=1")
             logger.info("Stopping %s, because of %s.", count_of(len(self._children), "worker"), number.name)
             self._kill_at = time.monotonic() + self._grace + self.LAST_GRACE
         for child in self._children:
@@ -186,6 +196,16 @@ def number_of(environment: MutableMapping[str, str]) -> int | None:
     """Return the number of this process among its parent's children; None if it is none."""
     number, colon, _ = environment.get(VARIABLE, "").partition(":")
     return int(number) if colon else None
+
+
+def own_file(file: Path | None, child: int | None) -> Path | None:
+    """Return the file that a child has in place of one that all are given."""
+    return file if file is None or child is None else file.with_name(f"{file.name}.{child}")
+
+
+def files_of(file: Path) -> list[Path]:
+    """Return that file, or those of the children that were given it."""
+    return sorted(one for one in file.parent.glob(f"{file.name}.*") if one.suffix[1:].isdecimal()) or [file]
 
 
 def adopt(environment: MutableMapping[str, str], stop: Callable[[str], None]) -> None:
