@@ -424,6 +424,37 @@ class TestProcesses:
         assert (2, 0) == shop.left()
 
 
+def test_there_are_as_many_as_what_waits_calls_for(shop: Shop) -> None:
+    """With a least and a most, workers are started while messages wait for long, and stopped when nothing does."""
+    shop.dispatch("Wait", *range(8))
+    parent = shop.start("consume", "orders", "--processes", "1:3")
+    shop.until(lambda: len(shop.told("begun")) == 3, "three run")
+    shop.go_on()
+    shop.until(lambda: (0, 0) == shop.left(), "all is handled")
+    shop.until(lambda: "Stopping worker" in shop.log(parent), "one is stopped")
+    parent.terminate()
+    shop.end(parent)
+    assert 3 == len({line.split("]")[0] for line in shop.log(parent).splitlines() if line.startswith("[worker")})
+
+
+def test_workers_are_started_anew_when_code_changes(shop: Shop) -> None:
+    """With ``--watch`` the workers run the new code, survive code that cannot be imported, and end as any other."""
+    pytest.importorskip("watchfiles")
+    module = shop.folder / "shop.py"
+    parent = shop.start("consume", "orders", "--watch")
+    shop.until(lambda: "a second one at once" in shop.log(parent), "it has begun")
+    time.sleep(0.5)  # Until the folder is watched; nothing tells when.
+    module.write_text(module.read_text() + "1 / 0\n")
+    shop.until(lambda: "starting it again at the next change" in shop.log(parent), "the broken code was tried")
+    module.write_text(module.read_text().replace("1 / 0", "").replace('tell("handled"', 'tell("handled anew"'))
+    shop.until(lambda: shop.log(parent).count("a second one at once") == 2, "it has begun again")
+    shop.dispatch("Order", 1)
+    shop.until(lambda: (0, 0) == shop.left(), "it is handled")
+    parent.terminate()
+    shop.end(parent)
+    assert "handled anew 1" in (shop.folder / "told").read_text()
+
+
 CAN_UNSHARE = (
     shutil.which("unshare") is not None
     and subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True).returncode == 0

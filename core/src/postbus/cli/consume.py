@@ -13,10 +13,21 @@ import click
 from postbus.app import Postbus
 from postbus.cli import logs
 from postbus.cli.invocation import Invocation, pass_invocation, transport_names, unknown
-from postbus.cli.options import HEALTH_FILE, complete_buses, complete_transports, duration, is_terminal, size, weight
+from postbus.cli.options import (
+    HEALTH_FILE,
+    complete_buses,
+    complete_transports,
+    duration,
+    is_terminal,
+    processes_range,
+    size,
+    weight,
+)
 from postbus.cli.output import age, count_of
 from postbus.cli.processes import REPLACE, Parent, adopt, number_of, own_file
+from postbus.cli.scaling import Backlog, Scaling
 from postbus.cli.summary import Summary
+from postbus.cli.watching import Changes
 from postbus.errors import ConfigurationError, TransportError
 from postbus.limits import Limits
 from postbus.strategies import STRATEGIES, Strategy
@@ -94,10 +105,12 @@ logger = logging.getLogger(logs.ANNOUNCEMENTS)
 )
 @click.option(
     "--processes",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Run so many workers under one parent, which replaces those that die, or reach their --memory-limit.",
+    type=processes_range,
+    metavar="N|MIN:MAX",
+    help="Run so many workers under one parent, which replaces those that die, or reach their --memory-limit; "
+    "between two numbers, as many as what waits calls for.",
 )
+@click.option("--watch", is_flag=True, help="Start anew when a Python file in this folder changes; for development.")
 @click.option(
     "-v",
     "--verbose",
@@ -133,7 +146,8 @@ def consume(
     grace: float,
     max_outage: float | None,
     health_file: Path | None,
-    processes: int | None,
+    processes: tuple[int, int] | None,
+    watch: bool,
     verbosity: int,
     log_format: Literal["text", "json"],
 ) -> None:
@@ -147,7 +161,13 @@ def consume(
     if exclude and not everything:
         raise click.UsageError("--exclude goes together with --all.")
     child = number_of(os.environ)
+    least, most = processes or (1, 1)
+    if watch and least != most:
+        raise click.UsageError("--watch goes together with a fixed number of --processes.")
     logs.configure(verbosity, log_format, process=f"worker {child}" if child is not None and processes else None)
+    if child is None and watch:
+        # Without the app: it may be broken now, and mended by the next change.
+        context.exit(Parent(least, grace=grace, changes=Changes(Path.cwd())).run())
     if child is None and processes is None and os.getpid() == 1:
         context.exit(Parent(1, grace=grace, replaces=False).run())
     limits = Limits(messages=limit, failures=failure_limit, time=time_limit, memory=memory_limit)
@@ -157,8 +177,12 @@ def consume(
     chosen = _all(app, exclude) if everything else transport_names(app, names) or _only(app)
 
     if child is None and processes is not None:
-        logger.info("Consuming %s in %d processes.", ", then ".join(map(repr, chosen)), processes)
-        context.exit(Parent(processes, grace=grace).run())
+        backlog = (
+            Backlog({name: app.transport(name) for name in chosen}, Scaling(least, most)) if least < most else None
+        )
+        number = f"{least}" if backlog is None else f"{least} to {most}"
+        logger.info("Consuming %s in %s processes.", ", then ".join(map(repr, chosen)), number)
+        context.exit(Parent(least, grace=grace, backlog=backlog).run())
 
     worker = app.worker(
         *chosen,

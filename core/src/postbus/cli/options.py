@@ -50,6 +50,14 @@ def weight(text: str) -> tuple[str, int]:
     return name, int(number)
 
 
+def processes_range(text: str) -> tuple[int, int]:
+    """Return the least and the most of "4" or "2:8"."""
+    match = re.fullmatch(r"([1-9][0-9]*)(?::([1-9][0-9]*))?", text)
+    if match is None or int(match[2] or match[1]) < int(match[1]):
+        raise click.BadParameter(f"{text!r} is no number of processes. Write one, or a least and a most such as 2:8.")
+    return int(match[1]), int(match[2] or match[1])
+
+
 def moment(text: str) -> datetime:
     """Return the time that "2026-11-22", "2026-11-22T08:30" (local) or "2h" (ago) means."""
     try:
