@@ -251,6 +251,27 @@ def test_an_idle_worker_stops(app: Postbus, concurrency: int, how: str, tmp_path
     assert WorkerStopped(reasons[how], 0, 0) == worker.run()
 
 
+def test_a_process_that_a_handler_forks_has_signals_of_its_own(app: Postbus, concurrency: int) -> None:
+    """A signal to a process that a handler has forked ends that process, and stops no worker."""
+    ends: list[int] = []
+
+    @app.handler
+    def fork(task: Task) -> None:
+        child = os.fork()
+        if child == 0:
+            try:
+                threading.Event().wait(PATIENCE)
+            finally:
+                os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    app.dispatch_many([Task(1), Task(2)])
+    stopped = app.worker("tasks", concurrency=concurrency, limits=Limits(messages=2)).run()
+    assert [-signal.SIGTERM] * 2 == ends
+    assert ("it has handled 2 messages", 2) == (stopped.reason, stopped.handled)
+
+
 def test_signals_in_a_hail_do_no_harm(app: Postbus, concurrency: int) -> None:
     """Whenever a second signal comes, each message is handled, or still with its broker, and none is lost."""
     handled: list[int] = []

@@ -41,9 +41,16 @@ class StopSignals:
                 os.set_blocking(end, False)
             self._wakeup_before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
             self._before = {number: signal.signal(number, self._handle) for number in (*STOP_SIGNALS, NUDGE)}
+            _installed.append(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._pipe is not None:
+            _installed.remove(self)
+            self.uninstall()
+
+    def uninstall(self) -> None:
+        """Leave signals to whoever had them before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         pipe, self._pipe = self._pipe, None
@@ -89,3 +96,33 @@ class StopSignals:
             raise KeyboardInterrupt
         if number == NUDGE and not self.is_second_heard:
             self._nudged()
+
+
+_installed: list[StopSignals] = []
+_masks: list[set[signal.Signals | int]] = []
+
+
+# A process that a handler forks is no worker: what is sent to it must neither stop its parent, whose pipe it has,
+# nor be taken for a wish to stop after the message in hand. And it may be sent to it at once.
+
+
+def _hold_back() -> None:
+    _masks.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS) if _installed else ()))
+
+
+def _go_on() -> None:
+    mask = _masks.pop()
+    if _installed:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _forget() -> None:
+    mask = _masks.pop()
+    _masks.clear()
+    if _installed:
+        while _installed:
+            _installed.pop().uninstall()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+os.register_at_fork(before=_hold_back, after_in_parent=_go_on, after_in_child=_forget)
