@@ -30,7 +30,14 @@ class Account:
         self.buried: Counter[str] = Counter()
         self.risks: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
-        self.handled_by: Counter[str] = Counter()
+        self.at_work: set[str] = set()
+        """The workers that have handled a message which was dispatched after `ask_who_works`."""
+        self._new: set[str] = set()
+
+    def ask_who_works(self) -> None:
+        """Begin anew to note who works. What a worker had in its hands before proves nothing."""
+        self.at_work.clear()
+        self._new.clear()
 
     def take(self, entries: Iterable[Entry]) -> None:
         """Count these in."""
@@ -38,6 +45,7 @@ class Account:
             match entry:
                 case Intended(ids):
                     self.intended.update(ids)
+                    self._new.update(ids)
                 case Dispatched(ids):
                     self.dispatched.update(ids)
                 case Doubted(ids):
@@ -46,7 +54,8 @@ class Account:
                     self.risks.update(ids)
                 case Handled(id, worker):
                     self.handled[id] += 1
-                    self.handled_by[worker] += 1
+                    if id in self._new:
+                        self.at_work.add(worker)
                 case Entombed(ids):
                     self.entombed.update(ids)
                 case Buried(ids):

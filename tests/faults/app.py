@@ -28,7 +28,7 @@ app = Postbus(
     name="faults",
     transports={"work": os.environ["FAULTS_WORK_DSN"], "failed": os.environ["FAULTS_FAILED_DSN"]},
     failure_transport="failed",
-    retry=Backoff(max_retries=2, delay=0.2, factor=1.5),
+    retry=Backoff(max_retries=2, delay=0.2, factor=1.5, jitter=0.0),  # Two lengths, so two queues where each has one.
     plugins=watch.plugins(),
 )
 app.message("job", transport="work")(Job)

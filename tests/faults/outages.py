@@ -28,6 +28,10 @@ FEW = 100
 """How many are under way after a fault, until every worker has shown that it is not deaf."""
 
 
+YOUNG = 2.0
+"""Seconds for which nothing is broken: RabbitMQ forgets a quorum queue that is not a second old when it is killed."""
+
+
 class Scene(Struct, frozen=True):
     """What a fault is done to, and how it is seen that it was noticed."""
 
@@ -144,6 +148,8 @@ def run(
             stage.start_producer(f"producer-{number + 1}")
         for number in range(WORKERS):
             stage.start_worker(f"worker-{number + 1}")
+        stage.until_all_workers_handle()
+        stage.go_on_for(YOUNG)
         for number, fault in enumerate(faults):
             some = messages * (number + chance.uniform(0.5, 1.0)) / (len(faults) + 0.5)
             stage.until(lambda some=some: stage.account.ended > some, "in the middle")

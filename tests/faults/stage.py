@@ -205,10 +205,10 @@ class Stage:
         return log.read_bytes()[self._read.get(log, 0) :].decode()
 
     def until_all_workers_handle(self) -> None:
-        """Go on until each has handled a message from now on, so that none is deaf."""
-        before = self.account.handled_by.copy()
-        news = self.account.handled_by
-        self.until(lambda: all(news[name] > before[name] for name in self._workers), "every worker at work")
+        """Go on until each has handled a message that was dispatched from now on, so that none is deaf."""
+        self.look()
+        self.account.ask_who_works()
+        self.until(lambda: self._workers.keys() <= self.account.at_work, "every worker at work")
 
     def go_on_for(self, seconds: float) -> None:
         """Go on for so long."""
