@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -201,3 +202,19 @@ def test_a_forked_process_leaves_its_parents_connection_alone(make_transport, ra
     transport.connection.ack([delivery.tag])
     assert [b"1", b"from the child"] == [delivery.body for delivery in take(transport.connection, 2)]
     assert not any(delivery.stamps[0].redelivered for delivery in [delivery])
+
+
+def test_a_delay_queue_that_a_crash_has_spoilt_is_avoided(connect, own_rabbitmq):
+    """One that was declared in the moment before may confirm nothing any more: later messages wait in another."""
+    connection = connect(own_rabbitmq.dsn, confirm_timeout=2)
+    connection.setup()
+    own_rabbitmq.sync()
+    connection.publish([Outgoing(b"before", {}, 600.0)])
+    own_rabbitmq.kill()
+    own_rabbitmq.start()
+    # Whether the queue is spoilt is a matter of luck. Then a first message finds out, and it must be the last.
+    connection = connect(own_rabbitmq.dsn, confirm_timeout=2)
+    with contextlib.suppress(TransportError):
+        connection.publish([Outgoing(b"first", {}, 600.0)])
+
+    connection.publish([Outgoing(b"after", {}, 600.0)])

@@ -15,7 +15,7 @@ from postbus_amqp.consumer import Consumer, Tag
 from postbus_amqp.delays import Delays, Route
 from postbus_amqp.messages import Message, properties_of
 from postbus_amqp.options import Settings
-from postbus_amqp.publisher import Publisher, Unroutable
+from postbus_amqp.publisher import Publisher, Unconfirmed, Unroutable
 from postbus_amqp.stamps import AmqpReceived, AmqpRouting
 from postbus_amqp.topology import advice, control_channel, declare, declare_delay_exchange, missing
 
@@ -122,8 +122,12 @@ class AmqpConnection:
 
     def _publish(self, messages: Sequence[Outgoing]) -> None:
         self._set_up_once("publish")
+        prepared = [self._prepare(message) for message in messages]
         try:
-            self._publisher.publish([self._prepare(message) for message in messages])
+            self._publisher.publish(prepared)
+        except Unconfirmed as error:
+            self._delays.avoid(message.routing_key for n, message in enumerate(prepared) if n not in error.stored)
+            raise
         except Refused as error:
             if error.code == NOT_FOUND and self._settings.options.auto_setup:
                 raise ConnectionLost(f"{error} It is declared anew.", stored=error.stored) from error

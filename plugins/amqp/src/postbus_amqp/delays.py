@@ -43,6 +43,8 @@ class Delays:
         self._lock = threading.Lock()
         self._known: dict[str, float] = {}
         """Until when a queue need not be declared anew, on the monotonic clock."""
+        self._avoided: dict[str, str] = {}
+        """Queues that have not confirmed a message, and which to use in place of each."""
 
     def route_through(self, target: Route, seconds: float) -> Route:
         """Return where to publish a message so that it goes to a target after so many seconds, or a little later."""
@@ -52,6 +54,8 @@ class Delays:
         arguments = self._arguments(target, milliseconds)
         name = self._name(target, milliseconds, arguments)
         with self._lock:
+            while name in self._avoided:
+                name = self._avoided[name]
             if self._known.get(name, 0.0) < time.monotonic():
                 self._declare(name, arguments)
         return Route(self._client.settings.delay.exchange_name, name)
@@ -61,6 +65,17 @@ class Delays:
         lengths = [(target, length) for target in targets for length in LENGTHS]
         names = [self._name(target, length, self._arguments(target, length)) for target, length in lengths]
         return [*dict.fromkeys([*names, *self._known])]
+
+    def avoid(self, names: Iterable[str]) -> None:
+        """Let no more messages wait in these queues, as far as they are ours: they do not confirm any.
+
+        RabbitMQ 3.10 leaves a quorum queue dead that it had declared less than a second before it was
+        killed: it is there, and takes nothing, and nothing revives it.
+        """
+        with self._lock:
+            for name in {*names} & self._known.keys():
+                ending = f"_{len(self._avoided) + 2}"
+                self._avoided[name] = name.encode()[: LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
 
     def forget(self) -> None:
         """Declare everything anew: something is not there any more."""

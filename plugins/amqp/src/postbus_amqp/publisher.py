@@ -26,6 +26,10 @@ class Unroutable(TransportError):
     returned: frozenset[int] = frozenset()
 
 
+class Unconfirmed(TransportError):
+    """The broker has not answered in time; what is not among ``stored`` is in doubt."""
+
+
 class Batch:
     """Messages that are published together, and what the broker has answered so far.
 
@@ -140,7 +144,8 @@ class Publisher:
         try:
             batch.call.result(self._confirm_timeout)
         except TimeoutError:
-            problem = TransportError(
+            self._leave(channel)
+            problem = Unconfirmed(
                 f"{self._client.settings} did not confirm within {self._confirm_timeout:g} s what was published."
             )
         except TransportError as error:
@@ -157,6 +162,14 @@ class Publisher:
             if self._channel is None or self._channel.channel.error is not None:
                 self._channel = ConfirmingChannel(self._client)
             return self._channel
+
+    def _leave(self, channel: ConfirmingChannel) -> None:
+        """Publish on another channel from now on: a queue that is dead may silence all others on the same channel."""
+        with self._opening:
+            if self._channel is channel:
+                self._channel = None
+        # Other threads may have their answers yet.
+        self._client.post(partial(self._client.call_later, self._confirm_timeout, channel.channel.close))
 
     def _send(self, channel: ConfirmingChannel, batch: Batch, start: int, frames: Sequence[bytes]) -> None:
         if self._blocked is None:
