@@ -53,6 +53,8 @@ class Holding:
         """Somebody else's by now, although it is here; by identity."""
         self.suspects: dict[int, int] = {}
         """The messages that workers may have died of, by identity: how often each has been delivered."""
+        self.given_up = 0
+        """How many messages were given back that a handler had begun, and may still be busy with."""
         self.fetching_since: float | None = None
         """When the fetch began that is under way, by the monotonic clock; None if there is none."""
         self._guarantees = receiver.guarantees if isinstance(receiver, QueueTransport) else None
@@ -210,6 +212,7 @@ class Holding:
                 label(envelope),
                 extra=identifiers(envelope),
             )
+        self.given_up += len(begun)
         self.release(begun, begun=True)
 
     def _note_lost(self, envelopes: Sequence[Envelope]) -> None:

@@ -72,6 +72,7 @@ class Worker:
         self._observers = observers if observers is not None else Observers()
         self._stopping = Stopping(stop_signal, grace)
         self._counters = Counters(self._limits)
+        self._holdings: list[Holding] = []
         self._arrangement: Alone | Together | None = None
 
     def run(self) -> WorkerStopped:
@@ -86,7 +87,9 @@ class Worker:
         self._observers.notify(WorkerStarted(tuple(self._receivers), self._concurrency))
         reason: str | None = None
         patient = self._fetch_size is not None
-        holdings = [Holding(name, one, self._observers, patient=patient) for name, one in self._receivers.items()]
+        self._holdings = holdings = [
+            Holding(name, one, self._observers, patient=patient) for name, one in self._receivers.items()
+        ]
         try:
             with (
                 StopSignals(self.stop, self._interrupt) as signals,
@@ -107,6 +110,11 @@ class Worker:
             logger.debug("Stopping, because %s.", stopped.reason)
             self._observers.notify(stopped)
         return stopped
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether handlers were interrupted; what they have started, threads for instance, may still run."""
+        return any(holding.given_up for holding in self._holdings)
 
     def stop(self, reason: str = "it was told to") -> None:
         """Stop after the messages in hand. From any thread, and from a signal handler."""
