@@ -15,6 +15,7 @@ from postbus.handling import Handling
 from postbus.health import Health
 from postbus.holdings import Holding
 from postbus.limits import Counters, Limits, Stopping, StopSignal
+from postbus.rates import RateLimit
 from postbus.signals import StopSignals
 from postbus.strategies import Strategy, Turns, check
 from postbus.together import Together
@@ -47,6 +48,7 @@ class Worker:
         fetch_size: int | None = None,
         strategy: Strategy = "strict",
         weights: Mapping[str, int] | None = None,
+        rates: Mapping[str, RateLimit] | None = None,
         grace: float | None = GRACE,
         max_outage: float | None = None,
         health_file: Path | None = None,
@@ -67,6 +69,7 @@ class Worker:
         self._fetch_size = fetch_size
         self._strategy: Strategy = strategy
         self._weights = weights or {}
+        self._rates = rates or {}
         self._max_outage = max_outage
         self._health_file = health_file
         self._observers = observers if observers is not None else Observers()
@@ -88,7 +91,8 @@ class Worker:
         reason: str | None = None
         patient = self._fetch_size is not None
         self._holdings = holdings = [
-            Holding(name, one, self._observers, patient=patient) for name, one in self._receivers.items()
+            Holding(name, receiver, self._observers, patient=patient, rate=self._rates.get(name))
+            for name, receiver in self._receivers.items()
         ]
         try:
             with (
