@@ -113,6 +113,7 @@ def test_a_broker_that_comes_back_in_time_does_not(app: Postbus, broker: Broker,
     assert not working.is_alive()
 
 
+@pytest.mark.slow
 def test_a_fetch_that_hangs_is_an_outage(app: Postbus, broker: Broker) -> None:
     """With receivers in threads of their own, also a fetch that never returns is found out."""
     broker.hanging = True
@@ -148,6 +149,7 @@ def test_a_worker_that_hangs_is_not(app: Postbus, broker: Broker, concurrency: i
     working.join(PATIENCE)
 
 
+@pytest.mark.slow
 def test_a_worker_without_its_broker_is_not(app: Postbus, broker: Broker, tmp_path: Path) -> None:
     """An outage is in the file as well, by the name of the transport."""
     file = tmp_path / "health"
@@ -217,6 +219,7 @@ def test_systemd_is_told(app: Postbus, concurrency: int, tmp_path: Path, monkeyp
         assert told == b"STOPPING=1"
 
 
+@pytest.mark.slow
 def test_systemd_hears_nothing_of_a_worker_that_hangs(
     app: Postbus, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

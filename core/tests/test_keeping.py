@@ -274,6 +274,7 @@ def test_a_keeper_sleeps_while_nothing_is_in_hand() -> None:
         assert before == len(looks)
 
 
+@pytest.mark.slow
 def test_a_broker_that_is_away_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
     """If leases cannot be extended now, that is said, and tried again before they run out."""
     app = make_app(LEASE)
@@ -295,6 +296,7 @@ def test_a_broker_that_is_away_is_asked_again(caplog: pytest.LogCaptureFixture) 
     assert 1 == len(tasks.acknowledged)
 
 
+@pytest.mark.slow
 def test_observers_hear_what_is_kept(concurrency: int) -> None:
     """Leases that are extended or lost, and messages that are given back, are told, with their transport."""
     app = make_app(LEASE)

@@ -145,6 +145,40 @@ def test_the_last_chance_waits_for_what_runs_but_not_for_ever() -> None:
     assert tried.is_set()
 
 
+def test_a_last_chance_that_is_given_back_leaves_nobody_deaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it waits for so long that it goes back to its broker, the worker goes on, and gets it again."""
+    monkeypatch.setattr(Holding, "TOO_LONG", 0.1)
+    app = make_app()
+    app.dispatch(Task(13))
+    for _ in range(2):
+        die_with(app, 1)
+    [suspect] = transport(app).connection.fetch(1, 0)
+    handled: list[int] = []
+    running, over = threading.Event(), threading.Event()
+
+    @app.handler
+    def handle(task: Task) -> None:
+        if task.number == 1:
+            running.set()
+            assert over.wait(PATIENCE)
+        handled.append(task.number)
+
+    app.dispatch(Task(1))
+    worker = app.worker("tasks", limits=Limits(messages=12), concurrency=2)
+    working = threading.Thread(target=worker.run)
+    working.start()
+    assert running.wait(PATIENCE)
+    transport(app).connection.release([suspect.tag])
+    app.dispatch_many(Task(n) for n in range(2, 12))
+    end = time.monotonic() + PATIENCE
+    while len(handled) < 11 and time.monotonic() < end:
+        threading.Event().wait(0.01)
+    over.set()
+    working.join(PATIENCE)
+    assert not working.is_alive()
+    assert {1, 13, *range(2, 12)} == set(handled)
+
+
 def test_where_the_broker_counts_what_is_given_back_there_are_more_tries() -> None:
     """A message that was only fetched ahead and given back is not taken for one that kills."""
     app = make_app()

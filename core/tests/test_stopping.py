@@ -148,6 +148,7 @@ def test_a_failure_that_comes_of_an_interruption_is_none(app: Postbus) -> None:
     assert_back(app, 1)
 
 
+@pytest.mark.slow
 def test_a_worker_in_another_thread_gives_back_what_it_cannot_interrupt(app: Postbus) -> None:
     """Where no signal can interrupt it, a handler goes on, but its message is for others: nothing comes of it here."""
     begun, over = threading.Event(), threading.Event()

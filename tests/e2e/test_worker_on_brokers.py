@@ -269,6 +269,23 @@ def test_a_broker_that_restarts(variant: str, concurrency: int, request: pytest.
     assert set(range(310)) == set(handled)
 
 
+def test_a_rate_that_several_workers_share(dsn_of: Any, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """With a store that all of them reach, no more are handled by all together than may be."""
+    store = request.getfixturevalue("redis_plain").dsn
+    transport = {"dsn": dsn_of("sqlite"), "rate_limit": "7/hour", "rate_limit_store": store}
+    apps = [Postbus(transports={"tasks": transport}, routing={Task: "tasks"}, name=tmp_path.name) for _ in range(3)]
+    handled: list[int] = []
+    for app in apps:
+        app.handler(handles=Task)(lambda task: handled.append(task.number))
+    apps[0].dispatch_many(Task(n) for n in range(50))
+    working = [in_background(app.worker("tasks", limits=Limits(time=1)).run) for app in apps]
+    for thread in working:
+        join(thread)
+    for app in apps:
+        app.close()
+    assert 7 == len(handled)
+
+
 QUICK = {"own_redis": "?timeout=0.5&read_timeout=0.5", "own_rabbitmq": "?heartbeat=1&connect_timeout=1&rpc_timeout=1"}
 """Options by which a broker that says nothing is given up soon."""
 

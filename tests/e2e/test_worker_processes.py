@@ -302,6 +302,24 @@ def test_a_second_signal_ends_several_at_once(shop: Shop, options: tuple[str, ..
     assert (4, 0) == shop.left()
 
 
+@ARRANGEMENTS
+@pytest.mark.parametrize(("signals", "code"), [(1, 0), (2, 130)])
+def test_threads_of_an_interrupted_handler_do_not_keep_the_process(
+    shop: Shop, options: tuple[str, ...], signals: int, code: int
+) -> None:
+    """Python waits for threads at its end; a worker whose grace is over does not."""
+    waiting = WAITING["awaits"].replace("await asyncio.sleep(0.02)", "await asyncio.to_thread(threading.Event().wait)")
+    (shop.folder / "shop.py").write_text(APP + waiting)
+    shop.dispatch("Wait", 1)
+    worker = shop.worker("orders", "--grace", "1", *options)
+    shop.until(lambda: shop.told("begun"), "the handler runs")
+    for _ in range(signals):
+        worker.terminate()
+        time.sleep(0.1)
+    shop.end(worker, code)
+    assert (1, 0) == shop.left()
+
+
 def test_rolling_restarts_lose_nothing_and_double_nothing(shop: Shop) -> None:
     """Workers that are replaced one after the other under load handle each message exactly once."""
     numbers = range(3000)

@@ -28,6 +28,7 @@ from postbus.middleware import (
     dispatch_after_current,
     restore_failed,
 )
+from postbus.rates import RateLimit
 from postbus.retry import RetryPolicy
 from postbus.routing import Route, Router
 from postbus.serialization import JsonSerializer, Serializer, SerializerFactory, TypeRegistry, can_be_message
@@ -86,6 +87,7 @@ class Postbus(Handlers):
         self._serializers: dict[str | SerializerFactory, Serializer] = {"json": JsonSerializer(self.types)}
         self.observers = Observers()
         self._plugins = plugins
+        self._rate_limits: dict[str, RateLimit] = {}
         self._own_transports: dict[type, Sequence[str]] = {}
         self._lock = threading.RLock()
         self._buses: dict[str | None, MessageBus] | None = None
@@ -264,12 +266,23 @@ class Postbus(Handlers):
             fetch_size=fetch_size,
             strategy=strategy,
             weights=weights,
+            rates={name: rate for name in receivers if (rate := self._rate_limit(name)) is not None},
             grace=grace,
             max_outage=max_outage,
             health_file=None if health_file is None else Path(health_file),
             observers=self.observers,
             stop_signal=self.stop_signal(),
         )
+
+    def _rate_limit(self, name: str) -> RateLimit | None:
+        """Return the rate limit of a transport, which all workers of the app share that have the same store."""
+        config = self.config.transports[name]
+        if not isinstance(config, TransportConfig) or config.rate_limit is None:
+            return None
+        if name not in self._rate_limits:
+            key = f"postbus:{self.config.name}:{name}"
+            self._rate_limits[name] = RateLimit(config.rate_limit, key=key, store=config.rate_limit_store)
+        return self._rate_limits[name]
 
     def handle(self, envelope: Envelope, *, bus: str | None = None) -> Envelope:
         """Take an envelope that a transport delivered through the bus that it was dispatched on."""
@@ -411,6 +424,7 @@ class Postbus(Handlers):
                 if scheme.options is not None:
                     scheme.options.from_dsn(dsn)
                 self._serializer(config)
+                self._rate_limit(name)
             except ConfigurationError as error:
                 problems += [f"transports.{name}: {problem}" for problem in error.problems]
         if problems:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,6 +111,8 @@ class Systemd:
         """Send a line, such as ``READY=1``; without systemd, do nothing."""
         if not self._address:
             return
+        import socket  # noqa: PLC0415  Only a service of systemd's needs it.
+
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
                 channel.sendto(state.encode(), self._address)

@@ -13,6 +13,7 @@ from postbus.envelope import Envelope
 from postbus.errors import TransportError
 from postbus.events import LeaseLost, LeasesExtended, MessageReleased, MessagesAcknowledged, Observers
 from postbus.failures import identifiers, label
+from postbus.rates import RateLimit
 from postbus.transport import QueueTransport, Receiver
 
 logger = logging.getLogger("postbus")
@@ -34,13 +35,20 @@ class Holding:
     """Seconds after which what waits behind a slow message is given back to the broker, for other workers."""
 
     def __init__(
-        self, name: str, receiver: Receiver, observers: Observers | None = None, *, patient: bool = False
+        self,
+        name: str,
+        receiver: Receiver,
+        observers: Observers | None = None,
+        *,
+        patient: bool = False,
+        rate: RateLimit | None = None,
     ) -> None:
         """Hold nothing yet. Who is patient fetches much on purpose, and gives it back only if no message is begun."""
         self.name = name
         self.receiver = receiver
         self._observers = observers if observers is not None else Observers()
         self._patient = patient
+        self._rate = rate
         self.waiting: deque[Envelope] = deque()
         """Not begun, the next one first. Who keeps the holding takes from its end."""
         self.is_busy = False
@@ -53,6 +61,8 @@ class Holding:
         """Somebody else's by now, although it is here; by identity."""
         self.suspects: dict[int, int] = {}
         """The messages that workers may have died of, by identity: how often each has been delivered."""
+        self.given_up = 0
+        """How many messages were given back that a handler had begun, and may still be busy with."""
         self.fetching_since: float | None = None
         """When the fetch began that is under way, by the monotonic clock; None if there is none."""
         self._guarantees = receiver.guarantees if isinstance(receiver, QueueTransport) else None
@@ -77,9 +87,22 @@ class Holding:
         """
         self.fetching_since = since = time.monotonic()
         try:
+            if self._rate is not None:
+                return self._fetch_within(self._rate, limit, wait, queues), since
             return self.receiver.receive(limit, wait, queues), since
         finally:
             self.fetching_since = None
+
+    def _fetch_within(self, rate: RateLimit, limit: int, wait: float, queues: Sequence[str]) -> Sequence[Envelope]:
+        """Receive what the rate allows; nothing is handled, and so no attempt is spent, before it does."""
+        limit = min(limit, rate.allowed())
+        if limit == 0:
+            time.sleep(min(wait, rate.wait()))
+            return ()
+        envelopes = self.receiver.receive(limit, wait, queues)
+        granted = rate.take(len(envelopes)) if envelopes else 0
+        self.release(envelopes[granted:])
+        return envelopes[:granted]
 
     def take_in(self, envelopes: Sequence[Envelope], since: float) -> None:
         """Hold what was fetched; its leases began at this time or later."""
@@ -210,6 +233,7 @@ class Holding:
                 label(envelope),
                 extra=identifiers(envelope),
             )
+        self.given_up += len(begun)
         self.release(begun, begun=True)
 
     def _note_lost(self, envelopes: Sequence[Envelope]) -> None:

@@ -111,8 +111,10 @@ class Together:
 
     def _ask(self) -> None:
         """Ask receivers for as much as there is room for, in the order of turns."""
-        left = self._left()
-        if left == 0 or self._quiet_at < math.inf:
+        left, now = self._left(), time.monotonic()
+        if now > self._quiet_at + self.QUIET_AFTER:  # Whatever it was kept quiet for was given back.
+            self._quiet_at = math.inf
+        if left == 0 or now < self._quiet_at < math.inf:
             return
         free = max(0, self._concurrency - self._slots.begun)
         for name in self._turns.order(self._receivers):

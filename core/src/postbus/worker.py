@@ -15,6 +15,7 @@ from postbus.handling import Handling
 from postbus.health import Health
 from postbus.holdings import Holding
 from postbus.limits import Counters, Limits, Stopping, StopSignal
+from postbus.rates import RateLimit
 from postbus.signals import StopSignals
 from postbus.strategies import Strategy, Turns, check
 from postbus.together import Together
@@ -47,6 +48,7 @@ class Worker:
         fetch_size: int | None = None,
         strategy: Strategy = "strict",
         weights: Mapping[str, int] | None = None,
+        rates: Mapping[str, RateLimit] | None = None,
         grace: float | None = GRACE,
         max_outage: float | None = None,
         health_file: Path | None = None,
@@ -67,11 +69,13 @@ class Worker:
         self._fetch_size = fetch_size
         self._strategy: Strategy = strategy
         self._weights = weights or {}
+        self._rates = rates or {}
         self._max_outage = max_outage
         self._health_file = health_file
         self._observers = observers if observers is not None else Observers()
         self._stopping = Stopping(stop_signal, grace)
         self._counters = Counters(self._limits)
+        self._holdings: list[Holding] = []
         self._arrangement: Alone | Together | None = None
 
     def run(self) -> WorkerStopped:
@@ -86,7 +90,10 @@ class Worker:
         self._observers.notify(WorkerStarted(tuple(self._receivers), self._concurrency))
         reason: str | None = None
         patient = self._fetch_size is not None
-        holdings = [Holding(name, one, self._observers, patient=patient) for name, one in self._receivers.items()]
+        self._holdings = holdings = [
+            Holding(name, receiver, self._observers, patient=patient, rate=self._rates.get(name))
+            for name, receiver in self._receivers.items()
+        ]
         try:
             with (
                 StopSignals(self.stop, self._interrupt) as signals,
@@ -107,6 +114,11 @@ class Worker:
             logger.debug("Stopping, because %s.", stopped.reason)
             self._observers.notify(stopped)
         return stopped
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether handlers were interrupted; what they have started, threads for instance, may still run."""
+        return any(holding.given_up for holding in self._holdings)
 
     def stop(self, reason: str = "it was told to") -> None:
         """Stop after the messages in hand. From any thread, and from a signal handler."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import click
 
@@ -28,7 +30,7 @@ from postbus.cli.processes import REPLACE, Parent, adopt, number_of, own_file
 from postbus.cli.scaling import Backlog, Scaling
 from postbus.cli.summary import Summary
 from postbus.cli.watching import Changes
-from postbus.errors import ConfigurationError, TransportError
+from postbus.errors import ConfigurationError, PostbusError, TransportError
 from postbus.limits import Limits
 from postbus.strategies import STRATEGIES, Strategy
 from postbus.transport import Receiver
@@ -211,6 +213,10 @@ def consume(
             raise
         logger.error("Stopped, because a transport failed for good: %s", error)
         context.exit(1)
+    except KeyboardInterrupt:
+        if worker.has_unfinished:
+            _end(app, 130)
+        raise
     logger.info(
         "Stopped, because %s: %d handled, %d failed, in %s.",
         stopped.reason,
@@ -221,6 +227,8 @@ def consume(
     )
     for line in summary.lines(time.monotonic() - started):
         logger.info("%s", line)
+    if worker.has_unfinished:
+        _end(app, 0)
     if child is not None and stopped.outgrown:
         context.exit(REPLACE)
 
@@ -236,6 +244,16 @@ def stop_workers(invocation: Invocation) -> None:
     app = invocation.app
     app.stop_signal().send()
     click.echo(f"Told every worker of {app.config.name!r} to stop after the messages in hand.")
+
+
+def _end(app: Postbus, code: int) -> NoReturn:
+    """End now: Python would wait for threads that an interrupted handler has started."""
+    with contextlib.suppress(PostbusError):
+        app.close()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def _consumable(app: Postbus) -> list[str]:
