@@ -27,9 +27,8 @@ UNDER_WAY = 1000
 FEW = 100
 """How many are under way after a fault, until every worker has shown that it is not deaf."""
 
-
 YOUNG = 2.0
-"""Seconds for which nothing is broken: RabbitMQ forgets a quorum queue that is not a second old when it is killed."""
+"""Seconds. RabbitMQ forgets a quorum queue, and all in it, that is not a second old when it is killed."""
 
 
 class Scene(Struct, frozen=True):
@@ -62,7 +61,9 @@ def stop(scene: Scene) -> None:
 
 
 def kill(scene: Scene) -> None:
-    """Kill the broker, and start it."""
+    """Kill the broker, once its queues are not young any more, and start it."""
+    scene.stage.go_on_for(YOUNG)
+    scene.stage.account.broken_at = time.monotonic()
     scene.broker.kill()
     scene.until_refused()
     scene.broker.start()
@@ -148,8 +149,6 @@ def run(
             stage.start_producer(f"producer-{number + 1}")
         for number in range(WORKERS):
             stage.start_worker(f"worker-{number + 1}")
-        stage.until_all_workers_handle()
-        stage.go_on_for(YOUNG)
         for number, fault in enumerate(faults):
             some = messages * (number + chance.uniform(0.5, 1.0)) / (len(faults) + 0.5)
             stage.until(lambda some=some: stage.account.ended > some, "in the middle")
