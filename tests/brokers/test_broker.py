@@ -19,7 +19,7 @@ from tests.brokers.server import wait_until
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 
 def start_pytest(folder: Path, test: str, environment: Mapping[str, str] | None = None) -> Popen[str]:

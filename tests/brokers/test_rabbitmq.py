@@ -14,7 +14,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from tests.brokers.rabbitmq import OwnRabbitMQ, RabbitMQ, RabbitMQTls
 from tests.brokers.server import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 
 @contextmanager

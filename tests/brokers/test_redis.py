@@ -12,7 +12,7 @@ from tests.brokers.redis import OwnRedis, Redis, RedisAcl, RedisCluster, RedisSe
 PATIENCE = 10
 
 # The tests are about processes, and those cost more than a second.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 
 def client_of(dsn: str, **options: object) -> redis.Redis:

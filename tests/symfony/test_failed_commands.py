@@ -12,7 +12,7 @@ import pytest
 
 from tests.symfony.conftest import Shared, Symfony, make_doctrine
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 SHOP = """
 from dataclasses import dataclass

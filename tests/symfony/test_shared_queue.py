@@ -15,7 +15,7 @@ from postbus import Envelope, Limits, Postbus, Stamp, stamps
 from tests.brokers.server import wait_until
 from tests.symfony.conftest import Shared, Symfony
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 BOOM = "it is a bad day"
 
