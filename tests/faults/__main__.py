@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,9 @@ def main() -> int:
             shutil.rmtree(folder)
 
     find_variants()
-    with closing(Brokers()) as brokers:
+    with ExitStack() as stack:
+        stack.callback(report.show)  # Also of what was done until Ctrl-C.
+        brokers = stack.enter_context(closing(Brokers()))
         for name in arguments.names or subjects:
             subject = subjects[name]
             try:
@@ -70,7 +72,6 @@ def main() -> int:
                 for fault in dict.fromkeys(subject.faults) if broker is not None else ():
                     broker.mend()
                     do(name, fault, seed, partial(outages.run, subject, [fault], broker, seed=seed))
-    report.show()
     return 1 if problems else 0
 
 
