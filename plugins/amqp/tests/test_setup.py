@@ -241,7 +241,7 @@ class TestTls:
         connection.publish(numbered(1))
 
         wait_until(
-            lambda: any("CN=client" in one.get("peer_cert_subject", "") for one in rabbitmq_tls.connections()),
+            lambda: any("CN=client" in (one.get("peer_cert_subject") or "") for one in rabbitmq_tls.connections()),
             "The broker has seen no certificate.",
         )
 
