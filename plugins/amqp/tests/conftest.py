@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -14,6 +13,7 @@ import pytest
 
 from postbus.dsn import Dsn
 from postbus.serialization import JsonSerializer, TypeRegistry
+from postbus.testing import workbench
 from postbus.transport import Delivery, QueueTransport, TransportContext
 from postbus_amqp import make_transport as make_amqp_transport
 from postbus_amqp.connection import AmqpConnection
@@ -92,17 +92,4 @@ def take() -> Callable[..., list[Delivery]]:
 @pytest.fixture
 def in_background() -> Callable[[Callable[[], Any]], Future[Any]]:
     """Return what does something in a thread."""
-
-    def run(work: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-
-        def do() -> None:
-            try:
-                future.set_result(work())
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=do, daemon=True).start()
-        return future
-
-    return run
+    return workbench.in_background

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
@@ -13,6 +12,7 @@ import pytest
 
 from postbus.dsn import Dsn
 from postbus.serialization import JsonSerializer, TypeRegistry
+from postbus.testing import workbench
 from postbus.transport import QueueTransport, TransportContext
 from postbus_redis import make_transport as make
 from postbus_redis.connection import RedisConnection
@@ -66,17 +66,4 @@ def client(redis_plain: Redis) -> Iterator[Any]:
 @pytest.fixture
 def in_background() -> Callable[[Callable[[], Any]], Future[Any]]:
     """Return what does something in a thread."""
-
-    def run(work: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-
-        def do() -> None:
-            try:
-                future.set_result(work())
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=do, daemon=True).start()
-        return future
-
-    return run
+    return workbench.in_background

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
@@ -17,6 +16,7 @@ import pytest
 
 from postbus.dsn import Dsn
 from postbus.serialization import JsonSerializer, TypeRegistry
+from postbus.testing import workbench
 from postbus.transport import QueueTransport, TransportContext
 from postbus_sql import make_engine_transport, make_sqlite_transport
 from postbus_sql.connection import SqlConnection
@@ -126,17 +126,4 @@ def start(file: Path) -> Iterator[Callable[..., Child]]:
 @pytest.fixture
 def in_background() -> Callable[[Callable[[], Any]], Future[Any]]:
     """Return what does something in a thread."""
-
-    def run(work: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-
-        def do() -> None:
-            try:
-                future.set_result(work())
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=do, daemon=True).start()
-        return future
-
-    return run
+    return workbench.in_background
