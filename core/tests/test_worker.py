@@ -21,15 +21,17 @@ from postbus.events import (
     MessageHandled,
     MessageReceived,
     MessageRetried,
+    MessagesAcknowledged,
     TransportLost,
     TransportRestored,
     WorkerStarted,
     WorkerStopped,
+    WorkerStopping,
 )
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
+from postbus.receivers import FetchSize
 from postbus.transport import Delivery, Outgoing, QueueTransport
-from postbus.worker import FetchSize
 
 
 @dataclass(frozen=True)
@@ -371,9 +373,11 @@ def test_strict_priority(app: Postbus) -> None:
     def handle_other(message: Other) -> None:
         order.append(message)
 
-    app.dispatch_many([OrderPlaced(1), OrderPlaced(2), Other(1)])
-    run(app, 4, "urgent", "orders")
-    assert [Other(1), OrderPlaced(1), Other(2), OrderPlaced(2)] == order
+    app.dispatch_many([*(OrderPlaced(n) for n in range(1, 501)), *(Other(-n) for n in range(50))])
+    run(app, 551, "urgent", "orders")
+    assert [Other(-n) for n in range(50)] == order[:50]
+    assert [OrderPlaced(n) for n in range(1, 501)] == [one for one in order if isinstance(one, OrderPlaced)]
+    assert Other(2) in order[51:-1]
 
 
 def test_a_message_reaches_an_idle_worker_of_several_transports(app: Postbus) -> None:
@@ -508,17 +512,31 @@ def test_events_tell_the_whole_story(app: Postbus) -> None:
         WorkerStarted,
         MessageReceived,
         MessageHandled,
+        MessagesAcknowledged,
         MessageReceived,
         MessageFailed,
         MessageRetried,
+        WorkerStopping,
         WorkerStopped,
         WorkerStarted,
         MessageReceived,
         MessageFailed,
         MessageBuried,
+        WorkerStopping,
         WorkerStopped,
     ] == [kind for kind in seen if kind.__name__ != "MessageSent"]
     assert MessageDropped not in seen
+
+
+def test_who_observes_after_the_worker_was_made_hears_it(app: Postbus) -> None:
+    """An observer may be added until the worker runs, and later."""
+    app.handler(handles=OrderPlaced)(lambda message: None)
+    app.dispatch(OrderPlaced(1))
+    worker = app.worker(limits=Limits(messages=1))
+    events: list[Event] = []
+    app.observe(events.append)
+    worker.run()
+    assert MessageHandled in [type(event) for event in events]
 
 
 class Flaky:

@@ -28,12 +28,14 @@ from postbus.middleware import (
     dispatch_after_current,
     restore_failed,
 )
+from postbus.rates import RateLimit
 from postbus.retry import RetryPolicy
 from postbus.routing import Route, Router
 from postbus.serialization import JsonSerializer, Serializer, SerializerFactory, TypeRegistry, can_be_message
 from postbus.stamps import Stamp
+from postbus.strategies import Strategy
 from postbus.transport import Receiver, Transport, TransportContext
-from postbus.worker import Worker
+from postbus.worker import GRACE, Worker
 
 if TYPE_CHECKING:
     from postbus.plugins import Plugins
@@ -85,6 +87,7 @@ class Postbus(Handlers):
         self._serializers: dict[str | SerializerFactory, Serializer] = {"json": JsonSerializer(self.types)}
         self.observers = Observers()
         self._plugins = plugins
+        self._rate_limits: dict[str, RateLimit] = {}
         self._own_transports: dict[type, Sequence[str]] = {}
         self._lock = threading.RLock()
         self._buses: dict[str | None, MessageBus] | None = None
@@ -226,11 +229,23 @@ class Postbus(Handlers):
         limits: Limits | None = None,
         queues: Sequence[str] = (),
         bus: str | None = None,
+        concurrency: int = 1,
         fetch_size: int | None = None,
+        strategy: Strategy = "strict",
+        weights: Mapping[str, int] | None = None,
+        grace: float | None = GRACE,
+        max_outage: float | None = None,
+        health_file: str | Path | None = None,
     ) -> Worker:
         """Return a worker for some transports, in order of priority; by default for all but the failure transports.
 
-        ``bus`` handles everything on that bus, whichever it was dispatched on.
+        ``bus`` handles everything on that bus, whichever it was dispatched on. ``concurrency`` is how many
+        messages are handled at once, ``fetch_size`` how many are fetched at once, in place of what fits.
+        ``strategy`` says whose turn it is among transports, and queues, that have messages: always the
+        first's, or by turns, in which ``weights`` (by name, 1 if not given) may make shares unequal. After
+        ``grace`` seconds of stopping a running handler is interrupted, and its message given back; None
+        waits for it. A broker that is away for longer than ``max_outage`` seconds ends the worker; without
+        it, reconnecting is tried for ever. Into ``health_file`` it writes signs of life.
         """
         self.bus(bus)  # What is wrong with handlers and middleware comes out now, and is no message's failure.
         chosen = names or [name for name in self.config.transports if name not in self.failure_transports]
@@ -247,10 +262,27 @@ class Postbus(Handlers):
             self.failures,
             limits=limits,
             queues=queues,
+            concurrency=concurrency,
             fetch_size=fetch_size,
+            strategy=strategy,
+            weights=weights,
+            rates={name: rate for name in receivers if (rate := self._rate_limit(name)) is not None},
+            grace=grace,
+            max_outage=max_outage,
+            health_file=None if health_file is None else Path(health_file),
             observers=self.observers,
             stop_signal=self.stop_signal(),
         )
+
+    def _rate_limit(self, name: str) -> RateLimit | None:
+        """Return the rate limit of a transport, which all workers of the app share that have the same store."""
+        config = self.config.transports[name]
+        if not isinstance(config, TransportConfig) or config.rate_limit is None:
+            return None
+        if name not in self._rate_limits:
+            key = f"postbus:{self.config.name}:{name}"
+            self._rate_limits[name] = RateLimit(config.rate_limit, key=key, store=config.rate_limit_store)
+        return self._rate_limits[name]
 
     def handle(self, envelope: Envelope, *, bus: str | None = None) -> Envelope:
         """Take an envelope that a transport delivered through the bus that it was dispatched on."""
@@ -392,6 +424,7 @@ class Postbus(Handlers):
                 if scheme.options is not None:
                     scheme.options.from_dsn(dsn)
                 self._serializer(config)
+                self._rate_limit(name)
             except ConfigurationError as error:
                 problems += [f"transports.{name}: {problem}" for problem in error.problems]
         if problems:

@@ -40,6 +40,10 @@ class TransportConfig(Struct, frozen=True, kw_only=True):
     """A name that a plugin registers; in code also a serializer, or what makes one from the app's types."""
     retry: RetryPolicy | None = None
     failure_transport: str | None = None
+    rate_limit: str | None = None
+    """How many of its messages workers handle in a time, such as ``100/second``."""
+    rate_limit_store: str = "memory://"
+    """Where that is counted, for the `limits` library; by default in each process by itself."""
 
 
 class BusConfig(Struct, frozen=True, kw_only=True):
@@ -236,6 +240,8 @@ class _Reader:
             serializer=cast(Any, serializer),
             retry=self.retry(f"{key}.retry", value.get("retry")),
             failure_transport=self.text(f"{key}.failure_transport", value.get("failure_transport")),
+            rate_limit=self.text(f"{key}.rate_limit", value.get("rate_limit")),
+            rate_limit_store=self.text(f"{key}.rate_limit_store", value.get("rate_limit_store")) or "memory://",
         )
 
     def retry(self, key: str, value: object) -> RetryPolicy | None:

@@ -87,8 +87,19 @@ class NotDecoded(Unrecoverable):
     """A message that came from a transport could not be decoded, so no handler has seen it."""
 
 
+class Poisonous(Unrecoverable):
+    """A message was in a worker's hands each time that one died, so no other is given it."""
+
+
 class StopWorker(PostbusError):
     """Raised by a handler: stop the worker after this message, which counts as failed."""
+
+
+class Interrupted(BaseException):
+    """The worker ends before a handler has finished, which is no failure: its message goes back to the broker.
+
+    No `Exception`, so that a handler which catches those does not swallow it.
+    """
 
 
 class SerializationError(PostbusError):

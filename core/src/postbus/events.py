@@ -24,7 +24,8 @@ Observer = Callable[[Event], None]
 class Observers:
     """Those who are told of events, in the order in which they were added.
 
-    One that raises is logged and stops nobody: neither the next observer nor the message.
+    One that raises is logged and stops nobody: neither the next observer nor the message. It is told in the
+    thread in which something happened; a worker that handles several messages at once does so in several.
     """
 
     def __init__(self) -> None:
@@ -69,11 +70,12 @@ class MessageHandled(Event):
 
 
 class MessageFailed(Event):
-    """Handling failed; what is done about it is told by the event that follows."""
+    """Handling failed, after ``seconds``; what is done about it is told by the event that follows."""
 
     envelope: Envelope
     transport: str
     error: Exception
+    seconds: float = 0.0
 
 
 class MessageRetried(Event):
@@ -102,6 +104,35 @@ class MessageDropped(Event):
     error: Exception
 
 
+class MessageReleased(Event):
+    """A message was given back to its broker, uncounted; ``begun`` says whether a handler was interrupted for that."""
+
+    envelope: Envelope
+    transport: str
+    begun: bool
+
+
+class MessagesAcknowledged(Event):
+    """Messages that were handled are gone from their broker."""
+
+    transport: str
+    number: int
+
+
+class LeasesExtended(Event):
+    """Messages that take long, or wait for one that does, stay with this worker."""
+
+    transport: str
+    number: int
+
+
+class LeaseLost(Event):
+    """The lease of a message ran out although it was here, so it comes again, and nothing is settled here."""
+
+    envelope: Envelope
+    transport: str
+
+
 class TransportLost(Event):
     """A broker cannot be reached; told once, until it is back."""
 
@@ -116,9 +147,22 @@ class TransportRestored(Event):
 
 
 class WorkerStarted(Event):
-    """A worker begins to receive."""
+    """A worker begins to receive, and to handle up to ``concurrency`` messages at once."""
 
     transports: tuple[str, ...]
+    concurrency: int = 1
+
+
+class WorkerPaused(Event):
+    """A worker begins nothing for so many seconds, because a copy of a message that failed cannot be stored."""
+
+    seconds: float
+
+
+class WorkerStopping(Event):
+    """A worker receives no more; what runs may finish."""
+
+    reason: str
 
 
 class WorkerStopped(Event):
@@ -127,3 +171,5 @@ class WorkerStopped(Event):
     reason: str
     handled: int
     failed: int
+    outgrown: bool = False
+    """It had reached its limit of memory, so another is to take its place."""

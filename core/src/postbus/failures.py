@@ -70,13 +70,14 @@ class Failures:
         self._failure_transport_for = failure_transports
         self._observers = observers
 
-    def handle(self, envelope: Envelope, error: Exception) -> None:
+    def handle(self, envelope: Envelope, error: Exception, seconds: float = 0.0) -> None:
         """Retry, bury or drop a received message, and settle it; raise `TransportError` if a copy cannot be stored.
 
+        ``seconds`` is how long it took to fail.
         After a raise the original is as it was: neither settled nor given back.
         """
         transport = _origin(envelope)
-        self._observers.notify(MessageFailed(envelope, transport, error))
+        self._observers.notify(MessageFailed(envelope, transport, error, seconds))
         decision = self.decide(envelope, error)
         if isinstance(decision, Retry):
             self._retry(envelope, error, decision.delay)

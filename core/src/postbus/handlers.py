@@ -7,7 +7,9 @@ import os
 import threading
 import types
 import typing
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextvars import copy_context
 from functools import partial
 from types import CoroutineType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, overload
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, 
 from msgspec import Struct
 
 from postbus.envelope import Envelope
-from postbus.errors import ConfigurationError, PostbusError, qualified_name
+from postbus.errors import ConfigurationError, Interrupted, PostbusError, qualified_name
 
 if TYPE_CHECKING:
     import asyncio
@@ -302,6 +304,40 @@ def _can_be_handled(member: object) -> bool:
     return member.__module__ != "builtins" or member is object
 
 
+class _Call:
+    """One coroutine on the loop, and the thread that waits for it."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.coroutine = coroutine
+        self.context = copy_context()
+        self.running = threading.Lock()
+        self.running.acquire()
+        self.task: asyncio.Task[None] | None = None
+        self.has_begun = False
+        self.is_interrupted = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    async def run(self) -> None:
+        self.has_begun = True
+        try:
+            self.result = await self.coroutine
+        except BaseException as error:  # A border: else SystemExit would end the loop, and whoever waits would hang.
+            self.error = error
+        finally:
+            self.running.release()
+
+    def cancel(self) -> None:
+        """Interrupt it; on the loop."""
+        assert self.task is not None
+        self.is_interrupted = True
+        self.task.cancel()
+        if not self.has_begun:  # Then `run` is never entered, and does not tell who waits.
+            self.coroutine.close()
+            self.error = Interrupted()
+            self.running.release()
+
+
 class _EventLoop:
     """The one event loop of this process for ``async def`` handlers, on a thread of its own."""
 
@@ -313,36 +349,83 @@ class _EventLoop:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._new: deque[_Call] = deque()
+        self._is_called = False
+        self._waiting: dict[int, _Call] = {}
 
     def run(self, coroutine: Coroutine[Any, Any, T], name: str) -> T:
         """Wait for a coroutine, which sees the context variables of the caller; raise what it raises."""
-        import asyncio  # noqa: PLC0415  It takes half as long to import as all of the core.
-
-        with self._lock:
-            if self._loop is None or self._thread is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="postbus-async", daemon=True)
-                self._thread.start()
-            loop, thread = self._loop, self._thread
-        if threading.current_thread() is thread:
+        loop = self._loop or self._start()
+        me = threading.get_ident()
+        if self._thread is not None and me == self._thread.ident:
             coroutine.close()
             raise PostbusError(
                 f"An async handler dispatched a message to the async handler {name}, and waits for it on the loop that "
                 "both run on. Use `await app.dispatch_async(...)` there."
             )
-        result, error = asyncio.run_coroutine_threadsafe(_outcome(coroutine), loop).result()
-        if error is not None:
-            raise error
-        return cast(T, result)
+        call = self._waiting[me] = _Call(coroutine)
+        self._new.append(call)
+        try:
+            # Waking the loop takes longer than all the rest, so many calls that come at once do it once.
+            if not self._is_called:
+                self._is_called = True
+                loop.call_soon_threadsafe(self._begin)
+            call.running.acquire()
+        except BaseException:  # A signal interrupted this thread, at any line.
+            loop.call_soon_threadsafe(self._cancel, call)
+            raise
+        finally:
+            del self._waiting[me]
+        if call.error is None:
+            return cast(T, call.result)
+        raise self._raised(call.error, call)
 
+    def interrupt(self, thread: int) -> bool:
+        """Cancel what this thread waits for; say whether there is anything."""
+        call = self._waiting.get(thread)
+        if call is None or self._loop is None:
+            return False
+        self._loop.call_soon_threadsafe(self._cancel, call)
+        return True
 
-async def _outcome(coroutine: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
-    # SystemExit and KeyboardInterrupt would end the loop's thread, and whoever waits would do so for ever.
-    try:
-        return await coroutine, None
-    except (Exception, KeyboardInterrupt, SystemExit) as error:
-        return None, error
+    def _start(self) -> asyncio.AbstractEventLoop:
+        import asyncio  # noqa: PLC0415  It takes half as long to import as all of the core.
+
+        with self._lock:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=loop.run_forever, name="postbus-async", daemon=True)
+                self._thread.start()
+                self._loop = loop
+            return self._loop
+
+    def _begin(self) -> None:
+        """Begin what was called since the last time; on the loop."""
+        assert self._loop is not None
+        self._is_called = False  # First, so that no call which comes meanwhile is overlooked.
+        while self._new:
+            call = self._new.popleft()
+            call.task = self._loop.create_task(call.run(), context=call.context)
+
+    def _cancel(self, call: _Call) -> None:
+        self._begin()
+        if call.error is None and call.running.locked():
+            call.cancel()
+
+    def _raised(self, error: BaseException, call: _Call) -> BaseException:
+        """Return what the caller is to see: a handler that cancelled itself has failed as by any other exception."""
+        from asyncio import CancelledError  # noqa: PLC0415
+        from concurrent.futures import CancelledError as Cancelled  # noqa: PLC0415
+
+        if not isinstance(error, CancelledError):
+            return error
+        return Interrupted() if call.is_interrupted else Cancelled(*error.args)
 
 
 _loop = _EventLoop()
 os.register_at_fork(after_in_child=_loop.start_over)
+
+
+def interrupt(thread: int) -> bool:
+    """Cancel the ``async def`` handler that a thread waits for, where `Interrupted` is raised; say whether it does."""
+    return _loop.interrupt(thread)

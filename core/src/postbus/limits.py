@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     failures: int | None = None
     """Messages that failed, those that are retried included."""
     time: float | None = None
-    """Seconds since the start; a running handler is waited for."""
+    """Seconds since the start; running handlers are waited for."""
     memory: int | None = None
     """Bytes of resident memory."""
 
@@ -77,7 +78,7 @@ class StopSignal:
         self._seen = self._changed_at()
 
     def send(self) -> None:
-        """Tell every worker that runs now to stop after the message in hand."""
+        """Tell every worker that runs now to stop after the messages in hand."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text(f"{time.time_ns()}\n")
 
@@ -91,6 +92,46 @@ class StopSignal:
         except OSError:
             return None
         return status.st_mtime_ns, status.st_ino
+
+
+class Stopping:
+    """Whether a worker is to stop, why, and how long it may take over it.
+
+    It can be told to from any thread and from a signal handler, so there is no lock here.
+    """
+
+    LOOK = 0.5
+    """Seconds between two looks at what takes too long to be looked at after each message."""
+
+    def __init__(self, stop_signal: StopSignal | None, grace: float | None) -> None:
+        self._signal = stop_signal
+        self._grace = grace
+        self._look_at = 0.0
+        self.told: str | None = None
+        """Why it was told to stop, if it was; a limit does not tell."""
+        self.outgrown = False
+        """Whether the limit of memory is reached."""
+        self.deadline = math.inf
+        """When what is running then is interrupted; a limit leaves it all the time that it takes."""
+
+    def tell(self, reason: str) -> None:
+        """Stop; the first reason counts."""
+        if self.told is None:
+            if self._grace is not None:
+                self.deadline = time.monotonic() + self._grace
+            self.told = reason
+
+    def reason(self, counters: Counters) -> str | None:
+        """Return why the worker is to stop, also by what it has done; None while it is not."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + self.LOOK
+            if self._signal is not None and self._signal.was_sent():
+                self.tell("all workers were told to")
+            if outgrown := counters.outgrown():
+                self.outgrown = True
+                return outgrown
+        return self.told or counters.reached()
 
 
 def resident_memory() -> int:

@@ -325,7 +325,8 @@ class QueueTransport:
         self._connection: Connection | None = None
         self._inherited: list[Connection] = []
         self._pid = os.getpid()
-        self._lost = False
+        self.lost_since: float | None = None
+        """When the broker was lost, by the monotonic clock; None while it can be reached, as far as is known."""
         self._pause = 0.0
         self._retry_at = 0.0
         self._closed = threading.Event()
@@ -430,6 +431,18 @@ class QueueTransport:
         tags = _tags(envelopes)
         self.call(lambda connection: connection.release(tags))
 
+    @property
+    def lease(self) -> float | None:
+        """For how many seconds a delivery is ours without `keepalive`; None for as long as we are connected."""
+        connection = self._open()
+        return connection.lease if isinstance(connection, SupportsKeepalive) else None
+
+    def keepalive(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
+        """Begin the leases of all of them anew; return those whose lease was lost already."""
+        tags = _tags(envelopes)
+        lost = self.call(lambda connection: cast(SupportsKeepalive, connection).keepalive(tags))
+        return [envelope for envelope, tag in zip(envelopes, tags, strict=True) if tag in lost]
+
     def replace(self, original: Envelope, copy: Envelope) -> bool:
         """Store the copy and settle the original in one step, where the broker can; say whether it could."""
         if not isinstance(self._open(), SupportsReplace):
@@ -500,7 +513,9 @@ class QueueTransport:
         with self._lock:
             if self._connection is connection:  # else another thread has replaced it already
                 self._connection = None
-            first, self._lost = not self._lost, True
+            first = self.lost_since is None
+            if first:
+                self.lost_since = time.monotonic()
         if connection is not None:
             try:
                 connection.close()
@@ -512,9 +527,9 @@ class QueueTransport:
             self._observers.notify(TransportLost(self.name, error))
 
     def _found(self) -> None:
-        if not self._lost:
+        if self.lost_since is None:
             return
-        self._lost, self._pause, self._retry_at = False, 0.0, 0.0
+        self.lost_since, self._pause, self._retry_at = None, 0.0, 0.0
         logger.info("Reached %r again.", self.name, extra={"transport": self.name})
         self._observers.notify(TransportRestored(self.name))
 

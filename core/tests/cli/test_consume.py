@@ -31,6 +31,17 @@ def test_it_shows_each_message_when_asked(shop: Shop) -> None:
     assert "INFO Handled OrderPlaced" in shop.run("consume", "orders", "-l", "1", "-v").stderr
 
 
+def test_it_sums_up_when_asked(shop: Shop) -> None:
+    """With -v the end has a line for each transport: what became of its messages, and how long they took."""
+    shop.dispatch(1, 2, 13)
+    lines = shop.run("consume", "orders", "-l", "3", "-v").stderr.splitlines()
+
+    assert "2 handled, 1 failed" in lines[-2]
+    assert lines[-1].startswith("orders: 2 handled (")
+    assert "1 buried, on average in" in lines[-1]
+    assert "the slowest, OrderPlaced, in" in lines[-1]
+
+
 def test_a_failure_is_shown_without_asking(shop: Shop) -> None:
     """A message that is buried is an error in the log at any verbosity."""
     shop.dispatch(13)

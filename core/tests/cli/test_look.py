@@ -194,3 +194,12 @@ def test_check_warns_of_messages_that_would_be_dropped(shop: Shop) -> None:
     shop.append('app = Postbus(transports={"a": "in-memory://"})')
 
     assert "None is configured, so what finally fails is dropped." in shop.run("check").stdout
+
+
+def test_a_worker_that_is_not_there(shop: Shop) -> None:
+    """``check --worker`` looks at the worker's file, and does not even load the app."""
+    result = shop.run("check", "--worker", "--health-file", "health", app="nowhere:app")
+
+    assert 1 == result.exit_code
+    assert "cannot be read" in result.stdout
+    assert 2 == shop.run("check", "--worker").exit_code

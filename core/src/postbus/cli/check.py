@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import click
@@ -11,11 +12,13 @@ from msgspec import Struct
 from postbus.app import Postbus
 from postbus.cli.debug import unused_routes
 from postbus.cli.invocation import Invocation, connection_of, importing, pass_invocation
-from postbus.cli.options import format_option
+from postbus.cli.options import HEALTH_FILE, duration, format_option
 from postbus.cli.output import count_of, print_json, print_table
+from postbus.cli.processes import files_of
 from postbus.config import TransportConfig
 from postbus.dsn import Dsn
 from postbus.errors import ConfigurationError, describe
+from postbus.health import ailment
 from postbus.transport import Receiver, SupportsCount, SupportsSetup
 
 Status = Literal["ok", "warning", "problem"]
@@ -29,23 +32,62 @@ class Finding(Struct, frozen=True):
     detail: str = ""
 
 
-@click.command(epilog="Example: postbus check && systemctl start postbus-worker")
+@click.command(
+    epilog="""
+    \b
+    Examples: postbus check && systemctl start postbus-worker
+              postbus check --worker --health-file /run/postbus/health --max-age 1m
+    """
+)
+@click.option("--worker", is_flag=True, help="Look at a worker that runs, and at nothing else; see --health-file.")
+@click.option(
+    "--health-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar=HEALTH_FILE,
+    metavar="FILE",
+    help=f"The file of the worker's signs of life, as given to it. Also {HEALTH_FILE}.",
+)
+@click.option(
+    "--max-age",
+    type=duration,
+    default="60",
+    show_default=True,
+    metavar="TIME",
+    help="How long ago the worker may have fetched last, and a broker may have been away.",
+)
 @format_option
 @click.pass_context
 @pass_invocation
-def check(invocation: Invocation, context: click.Context, format: str) -> None:
-    """Check that the app could work now.
+def check(
+    invocation: Invocation,
+    context: click.Context,
+    worker: bool,
+    health_file: Path | None,
+    max_age: float,
+    format: str,
+) -> None:
+    """Check that the app could work now, or that it does.
 
     Of each transport: is its plugin there, can it be reached, is it set up, and may we use it; then the
     handlers and the routes. Nothing is changed, and no message is touched. The exit code is 1 if there is
     any problem; a warning is none.
+
+    --worker is for the liveness probe of Kubernetes: it does not load the app.
     """
-    findings = list(_look(invocation))
+    if worker and health_file is None:
+        raise click.UsageError(f"--worker goes together with --health-file, or {HEALTH_FILE}.")
+    findings = list(_look_at_workers(health_file, max_age) if worker and health_file else _look(invocation))
     if format == "json":
         print_json(findings)
     else:
         print_table(("What", "Status", "Detail"), [(found.what, found.status, found.detail) for found in findings])
     context.exit(1 if any(found.status == "problem" for found in findings) else 0)
+
+
+def _look_at_workers(health_file: Path, max_age: float) -> Iterator[Finding]:
+    for file in files_of(health_file):
+        problem = ailment(file, max_age)
+        yield Finding(f"worker {file}", "problem" if problem else "ok", problem or "")
 
 
 def _look(invocation: Invocation) -> Iterator[Finding]:

@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import sys
 import time
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
 import click
 
 from postbus.app import Postbus
 from postbus.cli import logs
 from postbus.cli.invocation import Invocation, pass_invocation, transport_names, unknown
-from postbus.cli.options import complete_buses, complete_transports, duration, is_terminal, size
+from postbus.cli.options import (
+    HEALTH_FILE,
+    complete_buses,
+    complete_transports,
+    duration,
+    is_terminal,
+    processes_range,
+    size,
+    weight,
+)
 from postbus.cli.output import age, count_of
-from postbus.errors import ConfigurationError, TransportError
+from postbus.cli.processes import REPLACE, Parent, adopt, number_of, own_file
+from postbus.cli.scaling import Backlog, Scaling
+from postbus.cli.summary import Summary
+from postbus.cli.watching import Changes
+from postbus.errors import ConfigurationError, PostbusError, TransportError
 from postbus.limits import Limits
+from postbus.strategies import STRATEGIES, Strategy
 from postbus.transport import Receiver
+from postbus.worker import GRACE
 
 logger = logging.getLogger(logs.ANNOUNCEMENTS)
 
 
-@click.command(epilog="Example: postbus consume orders mails --limit 1000 --memory-limit 128M -v")
+@click.command(
+    epilog="""
+    \b
+    Examples: postbus consume orders mails --limit 1000 --memory-limit 128M -v
+              postbus consume --all --concurrency 50 --strategy weighted --weight orders=3
+    """
+)
 @click.argument("names", nargs=-1, shell_complete=complete_transports)
 @click.option("--all", "everything", is_flag=True, help="Consume all transports but the failure transports.")
 @click.option(
@@ -33,9 +58,68 @@ logger = logging.getLogger(logs.ANNOUNCEMENTS)
 @click.option("--queues", metavar="QUEUE", multiple=True, help="Only from this queue; may be given several times.")
 @click.option("--bus", "-b", metavar="NAME", shell_complete=complete_buses, help="Handle everything on this bus.")
 @click.option(
+    "--concurrency",
+    "-c",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Handle so many messages at once: def handlers in threads, async def handlers on one event loop.",
+)
+@click.option(
     "--fetch-size", type=click.IntRange(min=1), metavar="N", help="Fetch so many at once, instead of what fits."
 )
-@click.option("-v", "--verbose", "verbosity", count=True, help="Show each message; -vv details; -vvv everything.")
+@click.option(
+    "--strategy",
+    type=click.Choice(STRATEGIES),
+    default="strict",
+    show_default=True,
+    help="Whose turn it is if several transports, or queues, have messages: always the first's; by turns, in "
+    "proportion to weights; or by turns.",
+)
+@click.option(
+    "--weight",
+    "weights",
+    type=weight,
+    metavar="NAME=N",
+    multiple=True,
+    help="The weight of a transport or queue, by default 1; with --strategy weighted.",
+)
+@click.option(
+    "--grace",
+    type=duration,
+    default=f"{GRACE:g}",
+    show_default=True,
+    metavar="TIME",
+    help="How long handlers may go on after a signal; then they are interrupted, and their messages come again.",
+)
+@click.option(
+    "--max-outage",
+    type=duration,
+    metavar="TIME",
+    help="End with exit code 1 when a broker could not be reached for so long; without it, try for ever.",
+)
+@click.option(
+    "--health-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar=HEALTH_FILE,
+    metavar="FILE",
+    help=f"Write a sign of life into this file, for `postbus check --worker`. Also {HEALTH_FILE}.",
+)
+@click.option(
+    "--processes",
+    type=processes_range,
+    metavar="N|MIN:MAX",
+    help="Run so many workers under one parent, which replaces those that die, or reach their --memory-limit; "
+    "between two numbers, as many as what waits calls for.",
+)
+@click.option("--watch", is_flag=True, help="Start anew when a Python file in this folder changes; for development.")
+@click.option(
+    "-v",
+    "--verbose",
+    "verbosity",
+    count=True,
+    help="Show each message, and a summary at the end; -vv details; -vvv everything.",
+)
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
@@ -57,27 +141,69 @@ def consume(
     memory_limit: int | None,
     queues: tuple[str, ...],
     bus: str | None,
+    concurrency: int,
     fetch_size: int | None,
+    strategy: Strategy,
+    weights: tuple[tuple[str, int], ...],
+    grace: float,
+    max_outage: float | None,
+    health_file: Path | None,
+    processes: tuple[int, int] | None,
+    watch: bool,
     verbosity: int,
     log_format: Literal["text", "json"],
 ) -> None:
     """Handle what arrives at transports.
 
     NAMES are in order of priority; they may be left out if there is only one transport to consume. SIGTERM,
-    SIGINT and SIGQUIT stop it after the message in hand (exit code 0), a second one at once (130).
+    SIGINT and SIGQUIT stop it after the messages in hand (exit code 0), a second one at once (130).
     """
     if everything and names:
         raise click.UsageError("Give names or --all, not both.")
     if exclude and not everything:
         raise click.UsageError("--exclude goes together with --all.")
-    logs.configure(verbosity, log_format)
+    child = number_of(os.environ)
+    least, most = processes or (1, 1)
+    if watch and least != most:
+        raise click.UsageError("--watch goes together with a fixed number of --processes.")
+    logs.configure(verbosity, log_format, process=f"worker {child}" if child is not None and processes else None)
+    if child is None and watch:
+        # Without the app: it may be broken now, and mended by the next change.
+        context.exit(Parent(least, grace=grace, changes=Changes(Path.cwd())).run())
+    if child is None and processes is None and os.getpid() == 1:
+        context.exit(Parent(1, grace=grace, replaces=False).run())
     limits = Limits(messages=limit, failures=failure_limit, time=time_limit, memory=memory_limit)
     app = invocation.loaded_app
     if bus is not None and bus not in app.config.buses:
         raise unknown("bus", bus, app.config.buses, "buses")
     chosen = _all(app, exclude) if everything else transport_names(app, names) or _only(app)
 
-    worker = app.worker(*chosen, limits=limits, queues=queues, bus=bus, fetch_size=fetch_size)
+    if child is None and processes is not None:
+        backlog = (
+            Backlog({name: app.transport(name) for name in chosen}, Scaling(least, most)) if least < most else None
+        )
+        number = f"{least}" if backlog is None else f"{least} to {most}"
+        logger.info("Consuming %s in %s processes.", ", then ".join(map(repr, chosen)), number)
+        context.exit(Parent(least, grace=grace, backlog=backlog).run())
+
+    worker = app.worker(
+        *chosen,
+        limits=limits,
+        queues=queues,
+        bus=bus,
+        concurrency=concurrency,
+        fetch_size=fetch_size,
+        strategy=strategy,
+        weights=dict(weights),
+        grace=grace,
+        max_outage=max_outage,
+        health_file=own_file(health_file, child) if processes else health_file,
+    )
+    summary = Summary()
+    if verbosity:
+        app.observe(summary)
+    if child is not None:
+        adopt(os.environ, worker.stop)
     _announce(chosen, limits, hint=not verbosity and log_format == "text")
     started = time.monotonic()
     try:
@@ -87,6 +213,10 @@ def consume(
             raise
         logger.error("Stopped, because a transport failed for good: %s", error)
         context.exit(1)
+    except KeyboardInterrupt:
+        if worker.has_unfinished:
+            _end(app, 130)
+        raise
     logger.info(
         "Stopped, because %s: %d handled, %d failed, in %s.",
         stopped.reason,
@@ -95,19 +225,35 @@ def consume(
         age(time.monotonic() - started),
         extra={"handled": stopped.handled, "failed": stopped.failed},
     )
+    for line in summary.lines(time.monotonic() - started):
+        logger.info("%s", line)
+    if worker.has_unfinished:
+        _end(app, 0)
+    if child is not None and stopped.outgrown:
+        context.exit(REPLACE)
 
 
 @click.command("stop-workers", epilog="Example: postbus stop-workers")
 @pass_invocation
 def stop_workers(invocation: Invocation) -> None:
-    """Stop every worker of the app after the message in hand.
+    """Stop every worker of the app after the messages in hand.
 
     It reaches the workers of this app, by its name, that run as this user on this machine, or share the
     folder POSTBUS_STATE_DIR. It does not wait for them.
     """
     app = invocation.app
     app.stop_signal().send()
-    click.echo(f"Told every worker of {app.config.name!r} to stop after the message in hand.")
+    click.echo(f"Told every worker of {app.config.name!r} to stop after the messages in hand.")
+
+
+def _end(app: Postbus, code: int) -> NoReturn:
+    """End now: Python would wait for threads that an interrupted handler has started."""
+    with contextlib.suppress(PostbusError):
+        app.close()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def _consumable(app: Postbus) -> list[str]:
@@ -160,4 +306,4 @@ def _announce(names: list[str], limits: Limits, *, hint: bool) -> None:
     logger.info("Consuming %s.", ", then ".join(map(repr, names)), extra=extra)
     logger.info("It stops by itself %s.", " or ".join(reason for reason in reasons if reason))
     more = " With -v it shows each message." if hint else ""
-    logger.info("Ctrl+C or SIGTERM stops it after the message in hand, a second one at once.%s", more)
+    logger.info("Ctrl+C or SIGTERM stops it after the messages in hand, a second one at once.%s", more)

@@ -22,11 +22,14 @@ _COLORS = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
-def configure(verbosity: int = 0, format: Literal["text", "json"] = "text") -> None:
-    """Send logs to stderr; again replaces what was configured before. Handlers of the user's own stay."""
+def configure(verbosity: int = 0, format: Literal["text", "json"] = "text", process: str | None = None) -> None:
+    """Send logs to stderr; again replaces what was configured before. Handlers of the user's own stay.
+
+    ``process`` is what each line names, if several processes write to the same place.
+    """
     handler = _EchoHandler()
     handler.set_name("postbus")
-    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(process) if format == "json" else TextFormatter(process))
     root = logging.getLogger()
     for other in list(root.handlers):
         if other.name == handler.name:
@@ -52,16 +55,24 @@ class _EchoHandler(logging.Handler):
 class TextFormatter(logging.Formatter):
     """Time, level and message; announcements are the message alone."""
 
+    def __init__(self, process: str | None = None) -> None:
+        super().__init__()
+        self._start = f"[{process}] " if process else ""
+
     def format(self, record: logging.LogRecord) -> str:
         if record.name == ANNOUNCEMENTS:
-            return record.getMessage()
+            return self._start + record.getMessage()
         level = record.levelname
         start = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')} {click.style(level, _COLORS.get(level))}"
-        return f"{start} {super().format(record)}"
+        return f"{self._start}{start} {super().format(record)}"
 
 
 class JsonFormatter(logging.Formatter):
     """``time``, ``level``, ``logger``, ``message``, ``error`` with the traceback, and whatever ``extra`` holds."""
+
+    def __init__(self, process: str | None = None) -> None:
+        super().__init__()
+        self._process = {"process": process} if process else {}
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -69,6 +80,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
+            **self._process,
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)

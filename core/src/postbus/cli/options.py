@@ -16,6 +16,9 @@ from postbus.cli.invocation import invocation_in
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+HEALTH_FILE = "POSTBUS_HEALTH_FILE"
+"""The variable that names the file of a worker's signs of life, for the worker and for who looks."""
+
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -37,6 +40,22 @@ def size(text: str) -> int:
     if match is None:
         raise click.BadParameter(f"{text!r} is no size. Write bytes, or for example 512k, 128M, 1.5G.")
     return int(float(match[1]) * _BYTES[match[2]])
+
+
+def weight(text: str) -> tuple[str, int]:
+    """Return the name and the number in "orders=3"."""
+    name, equals, number = text.rpartition("=")
+    if not equals or not name or not number.isdecimal():
+        raise click.BadParameter(f"{text!r} is no weight. Write the name and a whole number, for example orders=3.")
+    return name, int(number)
+
+
+def processes_range(text: str) -> tuple[int, int]:
+    """Return the least and the most of "4" or "2:8"."""
+    match = re.fullmatch(r"([1-9][0-9]*)(?::([1-9][0-9]*))?", text)
+    if match is None or int(match[2] or match[1]) < int(match[1]):
+        raise click.BadParameter(f"{text!r} is no number of processes. Write one, or a least and a most such as 2:8.")
+    return int(match[1]), int(match[2] or match[1])
 
 
 def moment(text: str) -> datetime:

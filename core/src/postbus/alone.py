@@ -1,0 +1,172 @@
+"""One transport, one message at a time: all in the thread of the worker, with a keeper beside it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+
+from postbus.errors import Interrupted
+from postbus.events import Observers, WorkerPaused, WorkerStopping
+from postbus.handlers import interrupt
+from postbus.handling import Handling
+from postbus.health import Health
+from postbus.holdings import Holding
+from postbus.keeper import Keeper
+from postbus.limits import Counters, Stopping
+from postbus.receivers import WAIT, FetchSize
+from postbus.signals import StopSignals
+from postbus.strategies import Turns
+
+logger = logging.getLogger("postbus")
+
+
+class Alone:
+    """Fetches a batch, handles one message after the other, settles what is done together."""
+
+    SETTLE_AFTER = 0.1
+    """Seconds after which what is done is settled, though the batch is not."""
+
+    MERCY = 1.0
+    """Seconds for which an interrupted handler may clear up before its message is given away."""
+
+    def __init__(
+        self,
+        holding: Holding,
+        handling: Handling,
+        stopping: Stopping,
+        counters: Counters,
+        signals: StopSignals,
+        observers: Observers,
+        health: Health,
+        *,
+        queue_turns: Turns,
+        fetch_size: int | None,
+    ) -> None:
+        self._holding = holding
+        self._handling = handling
+        self._stopping = stopping
+        self._counters = counters
+        self._signals = signals
+        self._observers = observers
+        self._health = health
+        self._queue_turns = queue_turns
+        self._size = FetchSize(fetch_size)
+        self._thread = threading.current_thread()
+        self._pause = 0.0
+        self._is_in_trouble = False
+        self._given_up_at = math.inf
+        self._can_be_interrupted = False
+
+    def work(self) -> str:
+        """Work until there is a reason to stop, and return it; raise `Interrupted` if the grace is over before."""
+        with Keeper(self._holding, self._look) as keeper:
+            while (reason := self._stopping.reason(self._counters)) is None:
+                self._take_turn(keeper)
+        self._observers.notify(WorkerStopping(reason))
+        return reason
+
+    def interrupt(self) -> None:
+        """Raise `Interrupted` if a handler runs; called in the thread in which it does."""
+        if self._holding.begun and self._can_be_interrupted:
+            self._can_be_interrupted = False
+            raise Interrupted
+
+    def _take_turn(self, keeper: Keeper) -> None:
+        if self._is_in_trouble:
+            self._rest()
+        left = self._counters.left
+        limit = self._size.limit if left is None else min(self._size.limit, left)
+        envelopes, since = self._holding.fetch(limit, WAIT, self._queue_turns.rotation())
+        self._health.turn()
+        if not envelopes:
+            return
+        self._holding.take_in(envelopes, since)
+        self._holding.is_busy = True
+        keeper.wake()
+        self._handling.look_who_watches()
+        started = time.monotonic()
+        begun = self._work_through()
+        given_back = begun < len(envelopes) and not self._is_in_trouble
+        self._size.learn(begun, time.monotonic() - started, given_back=given_back)
+
+    def _work_through(self) -> int:
+        """Handle what is held, and settle it; return how many messages were begun."""
+        holding, counters, stopping = self._holding, self._counters, self._stopping
+        waiting, begun, done = holding.waiting, holding.begun, holding.done
+        lost, suspects = holding.lost, holding.suspects
+        handle = self._handling.handle
+        number = 0
+        settle_at = time.monotonic() + self.SETTLE_AFTER
+        self._can_be_interrupted = True
+        try:
+            while True:
+                try:
+                    envelope = waiting.popleft()
+                except IndexError:  # The batch is done, or the keeper has given the rest of it back.
+                    break
+                number += 1
+                if lost and holding.has_lost(envelope):
+                    continue
+                begun[0] = envelope
+                if suspects and holding.has_last_chance(envelope):
+                    holding.settle()
+                    holding.release_waiting()
+                outcome = handle(holding, envelope)
+                if outcome == "handled":
+                    done.append(envelope)
+                    counters.handled += 1
+                else:
+                    counters.failed += 1
+                    if outcome == "stuck":
+                        holding.release([envelope], begun=True)
+                        self._is_in_trouble = True
+                begun.clear()
+                if self._is_in_trouble or stopping.told or counters.reached():
+                    break
+                if time.monotonic() > settle_at:
+                    holding.settle()
+                    settle_at = time.monotonic() + self.SETTLE_AFTER
+        finally:
+            self._can_be_interrupted = False  # Or some of the following might be left out.
+            if done and done[-1] is begun.get(0):  # The signal came right behind its end.
+                begun.clear()
+            holding.settle()
+            holding.give_up(list(begun.values()))
+            begun.clear()
+            holding.release_waiting()
+            holding.is_busy = False
+        if not self._is_in_trouble or number > 1:
+            self._pause = 0.0
+        return number
+
+    def _rest(self) -> None:
+        self._is_in_trouble = False
+        self._pause = min(max(1.0, self._pause * 2), 30.0)
+        logger.warning("Pausing for %.0f s, with nothing in hand.", self._pause)
+        self._observers.notify(WorkerPaused(self._pause))
+        # Not an event: a signal handler that sets one can meet the lock that this thread holds in waiting for it.
+        end = time.monotonic() + self._pause
+        while self._stopping.told is None and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.2))
+
+    # in the thread of the keeper
+
+    def _look(self, now: float) -> None:
+        """Give a sign of life; interrupt a handler when the grace is over.
+
+        One that nothing can interrupt keeps its message no longer.
+        """
+        self._signals.look()
+        self._health.show(now)
+        is_over = now >= self._stopping.deadline or self._signals.is_second_unheard
+        if not is_over or not self._holding.begun or not self._can_be_interrupted or self._signals.is_second_heard:
+            return
+        self._given_up_at = min(self._given_up_at, now + self.MERCY)
+        # Again at each look, because a signal may come to nothing: see `StopSignals`.
+        if now < self._given_up_at:
+            if not self._signals.nudge():
+                interrupt(self._thread.ident or 0)
+        elif not self._holding.lost:
+            self._holding.give_up(list(self._holding.begun.values()))

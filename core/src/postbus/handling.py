@@ -1,0 +1,102 @@
+"""What is done with one message: it goes through its bus, and if that fails, to `failures`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from postbus.envelope import Envelope
+from postbus.errors import Interrupted, NotDecoded, Poisonous, StopWorker, TransportError, leaves
+from postbus.events import MessageHandled, MessageReceived, Observers
+from postbus.failures import Failures, identifiers, label
+from postbus.holdings import Holding
+from postbus.serialization import Undecodable
+
+logger = logging.getLogger("postbus")
+
+Outcome = Literal["handled", "failed", "stuck", "gone"]
+"""To be acknowledged; dealt with and settled; to be given back, as a copy cannot be stored; not ours any more."""
+
+
+class Handling:
+    """Handles messages, each in the thread that brings it; settles only those that failed."""
+
+    def __init__(
+        self,
+        dispatch: Callable[[Envelope], Envelope],
+        failures: Failures,
+        observers: Observers,
+        stop: Callable[[str], None],
+    ) -> None:
+        self._dispatch = dispatch
+        self._failures = failures
+        self._observers = observers
+        self._stop = stop
+        self._is_watched = False
+
+    def look_who_watches(self) -> None:
+        """Find out whether anybody wants to know; apart, because asking takes longer than dispatching."""
+        self._is_watched = bool(self._observers) or logger.isEnabledFor(logging.INFO)
+
+    def handle(self, holding: Holding, envelope: Envelope) -> Outcome:
+        """Dispatch a message, and deal with its failure; return what its worker has to do yet."""
+        started = time.monotonic() if self._is_watched else 0.0
+        if self._is_watched:
+            self._observers.notify(MessageReceived(envelope, holding.name))
+        try:
+            if holding.suspects and (deaths := holding.deaths(envelope)):
+                raise Poisonous(f"{deaths} workers died, or lost it, while they had it in hand.")
+            if isinstance(envelope.message, Undecodable):
+                raise NotDecoded(envelope.message.reason)
+            handled = self._dispatch(envelope)
+        except Exception as error:  # A border: whatever a handler or a middleware raises is a failure of this message.
+            interruption = _interruption_behind(error)
+            if interruption is not None:
+                raise interruption from error
+            return self._deal_with(error, holding, envelope, time.monotonic() - started if started else 0.0)
+        if self._is_watched:
+            seconds = time.monotonic() - started
+            if logger.isEnabledFor(logging.INFO):
+                logger.info(
+                    "Handled %s from %r in %.3f s.",
+                    label(envelope),
+                    holding.name,
+                    seconds,
+                    extra={**identifiers(envelope), "seconds": seconds},
+                )
+            self._observers.notify(MessageHandled(handled, holding.name, seconds))
+        return "handled"
+
+    def _deal_with(self, error: Exception, holding: Holding, envelope: Envelope, seconds: float) -> Outcome:
+        stop = next((leaf for leaf in leaves(error) if isinstance(leaf, StopWorker)), None)
+        if stop is not None:
+            self._stop(f"a handler asked for it: {stop}")
+        if holding.has_lost(envelope):
+            return "gone"
+        try:
+            self._failures.handle(envelope, error, seconds)
+        except Exception as problem:  # A border: while the copy cannot be stored, the broker keeps the original.
+            logger.error(
+                "Giving %s back to its broker, because what is to become of it cannot be stored: %s",
+                label(envelope),
+                problem,
+                exc_info=not isinstance(problem, TransportError),
+                extra=identifiers(envelope),
+            )
+            return "stuck"
+        return "failed"
+
+
+def _interruption_behind(error: Exception) -> BaseException | None:
+    """Return what interrupted a handler if that made it raise this: a library may stumble over it in its own way."""
+    for leaf in leaves(error):
+        seen: set[int] = set()
+        context: BaseException | None = leaf
+        while context is not None and id(context) not in seen:
+            if isinstance(context, KeyboardInterrupt | Interrupted):
+                return context
+            seen.add(id(context))
+            context = context.__context__
+    return None

@@ -1,0 +1,261 @@
+"""What a worker holds of a transport: fetched, and neither settled nor given back."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from postbus import stamps
+from postbus.envelope import Envelope
+from postbus.errors import TransportError
+from postbus.events import LeaseLost, LeasesExtended, MessageReleased, MessagesAcknowledged, Observers
+from postbus.failures import identifiers, label
+from postbus.rates import RateLimit
+from postbus.transport import QueueTransport, Receiver
+
+logger = logging.getLogger("postbus")
+
+
+class Holding:
+    """The deliveries of one transport that are in a worker's hands.
+
+    One thread takes messages in and begins them. It may share the holding with one other, which keeps it
+    meanwhile: settles, extends leases, gives back what waits. So each message is moved by one operation
+    that Python does in one piece, and there is no lock between the two.
+    """
+
+    LAST_CHANCE = 3
+    """The delivery at which a message has a worker to itself, because two may have died of it."""
+    LAST_CHANCE_COUNTED = 20
+    """The same where the broker counts, too, what was only given back; there it shares the worker."""
+    TOO_LONG = 0.8
+    """Seconds after which what waits behind a slow message is given back to the broker, for other workers."""
+
+    def __init__(
+        self,
+        name: str,
+        receiver: Receiver,
+        observers: Observers | None = None,
+        *,
+        patient: bool = False,
+        rate: RateLimit | None = None,
+    ) -> None:
+        """Hold nothing yet. Who is patient fetches much on purpose, and gives it back only if no message is begun."""
+        self.name = name
+        self.receiver = receiver
+        self._observers = observers if observers is not None else Observers()
+        self._patient = patient
+        self._rate = rate
+        self.waiting: deque[Envelope] = deque()
+        """Not begun, the next one first. Who keeps the holding takes from its end."""
+        self.is_busy = False
+        """Whether somebody who has a keeper works through it."""
+        self.begun: dict[int, Envelope] = {}
+        """In a handler's hands, by whatever its worker knows each by."""
+        self.done: deque[Envelope] = deque()
+        """Handled, and not yet acknowledged."""
+        self.lost: dict[int, Envelope] = {}
+        """Somebody else's by now, although it is here; by identity."""
+        self.suspects: dict[int, int] = {}
+        """The messages that workers may have died of, by identity: how often each has been delivered."""
+        self.given_up = 0
+        """How many messages were given back that a handler had begun, and may still be busy with."""
+        self.fetching_since: float | None = None
+        """When the fetch began that is under way, by the monotonic clock; None if there is none."""
+        self._guarantees = receiver.guarantees if isinstance(receiver, QueueTransport) else None
+        self._lease: float | None = math.nan
+        self._leased_at = 0.0
+        self._extend_at = math.inf
+        self._mark: Envelope | None = None
+        self._look_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self.begun) + len(self.waiting) + len(self.done)
+
+    @property
+    def lost_since(self) -> float | None:
+        """Since when the broker cannot be reached, by the monotonic clock; None if it can, as far as is known."""
+        return self.receiver.lost_since if isinstance(self.receiver, QueueTransport) else None
+
+    def fetch(self, limit: int, wait: float, queues: Sequence[str]) -> tuple[Sequence[Envelope], float]:
+        """Receive messages, which the holding is to take in; return them, and when their leases began at the earliest.
+
+        In whatever thread, but in one at a time.
+        """
+        self.fetching_since = since = time.monotonic()
+        try:
+            if self._rate is not None:
+                return self._fetch_within(self._rate, limit, wait, queues), since
+            return self.receiver.receive(limit, wait, queues), since
+        finally:
+            self.fetching_since = None
+
+    def _fetch_within(self, rate: RateLimit, limit: int, wait: float, queues: Sequence[str]) -> Sequence[Envelope]:
+        """Receive what the rate allows; nothing is handled, and so no attempt is spent, before it does."""
+        limit = min(limit, rate.allowed())
+        if limit == 0:
+            time.sleep(min(wait, rate.wait()))
+            return ()
+        envelopes = self.receiver.receive(limit, wait, queues)
+        granted = rate.take(len(envelopes)) if envelopes else 0
+        self.release(envelopes[granted:])
+        return envelopes[:granted]
+
+    def take_in(self, envelopes: Sequence[Envelope], since: float) -> None:
+        """Hold what was fetched; its leases began at this time or later."""
+        if not self:
+            self.lost.clear()
+            self.suspects.clear()
+            self._leased_at = since
+            self._extend_at = since + self._known_lease() / 3
+            self._mark = envelopes[min(1, len(envelopes) - 1)] if self._patient else envelopes[-1]
+            self._look_at = time.monotonic() + self.TOO_LONG
+        if self._guarantees is not None and self._guarantees.delivery_count:
+            self._note_suspects(envelopes)
+        self.waiting.extend(envelopes)
+
+    # what workers die of
+
+    def has_last_chance(self, envelope: Envelope) -> bool:
+        """Say whether a message is to be handled with nothing else in hand."""
+        return self.suspects.get(id(envelope)) == self.LAST_CHANCE and not self._counts_releases
+
+    def deaths(self, envelope: Envelope) -> int | None:
+        """Return how many workers had a message when they died, if these were too many."""
+        most = self.LAST_CHANCE_COUNTED if self._counts_releases else self.LAST_CHANCE
+        count = self.suspects.get(id(envelope), 0)
+        return count - 1 if count > most else None
+
+    @property
+    def _counts_releases(self) -> bool:
+        return self._guarantees is not None and self._guarantees.release_is_counted
+
+    def _note_suspects(self, envelopes: Sequence[Envelope]) -> None:
+        for envelope in envelopes:
+            received = envelope.stamps[-1]
+            if type(received) is stamps.Received and received.count and received.count >= self.LAST_CHANCE:
+                self.suspects[id(envelope)] = received.count
+
+    # settling
+
+    def settle(self) -> None:
+        """Acknowledge what is done, but not what somebody else has meanwhile."""
+        done = _all_of(self.done)
+        if not done:
+            return
+        try:
+            if time.monotonic() - self._leased_at > self._known_lease():
+                self._note_lost(done)
+            if self.lost:
+                done = [envelope for envelope in done if not self.has_lost(envelope)]
+            if not done:
+                return
+            self.receiver.ack(done)
+            if self._observers:
+                self._observers.notify(MessagesAcknowledged(self.name, len(done)))
+        except TransportError as error:
+            logger.warning("Could not acknowledge %d messages of %r; they come again: %s", len(done), self.name, error)
+
+    def release(self, envelopes: Sequence[Envelope], *, begun: bool = False) -> None:
+        """Give back what was not handled; ``begun`` says whether a handler had it."""
+        try:
+            if envelopes:
+                self.receiver.release(envelopes)
+            if self._observers:
+                for envelope in envelopes:
+                    self._observers.notify(MessageReleased(envelope, self.name, begun))
+        except TransportError as error:
+            logger.warning(
+                "Could not give %d messages back to %r; they come again when their time is over: %s",
+                len(envelopes),
+                self.name,
+                error,
+            )
+
+    def release_waiting(self) -> int:
+        """Give back what was not begun; return how many messages that were."""
+        waiting = _all_of(self.waiting)
+        self.release(waiting)
+        return len(waiting)
+
+    def release_overdue(self, now: float) -> bool:
+        """Give back what waits, if it does so for too long; say whether that was done."""
+        if now < self._look_at:
+            return False
+        self._look_at = now + self.TOO_LONG
+        waiting = self.waiting.copy()
+        is_overdue = self._mark is not None and any(envelope is self._mark for envelope in waiting)
+        self._mark = waiting[0 if self._patient else -1] if waiting else None
+        if not is_overdue or not (number := self.release_waiting()):
+            return False
+        logger.info(
+            "Giving %d messages back to %r, for other workers, because those before them take long.", number, self.name
+        )
+        return True
+
+    # leases
+
+    def extend_leases(self, now: float) -> None:
+        """Begin all leases anew, once a third of their time is over."""
+        if now < self._extend_at:
+            return
+        lease = self._known_lease()
+        held = [*self.begun.values(), *self.waiting.copy(), *self.done.copy()]
+        try:
+            self._note_lost(held)
+            self._observers.notify(LeasesExtended(self.name, len(held)))
+            self._leased_at, self._extend_at = now, now + lease / 3
+        except TransportError as error:
+            logger.warning("Could not extend the leases of %d messages of %r: %s", len(held), self.name, error)
+            self._extend_at = now + lease / 12
+
+    def has_lost(self, envelope: Envelope) -> bool:
+        """Say whether somebody else has the message by now, and write it down, once."""
+        if self.lost.pop(id(envelope), None) is None:
+            return False
+        logger.warning(
+            "Lost the lease of %s, so it comes again; what has come of it here is not settled.",
+            label(envelope),
+            extra=identifiers(envelope),
+        )
+        self._observers.notify(LeaseLost(envelope, self.name))
+        return True
+
+    def give_up(self, begun: Sequence[Envelope]) -> None:
+        """Give back what a handler has not finished, whatever comes of it here."""
+        self.lost.update({id(envelope): envelope for envelope in begun})
+        for envelope in begun:
+            logger.warning(
+                "Giving %s back unfinished, because the worker ends; it comes again.",
+                label(envelope),
+                extra=identifiers(envelope),
+            )
+        self.given_up += len(begun)
+        self.release(begun, begun=True)
+
+    def _note_lost(self, envelopes: Sequence[Envelope]) -> None:
+        assert isinstance(self.receiver, QueueTransport)
+        # One that was settled meanwhile counts as lost, which does no harm: nobody asks for it any more.
+        self.lost.update({id(envelope): envelope for envelope in self.receiver.keepalive(envelopes)})
+
+    def _known_lease(self) -> float:
+        """Return the seconds of a lease; infinite where there is none, or the broker cannot be asked now."""
+        if self._lease is not None and math.isnan(self._lease):
+            try:
+                self._lease = self.receiver.lease if isinstance(self.receiver, QueueTransport) else None
+            except TransportError:
+                return math.inf
+        return math.inf if self._lease is None else self._lease
+
+
+def _all_of(envelopes: deque[Envelope]) -> list[Envelope]:
+    """Take everything out, each in one piece, so that of two who do this at once only one gets it."""
+    taken: list[Envelope] = []
+    while True:
+        try:
+            taken.append(envelopes.popleft())
+        except IndexError:
+            return taken

@@ -1,0 +1,123 @@
+"""How messages come from a transport: how many at once, and, beside other transports, in a thread that waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from queue import SimpleQueue
+from typing import Any
+
+from msgspec import Struct
+
+from postbus.envelope import Envelope
+from postbus.holdings import Holding
+
+WAIT = 0.5
+"""Seconds for which a receiver waits at a time, and so for which somebody who wants to stop may have to."""
+
+
+class FetchSize:
+    """How many messages to fetch at once: as many as are handled in a fifth of a second, found out as it goes.
+
+    So fast handlers get big batches, and slow ones keep nothing from other workers.
+    """
+
+    AHEAD = 0.2
+    MOST = 500
+
+    def __init__(self, fixed: int | None = None) -> None:
+        self._fixed = fixed
+        self.limit = fixed or 1
+
+    def learn(self, messages: int, seconds: float, *, given_back: bool = False) -> None:
+        """Take note of how long so many took, and whether others had to be given back meanwhile.
+
+        The size at most doubles each time.
+        """
+        most = self._fixed or self.MOST
+        if self._fixed is None and seconds > 0:
+            most = min(most, int(self.AHEAD * messages / seconds))
+        self.limit = 1 if given_back else max(1, min(most, self.limit * 2))
+
+
+class Arrived(Struct, frozen=True):
+    """What a receiver has to say: that these came, or that there is nothing now."""
+
+    receiver: WaitingReceiver
+    envelopes: Sequence[Envelope]
+    since: float
+    """When the fetch began, and so the earliest moment at which the leases did."""
+    is_waiting: bool = False
+    """Whether it goes on to wait for the next message."""
+    error: BaseException | None = None
+
+
+class WaitingReceiver:
+    """A thread that fetches from one transport, as many messages as it was asked for; and the holding they come to.
+
+    While there is nothing, it waits, and has asked the broker for a single message: so the receivers of
+    many idle transports hold next to nothing. All but the thread itself belongs to who asks.
+    """
+
+    PATIENCE = 1.0
+    """Seconds after which a transport that has not answered is taken for empty."""
+
+    def __init__(self, holding: Holding, inbox: SimpleQueue[Any]) -> None:
+        self.holding = holding
+        self._inbox = inbox
+        self._asked: SimpleQueue[tuple[int, Sequence[str]] | None] = SimpleQueue()
+        self._is_stopping = False
+        self._is_recalled = False
+        self._asked_at = 0.0
+        self._is_empty = False
+        self.is_asked = False
+        """Whether it was asked for messages, and has brought none yet."""
+        self.has_ended = False
+        """Whether nothing will arrive any more."""
+        threading.Thread(target=self._run, name=f"postbus-receiver-{holding.name}", daemon=True).start()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the transport has nothing, as far as is known."""
+        return self._is_empty or (self.is_asked and time.monotonic() - self._asked_at > self.PATIENCE)
+
+    def ask(self, limit: int, queues: Sequence[str]) -> None:
+        """Fetch up to so many; from these queues, the first of them first, if any are named."""
+        self.is_asked, self._asked_at, self._is_recalled = True, time.monotonic(), False
+        self._asked.put((limit, queues))
+
+    def take_in(self, arrived: Arrived) -> None:
+        """Hold what has arrived."""
+        self._is_empty = not arrived.envelopes
+        self.is_asked = arrived.is_waiting
+        if arrived.envelopes:
+            self.holding.take_in(arrived.envelopes, arrived.since)
+
+    def recall(self) -> None:
+        """Wait no longer; what is being fetched still arrives."""
+        self._is_recalled = True
+
+    def stop(self) -> None:
+        """Fetch no more; what is being fetched still arrives."""
+        self._is_stopping = True
+        self._asked.put(None)
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            while (asked := self._asked.get()) is not None:
+                self._fetch(*asked)
+        except BaseException as problem:  # A border: it comes out in the thread of the worker.
+            error = problem
+        self.has_ended = True
+        self._inbox.put(Arrived(self, (), 0.0, error=error))
+
+    def _fetch(self, limit: int, queues: Sequence[str]) -> None:
+        fetch = self.holding.fetch
+        envelopes, since = fetch(limit, 0.0, queues)
+        if not envelopes:
+            self._inbox.put(Arrived(self, (), since, is_waiting=True))
+        while not envelopes and not (self._is_recalled or self._is_stopping):
+            envelopes, since = fetch(1, WAIT, queues)
+        self._inbox.put(Arrived(self, envelopes, since))

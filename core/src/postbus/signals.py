@@ -1,0 +1,128 @@
+"""The signals that stop a worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+NUDGE = signal.SIGURG
+"""What one thread sends the main thread to interrupt it; to everybody who does not handle it, it means nothing."""
+
+
+class StopSignals:
+    """Tells a worker to stop at the first signal, and ends it with `KeyboardInterrupt` at the second.
+
+    Python runs the handler of a signal in the main thread, once that gets back to it: which may be at the end
+    of a call that waits, if the signal came at its very beginning. So each signal is written into a pipe as
+    well, where another thread sees it. In a worker outside of the main thread this does nothing.
+    """
+
+    def __init__(self, tell: Callable[[str], None], nudged: Callable[[], None]) -> None:
+        """``tell`` is told the reason to stop, in any thread; ``nudged`` is called by `nudge`, in the main thread."""
+        self._tell = tell
+        self._nudged = nudged
+        self._is_main = threading.current_thread() is threading.main_thread()
+        self._before: dict[int, Any] = {}
+        self._pipe: tuple[int, int] | None = None
+        self._wakeup_before = -1
+        self._count = 0
+        self._answered = 1
+
+    def __enter__(self) -> StopSignals:
+        if self._is_main:
+            self._pipe = os.pipe()
+            for end in self._pipe:
+                os.set_blocking(end, False)
+            self._wakeup_before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+            self._before = {number: signal.signal(number, self._handle) for number in (*STOP_SIGNALS, NUDGE)}
+            _installed.append(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._pipe is not None:
+            _installed.remove(self)
+            self.uninstall()
+
+    def uninstall(self) -> None:
+        """Leave signals to whoever had them before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        pipe, self._pipe = self._pipe, None
+        if pipe is not None:
+            signal.set_wakeup_fd(self._wakeup_before)
+            for end in pipe:
+                os.close(end)
+
+    def look(self) -> None:
+        """Take note of what has come. From any thread."""
+        pipe = self._pipe
+        try:
+            numbers = os.read(pipe[0], 64) if pipe is not None else b""
+        except OSError:  # Nothing has come, or it is over.
+            return
+        for number in numbers:
+            if number in STOP_SIGNALS:
+                self._count += 1
+                self._tell(f"it got {signal.Signals(number).name}")
+
+    @property
+    def is_second_unheard(self) -> bool:
+        """Whether a second one has come, and the main thread has not got round to it."""
+        return self._count > self._answered
+
+    @property
+    def is_second_heard(self) -> bool:
+        """Whether a second one has interrupted the main thread."""
+        return self._answered > 1
+
+    def nudge(self) -> bool:
+        """Interrupt what the main thread does, if a worker runs in it; say so."""
+        if self._pipe is None:
+            return False
+        signal.pthread_kill(threading.main_thread().ident or 0, NUDGE)
+        return True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.look()
+        # Python may call this for two signals that have come together, one right after the other.
+        if self.is_second_unheard:
+            self._answered = self._count
+            raise KeyboardInterrupt
+        if number == NUDGE and not self.is_second_heard:
+            self._nudged()
+
+
+_installed: list[StopSignals] = []
+_masks: list[set[signal.Signals | int]] = []
+
+
+# A process that a handler forks is no worker: what is sent to it must neither stop its parent, whose pipe it has,
+# nor be taken for a wish to stop after the message in hand. And it may be sent to it at once.
+
+
+def _hold_back() -> None:
+    _masks.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS) if _installed else ()))
+
+
+def _go_on() -> None:
+    mask = _masks.pop()
+    if _installed:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _forget() -> None:
+    mask = _masks.pop()
+    _masks.clear()
+    if _installed:
+        while _installed:
+            _installed.pop().uninstall()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+os.register_at_fork(before=_hold_back, after_in_parent=_go_on, after_in_child=_forget)

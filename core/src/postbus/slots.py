@@ -1,0 +1,102 @@
+"""The slots of a worker: threads, each of which handles one message at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextvars import Context, copy_context
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from msgspec import Struct
+
+from postbus.envelope import Envelope
+from postbus.errors import Interrupted
+from postbus.handlers import interrupt
+from postbus.handling import Handling, Outcome
+from postbus.holdings import Holding
+
+
+class Finished(Struct, frozen=True):
+    """A message has left its slot."""
+
+    holding: Holding
+    envelope: Envelope
+    outcome: Outcome | None
+    """None if it was interrupted."""
+    seconds: float
+    error: BaseException | None = None
+    """What is no failure of the message, but the end of the worker, such as SystemExit."""
+
+
+class Slots:
+    """Handles up to so many messages at once, and puts each in the inbox of the worker when it is finished.
+
+    An ``async def`` handler runs on the event loop, and its slot waits for it: so a message takes the same
+    way through the bus whatever its handlers are. A message sees the context variables of the worker, and
+    what it changes in them nobody else sees. Threads are started as they are needed.
+    """
+
+    def __init__(self, number: int, handling: Handling, inbox: SimpleQueue[Any]) -> None:
+        self._number = number
+        self._handling = handling
+        self._inbox = inbox
+        self._ready: SimpleQueue[tuple[Holding, Envelope] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._context = copy_context()
+        self.begun = 0
+        """How many messages are in slots, or next in line for one."""
+
+    def begin(self, holding: Holding, envelope: Envelope) -> None:
+        """Handle a message as soon as a slot is free."""
+        holding.begun[id(envelope)] = envelope
+        self.begun += 1
+        if len(self._threads) < min(self.begun, self._number):
+            name = f"postbus-slot-{len(self._threads) + 1}"
+            thread = threading.Thread(target=self._run, args=(self._context,), name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._ready.put((holding, envelope))
+
+    def finish(self, finished: Finished) -> None:
+        """Take note that a slot is free again."""
+        del finished.holding.begun[id(finished.envelope)]
+        self.begun -= 1
+
+    def take_back(self) -> list[tuple[Holding, Envelope]]:
+        """Return what no slot has begun yet; it stays with its holding, as if it had never been given away."""
+        taken: list[tuple[Holding, Envelope]] = []
+        try:
+            while work := self._ready.get_nowait():
+                taken.append(work)
+        except Empty:
+            pass
+        for holding, envelope in taken:
+            del holding.begun[id(envelope)]
+        self.begun -= len(taken)
+        return taken
+
+    def interrupt(self) -> bool:
+        """Cancel every ``async def`` handler, and say whether there is any; a thread cannot be interrupted."""
+        return sum(interrupt(thread.ident or 0) for thread in self._threads) > 0
+
+    def close(self) -> None:
+        """Let the threads end, each once it is free."""
+        for _ in self._threads:
+            self._ready.put(None)
+
+    def _run(self, context: Context) -> None:
+        handle, inbox = self._handling.handle, self._inbox
+        while (work := self._ready.get()) is not None:
+            holding, envelope = work
+            outcome: Outcome | None = None
+            error: BaseException | None = None
+            started = time.monotonic()
+            try:
+                outcome = context.copy().run(handle, holding, envelope)
+            except Interrupted:
+                pass
+            except BaseException as problem:  # A border: it comes out in the thread of the worker.
+                error = problem
+            inbox.put(Finished(holding, envelope, outcome, time.monotonic() - started, error))
+            del work, envelope, holding, error

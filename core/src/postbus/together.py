@@ -1,0 +1,332 @@
+"""Several transports, or several messages at once: this thread gives out the work that others do."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from postbus.envelope import Envelope
+from postbus.events import Observers, WorkerPaused, WorkerStopping
+from postbus.handling import Handling
+from postbus.health import Health
+from postbus.holdings import Holding
+from postbus.limits import Counters, Stopping
+from postbus.receivers import WAIT, Arrived, FetchSize, WaitingReceiver
+from postbus.slots import Finished, Slots
+from postbus.strategies import Turns
+
+logger = logging.getLogger("postbus")
+
+
+class Together:
+    """Asks receivers for messages, puts them into slots, and settles what comes out.
+
+    All that is decided is decided in this thread, and everybody else puts what has happened in its inbox.
+    """
+
+    SETTLE_AFTER = 0.05
+    """Seconds after which what is done is settled, if slots are still busy."""
+    NEXT_IN_LINE = 0.02
+    """Seconds' worth of messages that wait for a slot, so that none is idle while this thread settles."""
+    GATHER = 0.002
+    """Seconds in which what is finished gathers, as long as there are messages in line."""
+    TO_ITSELF = 10.0
+    """Seconds for which a message that has its last chance has the worker to itself."""
+    QUIET_AFTER = 1.0
+    """Seconds that it waits for others to finish, at most."""
+    MERCY = 1.0
+    """Seconds for which interrupted handlers may clear up before their messages are given away."""
+    LAST_ARRIVALS = 2.0
+    """Seconds to wait, at the end, for what receivers may still bring; one that hangs brings nothing."""
+
+    def __init__(
+        self,
+        holdings: Sequence[Holding],
+        handling: Handling,
+        stopping: Stopping,
+        counters: Counters,
+        observers: Observers,
+        health: Health,
+        turns: Turns,
+        *,
+        queue_turns: Turns,
+        concurrency: int,
+        fetch_size: int | None,
+    ) -> None:
+        self._handling = handling
+        self._stopping = stopping
+        self._counters = counters
+        self._observers = observers
+        self._health = health
+        self._turns = turns
+        self._queue_turns = queue_turns
+        self._concurrency = concurrency
+        self._size = FetchSize(fetch_size)
+        self._is_exact = turns.is_strict and len(holdings) > 1
+        self._inbox: SimpleQueue[Any] = SimpleQueue()
+        self._slots = Slots(concurrency, handling, self._inbox)
+        self._receivers = {holding.name: WaitingReceiver(holding, self._inbox) for holding in holdings}
+        self._seconds = 0.0
+        """How long a message takes in its slot, of late."""
+        self._finished_at = 0.0
+        self._settle_at = 0.0
+        self._pause = 0.0
+        self._paused_until = 0.0
+        self._arrivals_end = math.inf
+        self._alone: Envelope | None = None
+        self._alone_until = 0.0
+        self._quiet_at = math.inf
+
+    def wake(self) -> None:
+        """Look again at whether there is a reason to stop. From any thread, and from a signal handler."""
+        self._inbox.put(None)
+
+    def work(self) -> str:
+        """Work until there is a reason to stop, finish what is running, and return the reason."""
+        try:
+            try:
+                while (reason := self._stopping.reason(self._counters)) is None:
+                    self._handling.look_who_watches()
+                    if time.monotonic() >= self._paused_until and not self._is_reserved():
+                        self._ask()
+                        self._begin()
+                    self._take_in(self._patience())
+                    self._keep()
+                    self._health.turn()
+            except (Exception, SystemExit) as error:
+                self._stopping.tell(str(error))
+                self._finish()
+                raise
+            self._observers.notify(WorkerStopping(reason))
+            self._finish()
+            return reason
+        finally:
+            self._abandon()
+
+    # giving out
+
+    def _ask(self) -> None:
+        """Ask receivers for as much as there is room for, in the order of turns."""
+        left, now = self._left(), time.monotonic()
+        if now > self._quiet_at + self.QUIET_AFTER:  # Whatever it was kept quiet for was given back.
+            self._quiet_at = math.inf
+        if left == 0 or now < self._quiet_at < math.inf:
+            return
+        free = max(0, self._concurrency - self._slots.begun)
+        for name in self._turns.order(self._receivers):
+            receiver = self._receivers[name]
+            waiting = len(receiver.holding.waiting)
+            room = min(free + self._size.limit - 1, math.inf if left is None else left) - waiting
+            # Not for each message by itself, unless one is needed now.
+            if not receiver.is_asked and room > 0 and (waiting < free or 2 * room >= self._size.limit):
+                receiver.ask(int(room), self._queue_turns.rotation())
+            # What comes behind gets nothing before this is empty; by turns, that is so where nothing is fetched ahead.
+            if (self._turns.is_strict or self._size.limit == 1) and (waiting or not receiver.is_empty):
+                return
+
+    def _begin(self) -> None:
+        """Put messages into slots, and a few in line, each from the transport whose turn it is."""
+        most = self._concurrency
+        if not self._is_exact and self._seconds:
+            ahead = self.NEXT_IN_LINE * self._concurrency / self._seconds
+            most += int(min(ahead, self._size.limit - 1))
+        left = self._left()
+        if left is not None:
+            most = min(most, self._slots.begun + left)
+        while self._slots.begun < most:
+            # A transport that may have more keeps its turn, although none of its messages is here yet.
+            wanting = [name for name, one in self._receivers.items() if one.holding.waiting or not one.is_empty]
+            holding = self._receivers[self._turns.order(wanting)[0]].holding if wanting else None
+            if holding is None or not holding.waiting:
+                return
+            envelope = holding.waiting[0]
+            has_last_chance = bool(holding.suspects) and holding.has_last_chance(envelope)
+            if has_last_chance and not self._is_quiet():
+                return
+            self._turns.next(wanting)
+            holding.waiting.popleft()
+            if holding.lost and holding.has_lost(envelope):
+                continue
+            if has_last_chance:
+                self._give_back()
+                self._alone, self._alone_until = envelope, time.monotonic() + self.TO_ITSELF
+                most = 0
+            if not self._slots.begun:
+                self._finished_at = time.monotonic()
+            self._slots.begin(holding, envelope)
+
+    def _is_quiet(self) -> bool:
+        """Say whether a message may begin that has its last chance: nothing else runs, or is about to arrive.
+
+        That is seen to, and waited for, but not for ever.
+        """
+        now = time.monotonic()
+        self._quiet_at = min(self._quiet_at, now + self.QUIET_AFTER)
+        asked = [receiver for receiver in self._receivers.values() if receiver.is_asked]
+        for receiver in asked:
+            receiver.recall()
+        if (self._slots.begun or asked) and now < self._quiet_at:
+            return False
+        self._quiet_at = math.inf
+        for receiver in self._receivers.values():
+            receiver.holding.settle()
+        return True
+
+    def _is_reserved(self) -> bool:
+        """Say whether a message has the worker to itself at present."""
+        return self._alone is not None and time.monotonic() < self._alone_until
+
+    def _left(self) -> int | None:
+        """Return how many more messages may be begun; None for any number."""
+        return None if self._counters.left is None else max(0, self._counters.left - self._slots.begun)
+
+    # taking in
+
+    def _take_in(self, patience: float) -> None:
+        """Wait until something has happened, and take in all that has."""
+        try:
+            item = self._inbox.get(timeout=patience)
+            if self._slots.begun > self._concurrency:  # None is idle, so what is finished may gather.
+                time.sleep(self.GATHER)
+            while True:
+                if isinstance(item, Arrived):
+                    self._take_in_arrived(item)
+                elif isinstance(item, Finished):
+                    self._take_in_finished(item)
+                item = self._inbox.get_nowait()
+        except Empty:
+            return
+
+    def _patience(self) -> float:
+        """Return how long nothing need be done, as far as is known; all that is due is due within this."""
+        if self._slots.begun or any(receiver.holding for receiver in self._receivers.values()):
+            return self.SETTLE_AFTER
+        return WAIT if all(receiver.is_empty for receiver in self._receivers.values()) else WaitingReceiver.PATIENCE
+
+    def _take_in_arrived(self, arrived: Arrived) -> None:
+        if arrived.error is not None:
+            raise arrived.error
+        arrived.receiver.take_in(arrived)
+
+    def _take_in_finished(self, finished: Finished) -> None:
+        self._slots.finish(finished)
+        self._finished_at = time.monotonic()
+        if finished.envelope is self._alone:
+            self._alone = None
+        holding, envelope = finished.holding, finished.envelope
+        if finished.outcome == "handled":
+            self._counters.handled += 1
+            holding.done.append(envelope)
+        elif finished.outcome is None:
+            holding.give_up([envelope])
+        else:
+            self._counters.failed += 1
+            holding.lost.pop(id(envelope), None)
+        if finished.error is not None:
+            raise finished.error
+        if finished.outcome == "stuck":
+            holding.release([envelope], begun=True)
+            self._rest()
+        elif time.monotonic() >= self._paused_until:
+            self._pause = 0.0
+        self._seconds += (finished.seconds - self._seconds) / (8 if self._seconds else 1)
+        self._size.learn(self._concurrency, self._seconds)
+
+    def _rest(self) -> None:
+        """Begin nothing for a while, with nothing in hand but what is running."""
+        if time.monotonic() < self._paused_until:
+            return
+        self._pause = min(max(1.0, self._pause * 2), 30.0)
+        self._paused_until = time.monotonic() + self._pause
+        logger.warning("Pausing for %.0f s, with nothing new in hand.", self._pause)
+        self._observers.notify(WorkerPaused(self._pause))
+
+    # keeping
+
+    def _keep(self) -> None:
+        """Settle what is done, and look after what is not."""
+        now = time.monotonic()
+        is_due = now >= self._settle_at or not self._slots.begun
+        if is_due:
+            self._settle_at = now + self.SETTLE_AFTER
+        for receiver in self._receivers.values():
+            holding = receiver.holding
+            if is_due:
+                holding.settle()
+            holding.extend_leases(now)
+            if holding.release_overdue(now):
+                self._size.learn(0, 0, given_back=True)
+        if self._is_line_overdue(now):
+            self._size.learn(0, 0, given_back=True)
+            self._give_back()
+        if now < self._paused_until:
+            self._give_back()
+        elif self._is_reserved():
+            self._give_back_waiting()
+
+    def _is_line_overdue(self, now: float) -> bool:
+        """Say whether the messages in line wait for too long: no slot was free for a while, or it will take a while."""
+        line = self._slots.begun - self._concurrency
+        took = max(now - self._finished_at, line * self._seconds / self._concurrency)
+        return line > 0 and took > Holding.TOO_LONG
+
+    def _give_back(self) -> None:
+        """Give back all that is not begun."""
+        for holding, envelope in self._slots.take_back():
+            holding.waiting.append(envelope)
+        self._give_back_waiting()
+
+    def _give_back_waiting(self) -> None:
+        for receiver in self._receivers.values():
+            receiver.holding.release_waiting()
+
+    # stopping
+
+    def _finish(self) -> None:
+        """Let what is running finish, as long as it may, and what is being fetched arrive; give back the rest."""
+        self._stop_receivers()
+        end = math.inf
+        while self._slots.begun or self._may_arrive():
+            self._give_back()
+            now = time.monotonic()
+            if end == math.inf and now >= self._stopping.deadline:
+                end = now + self.MERCY if self._slots.interrupt() else now
+            if now >= end and not self._may_arrive():
+                break
+            self._take_in_last(self._patience())
+            self._keep()
+            self._health.show(now)
+
+    def _abandon(self) -> None:
+        """Wait for no handler: settle what is done, and give back everything else."""
+        self._stop_receivers()
+        # As long as one of them waits, it might get back what is given back here.
+        while self._may_arrive():
+            self._take_in_last(WAIT)
+        self._take_in_last(0.0)
+        self._give_back()
+        for receiver in self._receivers.values():
+            receiver.holding.settle()
+            receiver.holding.give_up(list(receiver.holding.begun.values()))
+        self._slots.close()
+
+    def _stop_receivers(self) -> None:
+        if self._arrivals_end == math.inf:
+            self._arrivals_end = time.monotonic() + self.LAST_ARRIVALS
+            for receiver in self._receivers.values():
+                receiver.stop()
+
+    def _may_arrive(self) -> bool:
+        """Say whether a receiver may still bring something; one that hangs does not."""
+        all_ended = all(receiver.has_ended for receiver in self._receivers.values())
+        return not all_ended and time.monotonic() < self._arrivals_end
+
+    def _take_in_last(self, patience: float) -> None:
+        try:
+            self._take_in(patience)
+        except Exception as error:  # A border: there is one reason to stop, and this is only the second.
+            logger.error("While the worker ended: %s", error)

@@ -1,0 +1,254 @@
+"""Whether a worker turns, and who is told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from postbus import Limits, Postbus, TransportError
+from postbus.errors import ConnectionLost
+from postbus.health import Health, ailment
+from postbus.hookspecs import RegisterTransport, hookimpl
+from postbus.plugins import Plugin, Plugins
+from postbus.transport import QueueTransport
+
+PATIENCE = 30.0
+"""Seconds after which something that must happen counts as never happening."""
+
+
+@dataclass(frozen=True)
+class Task:
+    number: int
+
+
+class Broker:
+    """A broker that is up, down, or answers nothing."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.hanging = False
+        self.over = threading.Event()
+        self.fetched = threading.Event()
+
+    def fetch(self, limit: int, wait: float) -> list[Any]:
+        if not self.up:
+            raise ConnectionLost("The broker is away.")
+        self.fetched.set()
+        self.over.wait(PATIENCE if self.hanging else min(wait, 0.05))
+        return []
+
+    def publish(self, messages: Any) -> list[None]:
+        return [None] * len(messages)
+
+    def ack(self, tags: Any) -> None: ...
+
+    reject = release = ack
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def broker() -> Any:
+    broker = Broker()
+    yield broker
+    broker.over.set()
+
+
+@pytest.fixture
+def app(broker: Broker) -> Postbus:
+    class TestPlugin:
+        @hookimpl
+        def register_transports(self, register: RegisterTransport) -> None:
+            register("test", lambda dsn, context: QueueTransport(lambda: broker, context))
+
+    plugins = Plugins()
+    plugins.add(TestPlugin(), Plugin("test", "tests", "0"))
+    return Postbus(transports={"tasks": "test://"}, plugins=plugins)
+
+
+@pytest.fixture(params=[1, 3], ids=["one at a time", "three at once"])
+def concurrency(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+def until(condition: Callable[[], object]) -> bool:
+    end = time.monotonic() + PATIENCE
+    while not condition() and time.monotonic() < end:
+        threading.Event().wait(0.01)
+    return bool(condition())
+
+
+def test_a_broker_that_stays_away_ends_the_worker(app: Postbus, broker: Broker, concurrency: int) -> None:
+    """After the longest outage that is allowed, `run` raises, and says which transport and how long."""
+    broker.up = False
+    with pytest.raises(TransportError) as caught:
+        app.worker(max_outage=0.5, concurrency=concurrency).run()
+    assert (
+        "Transport 'tasks' could not be reached for 0.5 s. Look whether its broker runs, or allow for a longer outage."
+        == str(caught.value)
+    )
+
+
+def test_a_broker_that_comes_back_in_time_does_not(app: Postbus, broker: Broker, concurrency: int) -> None:
+    """An outage ends when the broker answers; the next one begins anew."""
+    broker.up = False
+    worker = app.worker(max_outage=PATIENCE, concurrency=concurrency)
+    working = threading.Thread(target=worker.run)
+    working.start()
+    transport: Any = app.transport("tasks")
+    assert until(lambda: transport.lost_since)
+    broker.up = True
+    assert until(lambda: transport.lost_since is None)
+    worker.stop()
+    working.join(PATIENCE)
+    assert not working.is_alive()
+
+
+@pytest.mark.slow
+def test_a_fetch_that_hangs_is_an_outage(app: Postbus, broker: Broker) -> None:
+    """With receivers in threads of their own, also a fetch that never returns is found out."""
+    broker.hanging = True
+    with pytest.raises(TransportError, match="could not be reached"):
+        app.worker(max_outage=0.5, concurrency=2).run()
+
+
+def test_a_worker_that_turns_is_well(app: Postbus, broker: Broker, concurrency: int, tmp_path: Path) -> None:
+    """While a worker is idle its file says that it has just fetched; in the end it is gone."""
+    file = tmp_path / "health"
+    worker = app.worker(health_file=file, concurrency=concurrency)
+    working = threading.Thread(target=worker.run)
+    working.start()
+    assert until(file.exists)
+    assert ailment(file, PATIENCE) is None
+    first = file.read_bytes()
+    assert until(lambda: file.read_bytes() != first)
+    worker.stop()
+    working.join(PATIENCE)
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_worker_that_hangs_is_not(app: Postbus, broker: Broker, concurrency: int, tmp_path: Path) -> None:
+    """When a fetch hangs, the file says since when nothing was fetched, though the process lives."""
+    file = tmp_path / "health"
+    broker.hanging = True
+    worker = app.worker(health_file=file, concurrency=concurrency)
+    working = threading.Thread(target=worker.run)
+    working.start()
+    assert until(lambda: file.exists() and "has not fetched for" in (ailment(file, 0.5) or ""))
+    broker.over.set()
+    worker.stop()
+    working.join(PATIENCE)
+
+
+@pytest.mark.slow
+def test_a_worker_without_its_broker_is_not(app: Postbus, broker: Broker, tmp_path: Path) -> None:
+    """An outage is in the file as well, by the name of the transport."""
+    file = tmp_path / "health"
+    broker.up = False
+    worker = app.worker(health_file=file)
+    working = threading.Thread(target=worker.run)
+    working.start()
+    assert until(lambda: file.exists() and "has not reached 'tasks' for" in (ailment(file, 1.0) or ""))
+    worker.stop()
+    working.join(PATIENCE)
+
+
+def test_a_slow_handler_is_no_ailment(concurrency: int, tmp_path: Path) -> None:
+    """A worker that handles one message for long cannot fetch, and is well."""
+    app = Postbus(transports={"tasks": "in-memory://"}, routing={Task: "tasks"})
+    file = tmp_path / "health"
+    seen: list[bytes] = []
+
+    @app.handler
+    def handle(task: Task) -> None:
+        first = file.read_bytes()
+        assert until(lambda: file.read_bytes() != first)
+        seen.append(file.read_bytes())
+
+    app.dispatch(Task(1))
+    app.worker(health_file=file, concurrency=concurrency, limits=Limits(messages=1)).run()
+    assert b'"in_hand":1' in seen[0]
+
+
+def test_a_file_that_cannot_be_written_hurts_nobody(app: Postbus, tmp_path: Path, caplog: Any) -> None:
+    """A wrong path is said, and messages are handled all the same."""
+    app.worker(health_file=tmp_path / "nowhere" / "health", limits=Limits(time=0.01)).run()
+    assert "Cannot write the health file" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "cannot be read: No such file or directory. Does the worker run with --health-file?"),
+        (b"{", "is no health"),
+    ],
+)
+def test_what_is_wrong_with_a_file(tmp_path: Path, content: bytes | None, problem: str) -> None:
+    """A file that is not there, or not ours, is said to be so."""
+    file = tmp_path / "health"
+    if content is not None:
+        file.write_bytes(content)
+    assert problem in (ailment(file, 1.0) or "")
+
+
+def test_systemd_is_told(app: Postbus, concurrency: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service is ready, alive, and stopping, in this order, as sd_notify(3) has it."""
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(address))
+        systemd.settimeout(PATIENCE)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+        worker = app.worker(concurrency=concurrency)
+        working = threading.Thread(target=worker.run)
+        working.start()
+        assert [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"] == [systemd.recv(100) for _ in range(3)]
+        worker.stop()
+        working.join(PATIENCE)
+        told = systemd.recv(100)
+        while told == b"WATCHDOG=1":
+            told = systemd.recv(100)
+        assert told == b"STOPPING=1"
+
+
+@pytest.mark.slow
+def test_systemd_hears_nothing_of_a_worker_that_hangs(
+    app: Postbus, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a fetch hangs there is no sign of life, so that the watchdog bites."""
+    broker.hanging = True
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(address))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+        worker = app.worker(concurrency=2)
+        working = threading.Thread(target=worker.run)
+        working.start()
+        systemd.settimeout(3 * Health.INTERVAL)
+        told = [systemd.recv(100)]
+        with contextlib.suppress(TimeoutError):
+            while len(told) < 20:
+                told.append(systemd.recv(100))
+        assert len(told) < 20
+        broker.over.set()
+        worker.stop()
+        working.join(PATIENCE)
+
+
+def test_an_abstract_socket_too(monkeypatch: pytest.MonkeyPatch, app: Postbus) -> None:
+    """An address with an @ is in Linux's abstract namespace."""
+    name = f"postbus-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(f"\0{name}")
+        systemd.settimeout(PATIENCE)
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+        app.worker(limits=Limits(time=0.01)).run()
+        assert b"READY=1" == systemd.recv(100)

@@ -1,0 +1,318 @@
+"""What a worker holds while a handler takes long: it is settled, kept, or given back in time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from postbus import Limits, Postbus, TransportError
+from postbus.events import LeaseLost, LeasesExtended, MessagesAcknowledged
+from postbus.holdings import Holding
+from postbus.keeper import Keeper
+
+PATIENCE = 30.0
+"""Seconds after which something that must happen counts as never happening."""
+
+LEASE = 0.5
+
+
+@dataclass(frozen=True)
+class Task:
+    number: int
+
+
+def make_app(lease: float = 3600.0, **transports: Any) -> Postbus:
+    name = uuid4().hex
+    return Postbus(
+        transports={"tasks": f"in-memory://{name}?lease={lease}", "failed": "in-memory://", **transports},
+        routing={Task: "tasks"},
+        failure_transport="failed",
+        retry={"max_retries": 0},
+    )
+
+
+def transport(app: Postbus, name: str = "tasks") -> Any:
+    return app.transport(name)
+
+
+def run(app: Postbus, messages: int, **options: Any) -> None:
+    app.worker("tasks", limits=Limits(messages=messages), **options).run()
+
+
+def rob(app: Postbus) -> list[Any]:
+    """Let every lease run out at once, and fetch what that frees, as another worker would."""
+    tasks = transport(app)
+    with tasks.clock._changed:  # So that the keeper does not come between.
+        tasks.clock.move(2 * tasks.lease)
+        return list(tasks.connection.fetch(10, 0))
+
+
+def until(condition: Callable[[], object]) -> bool:
+    """Wait until something is so, which nobody tells; say whether it came to be."""
+    end = time.monotonic() + PATIENCE
+    while not condition() and time.monotonic() < end:
+        threading.Event().wait(0.01)
+    return bool(condition())
+
+
+def compute(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(1000))
+
+
+def sleep(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
+@pytest.fixture(params=[1, 3], ids=["one at a time", "three at once"])
+def concurrency(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sleeps", "computes", "awaits"])
+def test_a_lease_is_kept_as_long_as_the_handler_runs(concurrency: int, kind: str) -> None:
+    """A handler that takes ten times the lease, whatever it does, runs once, and nobody else gets its message."""
+    app = make_app(LEASE)
+    runs: list[int] = []
+
+    if kind == "awaits":
+
+        @app.handler
+        async def wait(task: Task) -> None:
+            runs.append(task.number)
+            await asyncio.sleep(10 * LEASE)
+    else:
+
+        @app.handler
+        def work(task: Task) -> None:
+            runs.append(task.number)
+            (sleep if kind == "sleeps" else compute)(10 * LEASE)
+
+    app.dispatch(Task(1))
+    over = threading.Event()
+    others: list[Any] = []
+
+    def steal() -> None:
+        while not over.is_set():
+            others.extend(transport(app).connection.fetch(1, 0.05))
+
+    worker = threading.Thread(target=lambda: run(app, 1, concurrency=concurrency))
+    worker.start()
+    assert until(lambda: runs)
+    thief = threading.Thread(target=steal)
+    thief.start()
+    worker.join(PATIENCE)
+    over.set()
+    thief.join(PATIENCE)
+
+    assert ([1], []) == (runs, others)
+    assert 0 == len(transport(app).connection.browse(1))
+
+
+def test_what_was_fetched_with_a_slow_message_is_kept_too(concurrency: int) -> None:
+    """Messages that wait for their turn keep their leases, though each handler is quick."""
+    app = make_app(LEASE)
+    handled: list[int] = []
+
+    @app.handler
+    def handle(task: Task) -> None:
+        sleep(0.03)
+        handled.append(task.number)
+
+    app.dispatch_many(Task(n) for n in range(20))
+    run(app, 20, concurrency=concurrency, fetch_size=20)
+
+    assert sorted(handled) == list(range(20))
+    assert {1} == {envelope.stamps[-1].count for envelope in transport(app).acknowledged}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_lost_lease_is_somebody_elses_message(
+    concurrency: int, fails: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes of a message whose lease was lost is not settled: the other one has it, and a line says so."""
+    app = make_app(LEASE)
+    theirs: list[Any] = []
+
+    @app.handler
+    def lose(task: Task) -> None:
+        theirs.extend(rob(app))
+        sleep(2 * LEASE)
+        if fails:
+            raise ValueError("too late")
+
+    app.dispatch(Task(1))
+    run(app, 1, concurrency=concurrency)
+
+    [delivery] = theirs
+    connection = transport(app).connection
+    assert "Lost the lease of Task" in caplog.text
+    assert 1 == len(connection.browse(10))
+    assert 0 == transport(app, "failed").connection.count().waiting
+    connection.ack([delivery.tag])
+    assert 0 == len(connection.browse(10))
+
+
+def test_a_lost_lease_is_noticed_before_the_ack_even_if_nobody_looked(caplog: pytest.LogCaptureFixture) -> None:
+    """After a standstill of the whole process, the first thing done is not to acknowledge what may be another's."""
+    app = make_app(LEASE)
+    holding = Holding("tasks", transport(app))
+    app.dispatch(Task(1))
+    since = time.monotonic()
+    holding.take_in(transport(app).receive(1, 0), since)
+    [delivery] = rob(app)
+    assert until(lambda: time.monotonic() > since + LEASE)
+    holding.done.append(holding.waiting.popleft())
+
+    holding.settle()
+
+    assert "Lost the lease of Task" in caplog.text
+    assert [] == transport(app).acknowledged
+    assert [] == list(transport(app).connection.keepalive([delivery.tag]))
+
+
+def test_what_waits_and_is_lost_is_not_begun() -> None:
+    """A message that somebody else has meanwhile is not handled here as well."""
+    app = make_app(LEASE)
+    handled: list[int] = []
+    theirs: list[Any] = []
+
+    @app.handler
+    def handle(task: Task) -> None:
+        handled.append(task.number)
+        if task.number == 0:
+            theirs.extend(rob(app))
+            sleep(2 * LEASE)
+
+    app.dispatch_many(Task(n) for n in range(3))
+    app.worker("tasks", limits=Limits(time=LEASE), fetch_size=3).run()
+
+    assert [0] == handled
+    assert 3 == len(theirs)
+
+
+def test_what_is_done_is_settled_while_a_slow_handler_runs(concurrency: int) -> None:
+    """Messages that were handled before a slow one in the same batch are settled while it runs."""
+    app = make_app()
+    seen: list[bool] = []
+
+    @app.handler
+    def handle(task: Task) -> None:
+        if task.number == 4:
+            seen.append(until(lambda: 4 == len(transport(app).acknowledged)))
+
+    app.dispatch_many(Task(n) for n in range(5))
+    run(app, 5, fetch_size=5, concurrency=concurrency)
+    assert [True] == seen
+
+
+@pytest.mark.parametrize("fetch_size", [None, 10])
+def test_what_waits_behind_a_slow_handler_goes_to_other_workers(concurrency: int, fetch_size: int | None) -> None:
+    """Messages that were fetched ahead are given back, uncounted, while the slow ones run."""
+    app = make_app()
+    elsewhere: list[Any] = []
+    slow = threading.Barrier(concurrency)
+
+    @app.handler
+    def handle(task: Task) -> None:
+        if task.number >= 0:
+            slow.wait(PATIENCE)
+            while len(elsewhere) < 9 and task.number == 0:
+                elsewhere.extend(transport(app).connection.fetch(10, PATIENCE))
+            slow.wait(PATIENCE)
+
+    # The quick ones teach it to fetch many.
+    app.dispatch_many([*(Task(-1) for _ in range(600)), *(Task(n) for n in range(9 + concurrency))])
+    run(app, 600 + concurrency, fetch_size=fetch_size, concurrency=concurrency)
+
+    assert {1} == {delivery.count for delivery in elsewhere}
+
+
+def test_a_worker_that_gave_back_fetches_one_by_one_again() -> None:
+    """After a batch that was given back the next is small, also if its size was fixed: nothing goes round and round."""
+    app = make_app()
+    sizes: list[int] = []
+    receive = transport(app).receive
+    transport(app).receive = lambda limit, *rest: sizes.append(limit) or receive(limit, *rest)
+
+    @app.handler
+    def handle(task: Task) -> None:
+        if task.number == 0:
+            assert until(lambda: 1 == transport(app).connection.count().in_flight)
+
+    app.dispatch_many(Task(n) for n in range(20))
+    run(app, 20, fetch_size=8)
+    assert [8, 1, 2, 4, 8] == sizes[:5]
+
+
+def test_a_keeper_sleeps_while_nothing_is_in_hand() -> None:
+    """Without messages nobody looks: an idle worker costs nothing."""
+    app = make_app()
+    looks: list[float] = []
+    holding = Holding("tasks", transport(app))
+    with Keeper(holding, looks.append) as keeper:
+        assert until(lambda: keeper._is_asleep)
+        app.dispatch(Task(1))
+        holding.take_in(transport(app).receive(1, 0), time.monotonic())
+        holding.is_busy = True
+        keeper.wake()
+        assert until(lambda: looks)
+        holding.is_busy = False
+        assert until(lambda: keeper._is_asleep)
+        before = len(looks)
+        sleep(3 * Keeper.LOOK)
+        assert before == len(looks)
+
+
+@pytest.mark.slow
+def test_a_broker_that_is_away_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    """If leases cannot be extended now, that is said, and tried again before they run out."""
+    app = make_app(LEASE)
+    tasks = transport(app)
+    keepalive = tasks.keepalive
+    failures = iter([TransportError("The broker is away.")])
+
+    def flaky(envelopes: Any) -> Any:
+        for error in failures:
+            raise error
+        return keepalive(envelopes)
+
+    tasks.keepalive = flaky
+    app.handler(handles=Task)(lambda task: sleep(5 * LEASE))
+    app.dispatch(Task(1))
+    with caplog.at_level(logging.WARNING, "postbus"):
+        run(app, 1)
+    assert 1 == caplog.text.count("Could not extend the leases of 1 messages of 'tasks': The broker is away.")
+    assert 1 == len(tasks.acknowledged)
+
+
+@pytest.mark.slow
+def test_observers_hear_what_is_kept(concurrency: int) -> None:
+    """Leases that are extended or lost, and messages that are given back, are told, with their transport."""
+    app = make_app(LEASE)
+    told: list[Any] = []
+    app.observe(told.append)
+
+    @app.handler
+    def handle(task: Task) -> None:
+        if task.number == 0:
+            sleep(2 * LEASE)
+            rob(app)
+            sleep(2 * LEASE)
+
+    app.dispatch(Task(0))
+    run(app, 1, concurrency=concurrency)
+    assert LeasesExtended("tasks", 1) in told
+    [lost] = [event for event in told if isinstance(event, LeaseLost)]
+    assert (Task(0), "tasks") == (lost.envelope.message, lost.transport)
+    assert [] == [event for event in told if isinstance(event, MessagesAcknowledged)]

@@ -1,0 +1,560 @@
+"""Workers in real processes that are stopped, killed, and paused, with messages in a real file: nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.once]
+
+PATIENCE = 60.0
+"""Seconds after which something that must happen counts as never happening."""
+
+APP = """
+import asyncio
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from postbus import Postbus
+
+app = Postbus(
+    transports={
+        "orders": "sqlite:///shop.db?queue_name=orders&redeliver_timeout=1",
+        "mails": "sqlite:///shop.db?queue_name=mails&redeliver_timeout=1",
+        "failed": "sqlite:///shop.db?queue_name=failed",
+    },
+    routing={"shop.Order": "orders", "shop.Wait": "orders", "shop.Mail": "mails", "shop.Grow": "orders"},
+    failure_transport="failed",
+    retry={"max_retries": 0},
+)
+
+
+def tell(what, number):
+    with open("told", "a") as told:
+        told.write(f"{what} {number} {os.getpid()}\\n")
+
+
+@dataclass(frozen=True)
+class Order:
+    number: int
+
+
+@dataclass(frozen=True)
+class Wait:
+    number: int
+
+
+@dataclass(frozen=True)
+class Mail:
+    number: int
+
+
+@dataclass(frozen=True)
+class Grow:
+    number: int
+
+
+@app.handler
+def handle(order: Order | Mail) -> None:
+    tell("handled", order.number)
+
+
+@app.handler
+def grow(message: Grow) -> None:
+    grow.held = bytearray(200_000_000)
+    tell("handled", message.number)
+
+
+def is_told_to_go_on():
+    return Path("go on").exists()
+"""
+
+WAITING = {
+    "sleeps": """
+@app.handler
+def wait(message: Wait) -> None:
+    tell("begun", message.number)
+    while not is_told_to_go_on():
+        threading.Event().wait(0.02)
+    tell("handled", message.number)
+""",
+    "computes": """
+@app.handler
+def wait(message: Wait) -> None:
+    tell("begun", message.number)
+    while not is_told_to_go_on():
+        sum(range(10_000))
+    tell("handled", message.number)
+""",
+    "awaits": """
+@app.handler
+async def wait(message: Wait) -> None:
+    tell("begun", message.number)
+    while not is_told_to_go_on():
+        await asyncio.sleep(0.02)
+    tell("handled", message.number)
+""",
+}
+
+
+class Shop:
+    """An app in a folder of its own, and processes that run the program on it."""
+
+    def __init__(self, folder: Path, waiting: str = "sleeps") -> None:
+        self.folder = folder
+        self.running: list[Popen[str]] = []
+        (folder / "shop.py").write_text(APP + WAITING[waiting])
+
+    def start(self, *arguments: str, before: tuple[str, ...] = ()) -> Popen[str]:
+        environment = {**os.environ, "POSTBUS_STATE_DIR": str(self.folder)}
+        command = [*before, sys.executable, "-m", "postbus", "--app", "shop:app", *arguments]
+        with (self.folder / f"log{len(self.running)}").open("w") as log:
+            process = Popen(command, cwd=self.folder, env=environment, text=True, stdin=subprocess.DEVNULL, stderr=log)
+        self.running.append(process)
+        return process
+
+    def worker(self, *arguments: str, **options: Any) -> Popen[str]:
+        """Start a worker, and wait until it has begun."""
+        worker = self.start("consume", *arguments, **options)
+        self.until(lambda: "a second one at once" in self.log(worker), "the worker has begun")
+        return worker
+
+    def log(self, process: Popen[str]) -> str:
+        return (self.folder / f"log{self.running.index(process)}").read_text()
+
+    def dispatch(self, kind: str, *numbers: int) -> None:
+        code = f"import shop; shop.app.dispatch_many(map(shop.{kind}, {numbers}))"
+        subprocess.run([sys.executable, "-c", code], cwd=self.folder, timeout=PATIENCE, check=True)
+
+    def told(self, what: str) -> Counter[int]:
+        """Return how often handlers told this of each number."""
+        path = self.folder / "told"
+        lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        return Counter(int(number) for word, number, _ in lines if word == what)
+
+    def go_on(self) -> None:
+        (self.folder / "go on").touch()
+
+    def left(self, queue: str = "orders") -> tuple[int, int]:
+        """Return how many messages wait, and how many are in flight."""
+        with closing(sqlite3.connect(self.folder / "shop.db")) as database:
+            [row] = database.execute(
+                "SELECT count(*) - count(delivered_at), count(delivered_at) FROM messenger_messages "
+                "WHERE queue_name = ?",
+                (queue,),
+            )
+        return int(row[0]), int(row[1])
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end, f"It never came to this: {what}. Logs: {list(map(self.log, self.running))}"
+            time.sleep(0.02)
+
+    def end(self, process: Popen[str], code: int = 0) -> None:
+        assert code == process.wait(PATIENCE), self.log(process)
+        assert "Traceback" not in self.log(process)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    shop = Shop(tmp_path)
+    yield shop
+    for process in shop.running:
+        if process.poll() is None:
+            process.kill()
+        process.wait(PATIENCE)
+
+
+ARRANGEMENTS = pytest.mark.parametrize("options", [(), ("--concurrency", "3")], ids=["one", "three"])
+
+
+@ARRANGEMENTS
+@pytest.mark.parametrize("kind", list(WAITING))
+def test_after_the_grace_the_message_goes_back_and_the_exit_is_clean(
+    shop: Shop, kind: str, options: tuple[str, ...]
+) -> None:
+    """A handler that goes on for longer than ``--grace`` is interrupted: exit code 0, no failure, nothing counted."""
+    (shop.folder / "shop.py").write_text(APP + WAITING[kind])
+    shop.dispatch("Wait", 1)
+    worker = shop.worker("orders", "--grace", "0.3", *options)
+    shop.until(lambda: shop.told("begun"), "the handler runs")
+    worker.terminate()
+
+    shop.end(worker)
+    assert (1, 0) == shop.left()
+    assert (0, 0) == shop.left("failed")
+    assert "comes again" in shop.log(worker)
+    assert "0 handled, 0 failed" in shop.log(worker)
+
+
+@ARRANGEMENTS
+def test_what_was_fetched_ahead_is_there_for_others_at_once(shop: Shop, options: tuple[str, ...]) -> None:
+    """While the last handler of a stopping worker runs, another worker handles what the first had fetched."""
+    shop.dispatch("Wait", *range(3 if options else 1))
+    first = shop.worker("orders", "--fetch-size", "20", *options)
+    shop.until(lambda: len(shop.told("begun")) == (3 if options else 1), "all slots are busy")
+    shop.dispatch("Order", *range(10))
+    first.terminate()
+    second = shop.worker("orders", "--limit", "10")
+
+    shop.end(second)
+    assert Counter(range(10)) == shop.told("handled")
+    assert first.poll() is None
+    shop.go_on()
+    shop.end(first)
+    assert (0, 0) == shop.left()
+
+
+@ARRANGEMENTS
+@pytest.mark.parametrize("kind", list(WAITING))
+def test_a_handler_of_many_leases_runs_once(shop: Shop, kind: str, options: tuple[str, ...]) -> None:
+    """While a handler works for several times the lease, no other worker gets its message."""
+    (shop.folder / "shop.py").write_text(APP + WAITING[kind])
+    shop.dispatch("Wait", 1)
+    first = shop.worker("orders", *options)
+    shop.until(lambda: shop.told("begun"), "the handler runs")
+    second = shop.worker("orders")
+    time.sleep(5)  # Ten times the lease would be no other case, and this is what the test is about.
+    shop.go_on()
+    shop.until(lambda: shop.told("handled"), "the handler has finished")
+    shop.until(lambda: (0, 0) == shop.left(), "the message is settled")
+    for worker in (first, second):
+        worker.terminate()
+        shop.end(worker)
+    assert {1: 1} == shop.told("begun")
+
+
+@ARRANGEMENTS
+def test_a_worker_that_stood_still_settles_nothing_of_others(shop: Shop, options: tuple[str, ...]) -> None:
+    """A process that was paused for longer than the lease says that it lost it; the other one settles the message."""
+    shop.dispatch("Wait", 1)
+    first = shop.worker("orders", *options)
+    shop.until(lambda: shop.told("begun"), "the handler runs")
+    first.send_signal(signal.SIGSTOP)
+    second = shop.worker("orders")
+    shop.until(lambda: shop.told("begun")[1] == 2, "the other one has got the message")
+    first.send_signal(signal.SIGCONT)
+    time.sleep(0.5)  # Until it has looked at its leases; nothing tells when.
+    shop.go_on()
+    shop.until(lambda: (0, 0) == shop.left(), "the message is settled")
+    for worker in (first, second):
+        worker.terminate()
+        shop.end(worker)
+    assert "Lost the lease of Wait" in shop.log(first)
+    assert "1 handled" in shop.log(second)
+
+
+@ARRANGEMENTS
+def test_a_killed_worker_loses_nothing(shop: Shop, options: tuple[str, ...]) -> None:
+    """What a worker had when it got SIGKILL comes to another one; what waited is not touched."""
+    shop.dispatch("Wait", 1)
+    first = shop.worker("orders", *options)
+    shop.until(lambda: shop.told("begun"), "the handler runs")
+    shop.dispatch("Order", *range(10, 20))
+    first.kill()
+    first.wait(PATIENCE)
+    shop.go_on()
+    second = shop.worker("orders")
+    shop.until(lambda: (0, 0) == shop.left(), "all is handled")
+    second.terminate()
+    shop.end(second)
+    assert {1, *range(10, 20)} == set(shop.told("handled"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@ARRANGEMENTS
+def test_an_idle_worker_stops(shop: Shop, options: tuple[str, ...], number: signal.Signals) -> None:
+    """A worker that waits stops with exit code 0."""
+    worker = shop.worker("orders", "mails", *options)
+    worker.send_signal(number)
+    shop.end(worker)
+    assert f"it got {number.name}" in shop.log(worker)
+
+
+@ARRANGEMENTS
+def test_a_second_signal_ends_several_at_once(shop: Shop, options: tuple[str, ...]) -> None:
+    """The second signal waits for nothing: exit code 130, and everything is back with the broker."""
+    shop.dispatch("Wait", *range(4))
+    worker = shop.worker("orders", *options)
+    shop.until(lambda: len(shop.told("begun")) == (3 if options else 1), "all slots are busy")
+    worker.terminate()
+    shop.until(lambda: shop.left() == ((1, 3) if options else (3, 1)), "what was fetched ahead is back")
+    worker.send_signal(signal.SIGINT)
+    shop.end(worker, 130)
+    assert (4, 0) == shop.left()
+
+
+@ARRANGEMENTS
+@pytest.mark.parametrize(("signals", "code"), [(1, 0), (2, 130)])
+def test_threads_of_an_interrupted_handler_do_not_keep_the_process(
+    shop: Shop, options: tuple[str, ...], signals: int, code: int
+) -> None:
+    """Python waits for threads at its end; a worker whose grace is over does not."""
+    waiting = WAITING["awaits"].replace("await asyncio.sleep(0.02)", "await asyncio.to_thread(threading.Event().wait)")
+    (shop.folder / "shop.py").write_text(APP + waiting)
+    shop.dispatch("Wait", 1)
+    worker = shop.worker("orders", "--grace", "1", *options)
+    shop.until(lambda: shop.told("begun"), "the handler runs")
+    for _ in range(signals):
+        worker.terminate()
+        time.sleep(0.1)
+    shop.end(worker, code)
+    assert (1, 0) == shop.left()
+
+
+def test_rolling_restarts_lose_nothing_and_double_nothing(shop: Shop) -> None:
+    """Workers that are replaced one after the other under load handle each message exactly once."""
+    numbers = range(3000)
+    shop.dispatch("Order", *numbers)
+    workers = [shop.worker("orders"), shop.worker("orders", "--concurrency", "5")]
+    for options in [(), ("--concurrency", "5")] * 3:
+        workers.append(shop.worker("orders", *options))
+        oldest = workers.pop(0)
+        oldest.terminate()
+        shop.end(oldest)
+        shop.dispatch("Order", *numbers)
+    shop.until(lambda: (0, 0) == shop.left(), "all is handled")
+    for worker in workers:
+        worker.terminate()
+        shop.end(worker)
+    assert dict.fromkeys(numbers, 7) == shop.told("handled")
+
+
+@ARRANGEMENTS
+def test_an_outage_that_is_too_long_ends_a_worker_with_an_error(shop: Shop, options: tuple[str, ...]) -> None:
+    """With ``--max-outage`` a worker that does not reach its broker ends with exit code 1 and a sentence."""
+    code = (APP + WAITING["sleeps"]).replace("sqlite:///shop.db?queue_name=mails", "redis://127.0.0.1:1/mails?group=a")
+    (shop.folder / "shop.py").write_text(code.replace("&redeliver_timeout=1", ""))
+    worker = shop.start("consume", "mails", "--max-outage", "0.5", *options)
+    shop.end(worker, 1)
+    assert "Error: Transport 'mails' could not be reached for 0.5 s." in shop.log(worker)
+    assert 1 == shop.log(worker).count("Lost 'mails'")
+
+
+def test_a_probe_looks_at_each_process(shop: Shop) -> None:
+    """``check --worker`` finds the files of all children, by the name that was given to their parent."""
+    probe = ("check", "--worker", "--health-file", "health", "--max-age", "30")
+    parent = shop.start("consume", "orders", "--processes", "2", "--health-file", "health")
+    shop.until(lambda: len(list(shop.folder.glob("health.[12]"))) == 2, "both have given a sign of life")
+    shop.end(shop.start(*probe))
+    parent.terminate()
+    shop.end(parent)
+    shop.end(shop.start(*probe), 1)
+
+
+# under a parent
+
+
+def children(parent: Popen[str]) -> list[int]:
+    path = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to look for children")
+class TestProcesses:
+    def start(self, shop: Shop, *options: str) -> Popen[str]:
+        parent = shop.start("consume", "orders", "--processes", "2", *options)
+        shop.until(lambda: shop.log(parent).count("a second one at once") == 2, "both children have begun")
+        return parent
+
+    def test_a_signal_is_passed_on(self, shop: Shop) -> None:
+        """The parent passes a signal on, waits for its children, and ends as they do."""
+        parent = self.start(shop)
+        shop.dispatch("Order", *range(50))
+        shop.until(lambda: len(shop.told("handled")) == 50, "all is handled")
+        parent.terminate()
+        shop.end(parent)
+        assert {"[worker 1]", "[worker 2]"} <= {line[:10] for line in shop.log(parent).splitlines()}
+        assert 2 == shop.log(parent).count("it got SIGTERM")
+
+    def test_what_dies_is_started_again(self, shop: Shop) -> None:
+        """A child that was killed is replaced, and what it had is handled."""
+        parent = self.start(shop)
+        shop.dispatch("Wait", 1)
+        shop.until(lambda: shop.told("begun"), "a handler runs")
+        for pid in children(parent):
+            os.kill(pid, signal.SIGKILL)
+        shop.until(lambda: shop.told("begun")[1] > 1, "it runs again")
+        shop.go_on()
+        shop.until(lambda: shop.told("handled"), "it is handled")
+        assert "died (SIGKILL); starting it again" in shop.log(parent)
+        parent.terminate()
+        shop.end(parent)
+
+    def test_a_child_that_grew_too_large_is_replaced(self, shop: Shop) -> None:
+        """The limit of memory holds for each child, and another one takes its place."""
+        parent = self.start(shop, "--memory-limit", "150M")
+        shop.dispatch("Grow", 1)
+        shop.until(lambda: "Replacing worker" in shop.log(parent), "it is replaced")
+        shop.dispatch("Order", 2)
+        shop.until(lambda: shop.told("handled")[2], "the work goes on")
+        parent.terminate()
+        shop.end(parent)
+
+    def test_stop_workers_reaches_the_children(self, shop: Shop) -> None:
+        """``stop-workers`` ends all children well, and so their parent."""
+        parent = self.start(shop)
+        shop.end(shop.start("stop-workers"))
+        shop.end(parent)
+
+    def test_children_do_not_outlive_their_parent(self, shop: Shop) -> None:
+        """If the parent is killed, its children stop by themselves, after what they have in hand."""
+        parent = self.start(shop)
+        orphans = children(parent)
+        parent.kill()
+        parent.wait(PATIENCE)
+        shop.until(lambda: shop.log(parent).count("its parent is gone") == 2, "the children have stopped")
+        assert 2 == len(orphans)
+
+    def test_a_mistake_is_not_repeated(self, shop: Shop) -> None:
+        """What starting again does not mend ends the parent, with the sentence and exit code 2."""
+        parent = shop.start("consume", "ordesr", "--processes", "2")
+        shop.end(parent, 2)
+        assert 1 == shop.log(parent).count("There is no transport 'ordesr'")
+
+    def test_a_second_signal_is_passed_on_too(self, shop: Shop) -> None:
+        """A second signal ends the children at once."""
+        parent = self.start(shop)
+        shop.dispatch("Wait", 1, 2)
+        shop.until(lambda: len(shop.told("begun")) == 2, "both run")
+        parent.terminate()
+        shop.until(lambda: "Stopping 2 workers" in shop.log(parent), "the first was heard")
+        parent.terminate()
+        shop.end(parent, 130)
+        assert (2, 0) == shop.left()
+
+
+def test_there_are_as_many_as_what_waits_calls_for(shop: Shop) -> None:
+    """With a least and a most, workers are started while messages wait for long, and stopped when nothing does."""
+    shop.dispatch("Wait", *range(8))
+    parent = shop.start("consume", "orders", "--processes", "1:3")
+    shop.until(lambda: len(shop.told("begun")) == 3, "three run")
+    shop.go_on()
+    shop.until(lambda: (0, 0) == shop.left(), "all is handled")
+    shop.until(lambda: "Stopping worker" in shop.log(parent), "one is stopped")
+    parent.terminate()
+    shop.end(parent)
+    assert 3 == len({line.split("]")[0] for line in shop.log(parent).splitlines() if line.startswith("[worker")})
+
+
+def test_workers_are_started_anew_when_code_changes(shop: Shop) -> None:
+    """With ``--watch`` the workers run the new code, survive code that cannot be imported, and end as any other."""
+    pytest.importorskip("watchfiles")
+    module = shop.folder / "shop.py"
+    parent = shop.start("consume", "orders", "--watch")
+    shop.until(lambda: "a second one at once" in shop.log(parent), "it has begun")
+    time.sleep(0.5)  # Until the folder is watched; nothing tells when.
+    module.write_text(module.read_text() + "1 / 0\n")
+    shop.until(lambda: "starting it again at the next change" in shop.log(parent), "the broken code was tried")
+    module.write_text(module.read_text().replace("1 / 0", "").replace('tell("handled"', 'tell("handled anew"'))
+    shop.until(lambda: shop.log(parent).count("a second one at once") == 2, "it has begun again")
+    shop.dispatch("Order", 1)
+    shop.until(lambda: (0, 0) == shop.left(), "it is handled")
+    parent.terminate()
+    shop.end(parent)
+    assert "handled anew 1" in (shop.folder / "told").read_text()
+
+
+CAN_UNSHARE = (
+    shutil.which("unshare") is not None
+    and subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", "true"], capture_output=True).returncode == 0
+)
+
+
+@pytest.mark.skipif(not CAN_UNSHARE, reason="needs unshare, and the right to make a PID namespace, to be process 1")
+def test_as_the_first_process_of_a_container(shop: Shop) -> None:
+    """As PID 1 it stops on SIGTERM as anywhere else, and buries the orphans that handlers leave behind."""
+    code = APP + WAITING["sleeps"] + "\n\n@app.handler(handles=Mail)\ndef leave(mail):\n    import subprocess\n"
+    code += "    subprocess.run('sleep 0.1 & sleep 0.1 &', shell=True)\n"
+    (shop.folder / "shop.py").write_text(code)
+    shop.dispatch("Mail", 1, 2, 3)
+    shop.dispatch("Wait", 1)
+    unshare = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+    outer = shop.worker("mails", "orders", "--concurrency", "2", "--grace", "0.2", before=unshare)
+    shop.until(lambda: shop.told("begun") and (0, 0) == shop.left("mails"), "all is handled")
+    [first] = children(outer)
+
+    def states() -> dict[str, str]:
+        statuses = [Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2] for pid in descendants(first)]
+        return {str(number): status[0] for number, status in enumerate(statuses)}
+
+    shop.until(lambda: list(states().values()) == ["S"], "only the worker is left of its children")
+    os.kill(first, signal.SIGTERM)
+    shop.end(outer)
+    assert (1, 0) == shop.left()
+
+
+def descendants(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()]
+
+
+@ARRANGEMENTS
+def test_a_message_that_kills_is_buried_on_redis_too(shop: Shop, options: tuple[str, ...], redis_plain: Any) -> None:
+    """Where a broker counts deliveries, three deaths are enough, and nobody else is counted against."""
+    dsn = f"{redis_plain.dsn}/{shop.folder.name}?redeliver_timeout=1&claim_interval=100"
+    killer = (
+        "\n\n@app.handler(handles=Mail, priority=1)\ndef kill(mail):\n    if mail.number == 13:\n        os.abort()\n"
+    )
+    code = f"{APP}{WAITING['sleeps']}{killer}"
+    code = code.replace("sqlite:///shop.db?queue_name=mails&redeliver_timeout=1", dsn)
+    (shop.folder / "shop.py").write_text(code)
+    shop.dispatch("Mail", *range(30))
+    parent = shop.start("consume", "mails", "--processes", "1", *options)
+    shop.until(lambda: len(shop.told("handled")) == 29 and "Burying" in shop.log(parent), "all is settled")
+    parent.terminate()
+    shop.end(parent)
+
+    assert set(range(30)) - {13} == set(shop.told("handled"))
+    assert (1, 0) == shop.left("failed")
+    assert 3 == shop.log(parent).count("died (SIGABRT)")
+
+
+def test_every_line_of_all_children_is_json(shop: Shop) -> None:
+    """The children's lines name the child, in JSON too."""
+    parent = shop.start("consume", "orders", "--processes", "2", "--time-limit", "0.5", "--log-format", "json", "-v")
+    shop.end(parent)
+    lines = [json.loads(line) for line in shop.log(parent).splitlines()]
+    assert {"worker 1", "worker 2", None} == {line.get("process") for line in lines}
+
+
+@pytest.mark.parametrize(
+    "death", ["os.kill(os.getpid(), signal.SIGKILL)", "ctypes.string_at(0)"], ids=["kill", "crash"]
+)
+@ARRANGEMENTS
+def test_a_message_that_kills_is_buried_and_its_neighbours_are_not(
+    shop: Shop, options: tuple[str, ...], death: str
+) -> None:
+    """After three workers died of it, a message lies in the failure transport; what was fetched with it is handled."""
+    killer = (
+        f"\n\n@app.handler(handles=Mail, priority=1)\ndef kill(mail):\n    if mail.number == 13:\n        {death}\n"
+    )
+    (shop.folder / "shop.py").write_text(f"import ctypes\n{APP}{WAITING['sleeps']}{killer}")
+    shop.dispatch("Mail", *range(30))
+    parent = shop.start("consume", "mails", "--processes", "1", *options)
+    shop.until(lambda: (0, 0) == shop.left("mails"), "all is settled")
+    parent.terminate()
+    shop.end(parent)
+
+    assert set(range(30)) - {13} == set(shop.told("handled"))
+    assert (1, 0) == shop.left("failed")
+    assert 3 == shop.log(parent).count("died (")
+    assert "3 workers died, or lost it, while they had it in hand" in shop.log(parent)
