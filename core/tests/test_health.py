@@ -16,10 +16,10 @@ import pytest
 
 from postbus import Limits, Postbus, TransportError
 from postbus.errors import ConnectionLost
-from postbus.health import Health, ailment
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
 from postbus.transport import QueueTransport
+from postbus.worker.health import Health, ailment
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""

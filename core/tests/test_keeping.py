@@ -15,8 +15,8 @@ import pytest
 
 from postbus import Limits, Postbus, TransportError
 from postbus.events import LeaseLost, LeasesExtended, MessagesAcknowledged
-from postbus.holdings import Holding
-from postbus.keeper import Keeper
+from postbus.worker.holdings import Holding
+from postbus.worker.keeper import Keeper
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""

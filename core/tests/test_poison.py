@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from postbus import Limits, Postbus, stamps
-from postbus.holdings import Holding
+from postbus.worker.holdings import Holding
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""

@@ -9,7 +9,7 @@ import pytest
 
 from postbus import Limits, Postbus
 from postbus.errors import ConfigurationError
-from postbus.rates import RateLimit
+from postbus.worker.rates import RateLimit
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postbus.strategies import Turns
+from postbus.worker.strategies import Turns
 
 NAMES = tuple("abcdef")
 weights = st.lists(st.integers(1, 20), min_size=1, max_size=6).map(lambda ws: dict(zip(NAMES, ws, strict=False)))

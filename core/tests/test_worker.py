@@ -30,8 +30,8 @@ from postbus.events import (
 )
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
-from postbus.receivers import FetchSize
 from postbus.transport import Delivery, Outgoing, QueueTransport
+from postbus.worker.receivers import FetchSize
 
 
 @dataclass(frozen=True)

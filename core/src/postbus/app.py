@@ -28,14 +28,14 @@ from postbus.middleware import (
     dispatch_after_current,
     restore_failed,
 )
-from postbus.rates import RateLimit
 from postbus.retry import RetryPolicy
 from postbus.routing import Route, Router
 from postbus.serialization import JsonSerializer, Serializer, SerializerFactory, TypeRegistry, can_be_message
 from postbus.stamps import Stamp
-from postbus.strategies import Strategy
 from postbus.transport import Receiver, Transport, TransportContext
 from postbus.worker import GRACE, Worker
+from postbus.worker.rates import RateLimit
+from postbus.worker.strategies import Strategy
 
 if TYPE_CHECKING:
     from postbus.plugins import Plugins

@@ -18,8 +18,8 @@ from postbus.cli.processes import files_of
 from postbus.config import TransportConfig
 from postbus.dsn import Dsn
 from postbus.errors import ConfigurationError, describe
-from postbus.health import ailment
 from postbus.transport import Receiver, SupportsCount, SupportsSetup
+from postbus.worker.health import ailment
 
 Status = Literal["ok", "warning", "problem"]
 

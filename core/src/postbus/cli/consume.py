@@ -32,9 +32,9 @@ from postbus.cli.summary import Summary
 from postbus.cli.watching import Changes
 from postbus.errors import ConfigurationError, PostbusError, TransportError
 from postbus.limits import Limits
-from postbus.strategies import STRATEGIES, Strategy
 from postbus.transport import Receiver
 from postbus.worker import GRACE
+from postbus.worker.strategies import STRATEGIES, Strategy
 
 logger = logging.getLogger(logs.ANNOUNCEMENTS)
 

@@ -27,8 +27,8 @@ from postbus.cli import logs
 from postbus.cli.output import count_of
 from postbus.cli.scaling import Backlog
 from postbus.cli.watching import Changes
-from postbus.health import Health, Systemd
-from postbus.signals import STOP_SIGNALS
+from postbus.worker.health import Health, Systemd
+from postbus.worker.signals import STOP_SIGNALS
 
 logger = logging.getLogger(logs.ANNOUNCEMENTS)
 

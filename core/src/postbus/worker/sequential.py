@@ -10,19 +10,19 @@ import time
 from postbus.errors import Interrupted
 from postbus.events import Observers, WorkerPaused, WorkerStopping
 from postbus.handlers import interrupt
-from postbus.handling import Handling
-from postbus.health import Health
-from postbus.holdings import Holding
-from postbus.keeper import Keeper
 from postbus.limits import Counters, Stopping
-from postbus.receivers import WAIT, FetchSize
-from postbus.signals import StopSignals
-from postbus.strategies import Turns
+from postbus.worker.handling import Handling
+from postbus.worker.health import Health
+from postbus.worker.holdings import Holding
+from postbus.worker.keeper import Keeper
+from postbus.worker.receivers import WAIT, FetchSize
+from postbus.worker.signals import StopSignals
+from postbus.worker.strategies import Turns
 
 logger = logging.getLogger("postbus")
 
 
-class Alone:
+class Sequential:
     """Fetches a batch, handles one message after the other, settles what is done together."""
 
     SETTLE_AFTER = 0.1

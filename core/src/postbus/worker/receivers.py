@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from postbus.envelope import Envelope
-from postbus.holdings import Holding
+from postbus.worker.holdings import Holding
 
 WAIT = 0.5
 """Seconds for which a receiver waits at a time, and so for which somebody who wants to stop may have to."""

@@ -13,8 +13,8 @@ from msgspec import Struct
 from postbus.envelope import Envelope
 from postbus.errors import Interrupted
 from postbus.handlers import interrupt
-from postbus.handling import Handling, Outcome
-from postbus.holdings import Holding
+from postbus.worker.handling import Handling, Outcome
+from postbus.worker.holdings import Holding
 
 
 class Finished(Struct, frozen=True):

@@ -6,20 +6,20 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from postbus.alone import Alone
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, Interrupted, TransportError
 from postbus.events import Observers, WorkerStarted, WorkerStopped
 from postbus.failures import Failures
-from postbus.handling import Handling
-from postbus.health import Health
-from postbus.holdings import Holding
 from postbus.limits import Counters, Limits, Stopping, StopSignal
-from postbus.rates import RateLimit
-from postbus.signals import StopSignals
-from postbus.strategies import Strategy, Turns, check
-from postbus.together import Together
 from postbus.transport import Receiver
+from postbus.worker.concurrent import Concurrent
+from postbus.worker.handling import Handling
+from postbus.worker.health import Health
+from postbus.worker.holdings import Holding
+from postbus.worker.rates import RateLimit
+from postbus.worker.sequential import Sequential
+from postbus.worker.signals import StopSignals
+from postbus.worker.strategies import Strategy, Turns, check
 
 logger = logging.getLogger("postbus")
 
@@ -76,7 +76,7 @@ class Worker:
         self._stopping = Stopping(stop_signal, grace)
         self._counters = Counters(self._limits)
         self._holdings: list[Holding] = []
-        self._arrangement: Alone | Together | None = None
+        self._arrangement: Sequential | Concurrent | None = None
 
     def run(self) -> WorkerStopped:
         """Work until a limit is reached, a signal arrives or `stop` is called; return why, and how much was done.
@@ -123,15 +123,15 @@ class Worker:
     def stop(self, reason: str = "it was told to") -> None:
         """Stop after the messages in hand. From any thread, and from a signal handler."""
         self._stopping.tell(reason)
-        if isinstance(self._arrangement, Together):
+        if isinstance(self._arrangement, Concurrent):
             self._arrangement.wake()
 
-    def _arrange(self, holdings: Sequence[Holding], signals: StopSignals, health: Health) -> Alone | Together:
+    def _arrange(self, holdings: Sequence[Holding], signals: StopSignals, health: Health) -> Sequential | Concurrent:
         handling = Handling(self._dispatch, self._failures, self._observers, self.stop)
         turns = Turns(tuple(self._receivers), self._strategy, self._weights)
         queue_turns = Turns(self._queues, self._strategy, self._weights)
         if self._concurrency == 1 and len(holdings) == 1:
-            return Alone(
+            return Sequential(
                 holdings[0],
                 handling,
                 self._stopping,
@@ -142,7 +142,7 @@ class Worker:
                 queue_turns=queue_turns,
                 fetch_size=self._fetch_size,
             )
-        return Together(
+        return Concurrent(
             holdings,
             handling,
             self._stopping,
@@ -156,5 +156,5 @@ class Worker:
         )
 
     def _interrupt(self) -> None:
-        if isinstance(self._arrangement, Alone):
+        if isinstance(self._arrangement, Sequential):
             self._arrangement.interrupt()

@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from types import TracebackType
 
 from postbus.envelope import Envelope
-from postbus.holdings import Holding
+from postbus.worker.holdings import Holding
 
 logger = logging.getLogger("postbus")
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct, field
 
 from postbus.errors import TransportError
-from postbus.holdings import Holding
+from postbus.worker.holdings import Holding
 
 logger = logging.getLogger("postbus")
 

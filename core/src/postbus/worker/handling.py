@@ -11,8 +11,8 @@ from postbus.envelope import Envelope
 from postbus.errors import Interrupted, NotDecoded, Poisonous, StopWorker, TransportError, leaves
 from postbus.events import MessageHandled, MessageReceived, Observers
 from postbus.failures import Failures, identifiers, label
-from postbus.holdings import Holding
 from postbus.serialization import Undecodable
+from postbus.worker.holdings import Holding
 
 logger = logging.getLogger("postbus")
 

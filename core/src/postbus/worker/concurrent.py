@@ -11,18 +11,18 @@ from typing import Any
 
 from postbus.envelope import Envelope
 from postbus.events import Observers, WorkerPaused, WorkerStopping
-from postbus.handling import Handling
-from postbus.health import Health
-from postbus.holdings import Holding
 from postbus.limits import Counters, Stopping
-from postbus.receivers import WAIT, Arrived, FetchSize, WaitingReceiver
-from postbus.slots import Finished, Slots
-from postbus.strategies import Turns
+from postbus.worker.handling import Handling
+from postbus.worker.health import Health
+from postbus.worker.holdings import Holding
+from postbus.worker.receivers import WAIT, Arrived, FetchSize, WaitingReceiver
+from postbus.worker.slots import Finished, Slots
+from postbus.worker.strategies import Turns
 
 logger = logging.getLogger("postbus")
 
 
-class Together:
+class Concurrent:
     """Asks receivers for messages, puts them into slots, and settles what comes out.
 
     All that is decided is decided in this thread, and everybody else puts what has happened in its inbox.
@@ -77,8 +77,8 @@ class Together:
         self._pause = 0.0
         self._paused_until = 0.0
         self._arrivals_end = math.inf
-        self._alone: Envelope | None = None
-        self._alone_until = 0.0
+        self._reserved_for: Envelope | None = None
+        self._reserved_until = 0.0
         self._quiet_at = math.inf
 
     def wake(self) -> None:
@@ -153,7 +153,7 @@ class Together:
                 continue
             if has_last_chance:
                 self._give_back()
-                self._alone, self._alone_until = envelope, time.monotonic() + self.TO_ITSELF
+                self._reserved_for, self._reserved_until = envelope, time.monotonic() + self.TO_ITSELF
                 most = 0
             if not self._slots.begun:
                 self._finished_at = time.monotonic()
@@ -178,7 +178,7 @@ class Together:
 
     def _is_reserved(self) -> bool:
         """Say whether a message has the worker to itself at present."""
-        return self._alone is not None and time.monotonic() < self._alone_until
+        return self._reserved_for is not None and time.monotonic() < self._reserved_until
 
     def _left(self) -> int | None:
         """Return how many more messages may be begun; None for any number."""
@@ -215,8 +215,8 @@ class Together:
     def _take_in_finished(self, finished: Finished) -> None:
         self._slots.finish(finished)
         self._finished_at = time.monotonic()
-        if finished.envelope is self._alone:
-            self._alone = None
+        if finished.envelope is self._reserved_for:
+            self._reserved_for = None
         holding, envelope = finished.holding, finished.envelope
         if finished.outcome == "handled":
             self._counters.handled += 1

@@ -13,8 +13,8 @@ from postbus.envelope import Envelope
 from postbus.errors import TransportError
 from postbus.events import LeaseLost, LeasesExtended, MessageReleased, MessagesAcknowledged, Observers
 from postbus.failures import identifiers, label
-from postbus.rates import RateLimit
 from postbus.transport import QueueTransport, Receiver
+from postbus.worker.rates import RateLimit
 
 logger = logging.getLogger("postbus")
 
