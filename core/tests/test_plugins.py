@@ -121,6 +121,22 @@ def test_postbus_plugins_chooses(tmp_path: Path, chosen: str, expected: list[str
     assert expected == run(LOAD, tmp_path, POSTBUS_PLUGINS=chosen)["plugins"]
 
 
+def test_a_scheme_of_a_plugin_that_was_not_chosen_is_explained(tmp_path: Path) -> None:
+    """Who misses a plugin that is installed is told that POSTBUS_PLUGINS leaves it out."""
+    install(tmp_path, "postbus-acme", "acme", PLUGIN.format(scheme="acme"))
+    code = """
+import json
+from postbus import ConfigurationError, Postbus
+try:
+    Postbus(transports={"a": "acme://"}).transport("a")
+except ConfigurationError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+    error = str(run(code, tmp_path, POSTBUS_PLUGINS="sync")["error"])
+    assert "No plugin serves acme://." in error
+    assert "But note: POSTBUS_PLUGINS leaves out acme" in error
+
+
 def test_importing_postbus_imports_no_plugin(tmp_path: Path) -> None:
     """`import postbus` loads no plugin and no client library, nor the command line's libraries."""
     code = "import json, sys, postbus; print(json.dumps({'modules': sorted(sys.modules)}))"

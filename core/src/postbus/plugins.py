@@ -61,7 +61,9 @@ class Problem(Struct, frozen=True):
 class Plugins:
     """The plugins of this process, and what they registered."""
 
-    def __init__(self, found: Iterable[EntryPoint] = ()) -> None:
+    def __init__(self, found: Iterable[EntryPoint] = (), *, left_out: Iterable[EntryPoint] = ()) -> None:
+        """Load what was found; ``left_out`` is installed too, and only named where somebody may miss it."""
+        self._left_out = [entry_point.name for entry_point in left_out]
         self.loaded: list[Plugin] = []
         self.problems: list[Problem] = []
         self.schemes: dict[str, Scheme] = {}
@@ -107,8 +109,12 @@ class Plugins:
         if nearest:
             raise UnknownScheme(f"No plugin serves {dsn.scheme}://. Did you mean {nearest[0]}://?")
         hint = _install_hint(dsn.scheme)
-        if self.problems:  # What is installed and broken need not be installed again.
-            hint = " ".join([f"{hint}. But note:", *map(str, self.problems)])
+        # What is installed, and broken or left out, need not be installed again.
+        notes = [str(problem) for problem in self.problems]
+        if self._left_out:
+            notes.append(f"POSTBUS_PLUGINS leaves out {', '.join(self._left_out)}.")
+        if notes:
+            hint = " ".join([f"{hint}. But note:", *notes])
         raise UnknownScheme(f"No plugin serves {dsn.scheme}://. {hint}")
 
     def make_transport(self, text: str, options: Mapping[str, object], context: TransportContext) -> Transport:
@@ -159,10 +165,13 @@ def installed_plugins() -> Plugins:
     """Load the installed plugins, once for the process; with POSTBUS_PLUGINS set, only those that it names."""
     found = sorted(entry_points(group=GROUP), key=lambda entry_point: entry_point.name)
     chosen = os.environ.get("POSTBUS_PLUGINS")
-    if chosen is not None:
-        wanted = {name.strip() for name in chosen.split(",")}
-        found = [entry_point for entry_point in found if entry_point.name in wanted]
-    return Plugins(found)
+    if chosen is None:
+        return Plugins(found)
+    wanted = {name.strip() for name in chosen.split(",")}
+    return Plugins(
+        [entry_point for entry_point in found if entry_point.name in wanted],
+        left_out=[entry_point for entry_point in found if entry_point.name not in wanted],
+    )
 
 
 def _plugin(entry_point: EntryPoint) -> Plugin:
