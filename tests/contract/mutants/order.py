@@ -47,6 +47,18 @@ class FetchesOneFromTheEnd(Plain):
         return deliveries[-1:]
 
 
+@breaks("order_holds_while_fetches_grow_and_shrink")
+class ForgetsItsPlace(Plain):
+    """Begins behind what it has just asked for, when it is asked for more than the last time."""
+
+    last = 0
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        grows, self.last = 1 < self.last < limit, limit
+        deliveries = super().fetch(limit, wait)
+        return deliveries[::-1] if grows else deliveries
+
+
 class Equal(Server):
     """Does not look at the priority of a message."""
 

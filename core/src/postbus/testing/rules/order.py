@@ -47,6 +47,21 @@ class Order(Workbench):
 
         assert [message.body for message in MESSAGES] == bodies
 
+    def test_order_holds_while_fetches_grow_and_shrink(self) -> None:
+        """A consumer that asks for ever more messages, as a worker does, and for fewer again, gets each in its turn."""
+        self.requires(ordering="fifo")
+        connection = self.connect()
+        messages = [Outgoing(b"%d" % number, {}) for number in range(200)]
+        self.publish(connection, messages)
+
+        bodies: list[bytes] = []
+        for limit in (1, 2, 4, 8, 16, 64, 1, 3, 32, 69):
+            deliveries = self.take(connection, limit)
+            connection.ack([delivery.tag for delivery in deliveries])
+            bodies += [delivery.body for delivery in deliveries]
+
+        assert [message.body for message in messages] == bodies
+
     def test_a_higher_priority_overtakes(self) -> None:
         """A message of a higher priority comes before those that have waited for longer."""
         self.requires(priority=True)
