@@ -12,6 +12,9 @@ from msgspec import Struct
 
 from postbus.errors import ConfigurationError
 
+GRACE = 25.0
+"""Seconds for which a running handler may go on after the worker was told to stop; Kubernetes waits for 30."""
+
 
 class Limits(Struct, frozen=True, kw_only=True):
     """How much a worker does before it stops; None for no limit."""

@@ -31,9 +31,8 @@ from postbus.cli.scaling import Backlog, Scaling
 from postbus.cli.summary import Summary
 from postbus.cli.watching import Changes
 from postbus.errors import ConfigurationError, PostbusError, TransportError
-from postbus.limits import Limits
+from postbus.limits import GRACE, Limits
 from postbus.transport import Receiver
-from postbus.worker import GRACE
 from postbus.worker.strategies import STRATEGIES, Strategy
 
 logger = logging.getLogger(logs.ANNOUNCEMENTS)

@@ -10,7 +10,7 @@ from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, Interrupted, TransportError
 from postbus.events import Observers, WorkerStarted, WorkerStopped
 from postbus.failures import Failures
-from postbus.limits import Counters, Limits, Stopping, StopSignal
+from postbus.limits import GRACE, Counters, Limits, Stopping, StopSignal
 from postbus.transport import Receiver
 from postbus.worker.concurrent import Concurrent
 from postbus.worker.handling import Handling
@@ -22,9 +22,6 @@ from postbus.worker.signals import StopSignals
 from postbus.worker.strategies import Strategy, Turns, check
 
 logger = logging.getLogger("postbus")
-
-GRACE = 25.0
-"""Seconds for which a running handler may go on after the worker was told to stop; Kubernetes waits for 30."""
 
 
 class Worker:
