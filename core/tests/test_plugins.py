@@ -138,11 +138,11 @@ except ConfigurationError as error:
 
 
 def test_importing_postbus_imports_no_plugin(tmp_path: Path) -> None:
-    """`import postbus` loads no plugin and no client library, nor what only a worker or the command line needs."""
+    """`import postbus` loads no plugin and no client library, nor the command line's libraries."""
     code = "import json, sys, postbus; print(json.dumps({'modules': sorted(sys.modules)}))"
     modules = run(code, tmp_path)["modules"]
     assert [] == [name for name in modules if name.startswith("postbus_")]
-    assert [] == [name for name in [*CLIENT_LIBRARIES, "click", "rich", "asyncio", "postbus.worker"] if name in modules]
+    assert [] == [name for name in [*CLIENT_LIBRARIES, "click", "rich", "asyncio"] if name in modules]
 
 
 def test_importing_every_plugin_imports_no_client_library(tmp_path: Path) -> None:

@@ -33,12 +33,12 @@ from postbus.routing import Route, Router
 from postbus.serialization import JsonSerializer, Serializer, SerializerFactory, TypeRegistry, can_be_message
 from postbus.stamps import Stamp
 from postbus.transport import Receiver, Transport, TransportContext
+from postbus.worker import Worker
+from postbus.worker.rates import RateLimit
+from postbus.worker.strategies import Strategy
 
 if TYPE_CHECKING:
     from postbus.plugins import Plugins
-    from postbus.worker import Worker
-    from postbus.worker.rates import RateLimit
-    from postbus.worker.strategies import Strategy
 
 T = TypeVar("T", bound=type)
 
@@ -247,8 +247,6 @@ class Postbus(Handlers):
         waits for it. A broker that is away for longer than ``max_outage`` seconds ends the worker; without
         it, reconnecting is tried for ever. Into ``health_file`` it writes signs of life.
         """
-        from postbus.worker import Worker  # noqa: PLC0415  Who only dispatches need not wait for it.
-
         self.bus(bus)  # What is wrong with handlers and middleware comes out now, and is no message's failure.
         chosen = names or [name for name in self.config.transports if name not in self.failure_transports]
         receivers: dict[str, Receiver] = {}
@@ -282,8 +280,6 @@ class Postbus(Handlers):
         if not isinstance(config, TransportConfig) or config.rate_limit is None:
             return None
         if name not in self._rate_limits:
-            from postbus.worker.rates import RateLimit  # noqa: PLC0415  It comes with all of the worker.
-
             key = f"postbus:{self.config.name}:{name}"
             self._rate_limits[name] = RateLimit(config.rate_limit, key=key, store=config.rate_limit_store)
         return self._rate_limits[name]
