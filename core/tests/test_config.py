@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +138,155 @@ def test_a_broken_file_is_one_sentence(tmp_path: Path) -> None:
     path.write_text("[transports\n")
     with pytest.raises(ConfigurationError, match=r"postbus\.toml is not TOML"):
         read_file(path)
+
+
+# Retries of some errors.
+
+ERRORS = """
+class CardDeclined(Exception):
+    class Forever(Exception):
+        pass
+
+class Interrupt(BaseException):
+    pass
+
+limit = 3
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Put a package ``a_shop`` on the path, with exceptions in a module; return the module."""
+    (tmp_path / "a_shop").mkdir()
+    (tmp_path / "a_shop" / "__init__.py").touch()
+    (tmp_path / "a_shop" / "errors.py").write_text(ERRORS)
+    (tmp_path / "a_shop" / "broken.py").write_text("from a_shop.errors import Gone")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield import_module("a_shop.errors")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "a_shop"]:
+        del sys.modules[name]
+
+
+def test_a_file_names_errors_by_their_dotted_names(shop: Any, tmp_path: Path) -> None:
+    """A policy, or "never", stands behind the name of a class; one without a dot is built in."""
+    (tmp_path / "postbus.toml").write_text("""
+        [transports.orders]
+        dsn = "in-memory://"
+
+        [transports.orders.retry]
+        max_retries = 5
+        immediate = 2
+
+        [transports.orders.retry.errors]
+        "a_shop.errors.CardDeclined" = "never"
+        "a_shop.errors.CardDeclined.Forever" = { delay = 60, max_retries = 20 }
+        TimeoutError = { immediate = 5 }
+    """)
+    orders = check(read_file(tmp_path / "postbus.toml"), {}).transports["orders"]
+
+    assert isinstance(orders, TransportConfig)
+    policy = Backoff(
+        max_retries=5,
+        immediate=2,
+        errors={
+            shop.CardDeclined: "never",
+            shop.CardDeclined.Forever: Backoff(delay=60, max_retries=20),
+            TimeoutError: Backoff(immediate=5),
+        },
+    )
+    assert policy == orders.retry
+
+
+def test_code_names_errors_by_their_classes() -> None:
+    """In code the class itself may stand there, and a policy of any kind."""
+    policy = Backoff(delay=60)
+    config = check({"retry": {"errors": {ValueError: "never", TimeoutError: policy, KeyError: {"delay": 2}}}}, {})
+
+    assert Backoff(errors={ValueError: "never", TimeoutError: policy, KeyError: Backoff(delay=2)}) == config.retry
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "expected"),
+    [
+        (
+            "TimoutError",
+            "never",
+            "retry.errors.TimoutError is not built into Python; "
+            "write its whole name, in quotes, such as 'package.module.Name'.",
+        ),
+        (
+            "no_such.module.Error",
+            "never",
+            "retry.errors.no_such.module.Error names no module that is found on the Python path; "
+            "write its whole name, in quotes, such as 'package.module.Name'.",
+        ),
+        (
+            "a_shop.errors.CardDeclind",
+            "never",
+            "retry.errors.a_shop.errors.CardDeclind cannot be found: 'a_shop.errors' has no 'CardDeclind'; "
+            "did you mean 'CardDeclined'.",
+        ),
+        (
+            "a_shop.errors.Timeout",
+            "never",
+            "retry.errors.a_shop.errors.Timeout cannot be found: 'a_shop.errors' has no 'Timeout'; "
+            "define it above the app, or in another module.",
+        ),
+        (
+            "a_shop.broken.Gone",
+            "never",
+            "retry.errors.a_shop.broken.Gone cannot be looked up: cannot import name 'Gone' from 'a_shop.errors' "
+            "({path}/a_shop/errors.py); mend that, or give the class itself, in code.",
+        ),
+        (
+            "a_shop.errors.limit",
+            "never",
+            "retry.errors.a_shop.errors.limit is no class of errors; "
+            "write one that is an Exception, or a subclass of one.",
+        ),
+        (
+            "a_shop.errors.Interrupt",
+            "never",
+            "retry.errors.a_shop.errors.Interrupt is no class of errors; "
+            "write one that is an Exception, or a subclass of one.",
+        ),
+        (
+            "a_shop:CardDeclined",
+            "never",
+            "retry.errors.a_shop:CardDeclined is no name of a class; "
+            "write its whole name, in quotes, such as 'package.module.Name'.",
+        ),
+        (
+            "ValueError",
+            "always",
+            "retry.errors.ValueError must be a table, a RetryPolicy or 'never', got 'always'.",
+        ),
+        ("ValueError", {"dely": 3}, "retry.errors.ValueError.dely is not known; did you mean 'delay'."),
+        (
+            "ValueError",
+            {"delay": -1},
+            "retry.errors.ValueError: Retry option 'delay' must be at least 0, got -1.",
+        ),
+    ],
+)
+def test_a_mistake_in_an_error_is_told_by_its_key(
+    shop: Any, tmp_path: Path, name: str, policy: Any, expected: str
+) -> None:
+    """Each says which key, what is wrong with it, and what to do."""
+    assert [expected.format(path=tmp_path)] == problems({"retry": {"errors": {name: policy}}})
+
+
+def test_a_dotted_name_without_quotes_is_told_what_it_is() -> None:
+    """TOML makes tables of such a name."""
+    found = problems({"retry": {"errors": {"pydantic": {"ValidationError": "never"}}}})
+    assert (
+        "retry.errors.pydantic is not built into Python; "
+        "write its whole name, in quotes, such as 'package.module.Name'." in found
+    )
+
+
+def test_a_module_that_breaks_while_it_is_imported_says_why(shop: Any, tmp_path: Path) -> None:
+    """What a module misses itself is told too, with the key that it was imported for."""
+    (tmp_path / "a_shop" / "poor.py").write_text("import no_such_library")
+    found = problems({"retry": {"errors": {"a_shop.poor.Gone": "never"}}})
+    assert ["No module named 'no_such_library'" in problem for problem in found] == [True]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from datetime import UTC, datetime
+from itertools import pairwise
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,8 @@ from postbus.retry import LONGEST, retries_of
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 ERROR = ValueError("no")
+TIMEOUT = TimeoutError()
+ENVELOPE = Envelope.wrap("m")
 
 
 def after(count: int) -> Envelope:
@@ -41,6 +44,7 @@ def delays(policy: Backoff, attempts: int) -> list[float | None]:
         (Backoff(jitter=0, delay=1, factor=2, max_delay=3, max_retries=5), [1, 2, 3, 3, 3, None]),
         (Backoff(jitter=0, delay=1, factor=1, max_delay=0.5), [0.5, 0.5, 0.5, None]),
         (Backoff(jitter=0, factor=1.5), [1, 1.5, 2.25, None]),
+        (Backoff(jitter=0, immediate=5), [1, 2, 4, None]),
     ],
 )
 def test_the_waits_grow_by_the_factor(policy: Backoff, expected: list[float | None]) -> None:
@@ -49,8 +53,9 @@ def test_the_waits_grow_by_the_factor(policy: Backoff, expected: list[float | No
 
 
 def test_the_defaults() -> None:
-    """Three retries, one second, factor 2, 10 % jitter, no ceiling."""
+    """Three retries, one second, factor 2, 10 % jitter, no ceiling; nothing at once, and for all errors the same."""
     assert Backoff(max_retries=3, delay=1.0, factor=2.0, jitter=0.1, max_delay=None) == Backoff()
+    assert Backoff(immediate=0, errors={}) == Backoff()
 
 
 def test_the_newest_stamp_tells_how_often_it_was_retried() -> None:
@@ -145,6 +150,19 @@ def test_the_error_and_the_message_do_not_matter() -> None:
         ({"jitter": -0.1}, "Retry option 'jitter' must be between 0 and 1, got -0.1."),
         ({"max_delay": 0}, "Retry option 'max_delay' must be more than 0, got 0."),
         ({"max_delay": -1.0}, "Retry option 'max_delay' must be more than 0, got -1.0."),
+        ({"immediate": -1}, "Retry option 'immediate' must be at least 0, got -1."),
+        (
+            {"errors": {"ValueError": "never"}},
+            "Retry option 'errors' has the key 'ValueError', which must be a class of exceptions.",
+        ),
+        (
+            {"errors": {KeyboardInterrupt: "never"}},
+            "Retry option 'errors' has the key <class 'KeyboardInterrupt'>, which must be a class of exceptions.",
+        ),
+        (
+            {"errors": {ValueError: "always"}},
+            "Retry option 'errors' must hold a policy or 'never' for builtins.ValueError, got 'always'.",
+        ),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(options: dict[str, Any], problem: str) -> None:
@@ -178,6 +196,90 @@ def test_a_policy_cannot_be_changed() -> None:
         Backoff().delay = 5  # type: ignore[misc]
     with pytest.raises(TypeError):
         Backoff(5)  # type: ignore[misc]
+
+
+# Another policy for some errors.
+
+
+def raised_from(error: Exception, *chain: Exception) -> Exception:
+    """Return an error that was raised from another one, and that from the next."""
+    whole = (error, *chain)
+    for one, cause in pairwise(whole):
+        one.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(), 10.0),
+        (TimeoutError(), 20.0),
+        (ConnectionError(), None),
+        (ConnectionResetError(), None),
+        (FileNotFoundError(), 10.0),
+        (ValueError(), 1.0),
+        (raised_from(RuntimeError(), TimeoutError()), 20.0),
+        (raised_from(RuntimeError(), KeyError(), ConnectionResetError()), None),
+        (raised_from(TimeoutError(), ConnectionError()), 20.0),
+        (raised_from(FileNotFoundError(), TimeoutError()), 10.0),
+        (raised_from(RuntimeError(), ValueError()), 1.0),
+    ],
+)
+def test_the_closest_class_decides(error: Exception, expected: float | None) -> None:
+    """An error has the policy of its own class, else of the nearest above it, else of what it was raised from."""
+    policy = Backoff(
+        jitter=0,
+        errors={
+            OSError: Backoff(delay=10, jitter=0),
+            ConnectionError: "never",
+            TimeoutError: Backoff(delay=20, jitter=0, immediate=3),
+        },
+    )
+    assert expected == policy.next_delay(after(0), error)
+    assert (3 if expected == 20 else 0) == policy.immediate_retries(after(0), error)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (TimeoutError(), 5.0),
+        (ValueError(), None),
+        (raised_from(ValueError(), TimeoutError()), 5.0),
+        (raised_from(ValueError(), KeyError()), None),
+    ],
+)
+def test_exception_stands_for_all_the_others(error: Exception, expected: float | None) -> None:
+    """Nothing but what is named is retried, if ``Exception`` never is; what an error was raised from comes before."""
+    policy = Backoff(errors={Exception: "never", TimeoutError: Backoff(delay=5, jitter=0)})
+    assert expected == policy.next_delay(after(0), error)
+
+
+def test_an_error_has_its_own_number_of_retries() -> None:
+    """How often and how long are the other policy's; the count is the message's, whatever it failed with."""
+    policy = Backoff(
+        max_retries=1, jitter=0, errors={TimeoutError: Backoff(max_retries=3, delay=7, factor=1, jitter=0)}
+    )
+    assert [7, 7, 7, None] == [policy.next_delay(after(count), TimeoutError()) for count in range(4)]
+    assert [1, None] == [policy.next_delay(after(count), ERROR) for count in range(2)]
+
+
+def test_an_error_may_have_a_policy_of_ones_own() -> None:
+    """Any policy will do, also one that knows nothing of retries at once."""
+
+    class Hourly:
+        def next_delay(self, envelope: Envelope, error: Exception) -> float | None:
+            return 3600.0
+
+    policy = Backoff(immediate=2, errors={TimeoutError: Hourly()})
+    assert (3600.0, 0) == (policy.next_delay(after(9), TimeoutError()), policy.immediate_retries(ENVELOPE, TIMEOUT))
+    assert 2 == policy.immediate_retries(ENVELOPE, ERROR)
+
+
+def test_an_error_that_was_raised_while_another_was_handled_is_not_its_cause() -> None:
+    """Only ``raise … from …`` says that one error stands for another."""
+    error = ValueError()
+    error.__context__ = ConnectionError()
+    assert 1 == Backoff(jitter=0, errors={ConnectionError: "never"}).next_delay(after(0), error)
 
 
 # What an error counts as.

@@ -63,7 +63,7 @@ app = Postbus(
     routing={OrderPlaced: "orders", "shop.*": ["orders", "failed"], "*": "orders"},
     buses={"default": {"middleware": [log, "shop.middleware:audit"]}},
     failure_transport="failed",
-    retry=Backoff(max_retries=5, delay=0.5),
+    retry=Backoff(max_retries=5, delay=0.5, immediate=1, errors={ValueError: "never", OSError: Backoff(delay=9)}),
 )
 assert_type(app.dispatch(OrderPlaced(13), stamps.Delay(5)), Envelope)
 assert_type(app.dispatch_many([OrderPlaced(1), OrderPlaced(2)]), list[Envelope])

@@ -5,21 +5,24 @@ Both have the same structure. Every mistake is found before any is reported, and
 
 from __future__ import annotations
 
+import builtins
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar, cast
+from types import ModuleType
+from typing import Any, Literal, TypeGuard, TypeVar, cast
 
 from msgspec import Struct, field
 
 from postbus.bus import Middleware
-from postbus.errors import ConfigurationError
+from postbus.errors import ConfigurationError, real_name
 from postbus.handlers import Handlers
-from postbus.retry import Backoff, RetryPolicy
+from postbus.retry import Backoff, RetryPolicy, is_exception
 from postbus.routing import Route
 from postbus.serialization import Serializer, SerializerFactory
 from postbus.transport import Transport
@@ -144,6 +147,22 @@ def load_module(name: str, key: str) -> Any:
         ) from None
 
 
+def _module_in(name: str) -> tuple[ModuleType | None, list[str]]:
+    """Return the module that a dotted name begins with, and the names in it that follow; None if there is none."""
+    parts = name.split(".")
+    main = sys.modules.get("__main__")
+    for end in range(len(parts) - 1, 0, -1):
+        module_name = ".".join(parts[:end])
+        if main is not None and real_name(main) == module_name:  # Imported as well, all its classes were there twice.
+            return main, parts[end:]
+        try:
+            return import_module(module_name), parts[end:]
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise
+    return None, parts
+
+
 class _Reader:
     """Reads parts of the configuration, and notes what is wrong with them."""
 
@@ -204,7 +223,7 @@ class _Reader:
         if not _is_mapping(value):
             self.wrong(key, "a table", _show_value(key, value))
             return {}
-        entries = {name: read(f"{key}.{name}", entry) for name, entry in value.items()}
+        entries = {name: read(f"{key}.{_show(name)}", entry) for name, entry in value.items()}
         return {name: entry for name, entry in entries.items() if entry is not None}
 
     def names(self, key: str, value: object) -> list[str]:
@@ -251,17 +270,68 @@ class _Reader:
             self.wrong(key, "a table or a RetryPolicy", _show_value(key, value))
             return None
         self.known(key, value, Backoff.__struct_fields__)
-        numbers = {
+        whole = ("max_retries", "immediate")
+        options: dict[str, Any] = {
             name: number
             for name, number in value.items()
             if name in Backoff.__struct_fields__
-            and self.typed(f"{key}.{name}", number, int if name == "max_retries" else (int, float), "a number")
+            and name != "errors"
+            and self.typed(f"{key}.{name}", number, int if name in whole else (int, float), "a number")
         }
         try:
-            return Backoff(**cast(Any, numbers))
+            return Backoff(**options, errors=self.errors(f"{key}.errors", value.get("errors", {})))
         except ConfigurationError as error:
             self.problems += [f"{key}: {problem}" for problem in error.problems]
             return None
+
+    def errors(self, key: str, value: object) -> dict[type[Exception], RetryPolicy | Literal["never"]]:
+        """Return the policies for some errors by their classes, which a file names."""
+        policies: dict[Any, RetryPolicy | Literal["never"]] = self.table(key, value, self.policy)
+        kinds = {name: self.exception(f"{key}.{_show(name)}", name) for name in policies}
+        return {kind: policies[name] for name, kind in kinds.items() if kind is not None}
+
+    def policy(self, key: str, value: object) -> RetryPolicy | Literal["never"] | None:
+        if value == "never":
+            return "never"
+        if _is_mapping(value) or hasattr(value, "next_delay"):
+            return self.retry(key, value)
+        self.wrong(key, "a table, a RetryPolicy or 'never'", _show_value(key, value))
+        return None
+
+    def exception(self, key: str, name: object) -> type[Exception] | None:
+        """Return the class of errors that this is, or that a dotted name names; one without a dot is built in."""
+        found = self._named(key, name) if isinstance(name, str) else name
+        if found is not None and not is_exception(found):
+            self.problem(key, "is no class of errors", "write one that is an Exception, or a subclass of one")
+            return None
+        return cast("type[Exception] | None", found)
+
+    def _named(self, key: str, name: str) -> object:
+        whole = "write its whole name, in quotes, such as 'package.module.Name'"
+        if not all(part.isidentifier() for part in name.split(".")):
+            self.problem(key, "is no name of a class", whole)
+            return None
+        if "." not in name:
+            if not hasattr(builtins, name):
+                self.problem(key, "is not built into Python", whole)
+            return getattr(builtins, name, None)
+        try:
+            module, path = _module_in(name)
+        except ImportError as error:
+            self.problem(key, f"cannot be looked up: {error}", "mend that, or give the class itself, in code")
+            return None
+        if module is None:
+            self.problem(key, "names no module that is found on the Python path", whole)
+            return None
+        found: Any = module
+        for part in path:
+            if not hasattr(found, part):
+                nearest = get_close_matches(part, dir(found), n=1)
+                hint = f"did you mean {nearest[0]!r}" if nearest else "define it above the app, or in another module"
+                self.problem(key, f"cannot be found: {found.__name__!r} has no {part!r}", hint)
+                return None
+            found = getattr(found, part)
+        return found
 
     def bus(self, key: str, value: object) -> BusConfig | None:
         if isinstance(value, BusConfig):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 
@@ -135,14 +136,18 @@ def leaves(error: BaseException) -> list[BaseException]:
         group = cast("BaseExceptionGroup[BaseException]", error)
         return [leaf for inner in group.exceptions for leaf in leaves(inner)]
 
+    decisive = (cause for cause in causes(error) if isinstance(cause, Recoverable | Unrecoverable | StopWorker))
+    return [next(decisive, error)]
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """Return an error, what it was raised ``from``, what that was raised from, and so on."""
+    chain: list[BaseException] = []
     cause: BaseException | None = error
-    seen: set[int] = set()
-    while cause is not None and id(cause) not in seen:  # An error may be its own cause.
-        if isinstance(cause, Recoverable | Unrecoverable | StopWorker):
-            return [cause]
-        seen.add(id(cause))
+    while cause is not None and not any(cause is one for one in chain):  # An error may be its own cause.
+        chain.append(cause)
         cause = cause.__cause__
-    return [error]
+    return chain
 
 
 def describe(error: BaseException) -> str:
@@ -154,10 +159,18 @@ def describe(error: BaseException) -> str:
 def qualified_name(thing: Any) -> str:
     """Return ``module.QualName``; for what the started program itself defines, by that module's real name."""
     module: str = thing.__module__
-    if module in ("__main__", "__mp_main__"):  # The latter is what a spawned process calls it.
-        main = sys.modules[module]
-        if main.__spec__ is not None:
-            module = main.__spec__.name
-        elif file := getattr(main, "__file__", None):
-            module = Path(file).stem
+    if module in MAIN:
+        module = real_name(sys.modules[module])
     return f"{module}.{thing.__qualname__}"
+
+
+MAIN = ("__main__", "__mp_main__")
+"""What the module of the started program is called; the latter is what a spawned process calls it."""
+
+
+def real_name(module: ModuleType) -> str:
+    """Return the name by which a module can be imported, also if the program was started with it."""
+    if module.__spec__ is not None:
+        return module.__spec__.name
+    file = getattr(module, "__file__", None)
+    return Path(file).stem if file else module.__name__

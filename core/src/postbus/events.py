@@ -78,6 +78,14 @@ class MessageFailed(Event):
     seconds: float = 0.0
 
 
+class MessageRetriedAtOnce(Event):
+    """It stays in the worker's hands and is tried once more, next; nothing was stored or settled."""
+
+    envelope: Envelope
+    transport: str
+    error: Exception
+
+
 class MessageRetried(Event):
     """A copy was stored, to be delivered after ``delay`` seconds, and the original is settled."""
 

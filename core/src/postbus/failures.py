@@ -12,9 +12,16 @@ from msgspec import Struct
 from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.errors import HandlerFailed, Recoverable, Unrecoverable, describe, leaves, qualified_name
-from postbus.events import MessageBuried, MessageDropped, MessageFailed, MessageRetried, Observers
+from postbus.events import (
+    MessageBuried,
+    MessageDropped,
+    MessageFailed,
+    MessageRetried,
+    MessageRetriedAtOnce,
+    Observers,
+)
 from postbus.middleware import new_id
-from postbus.retry import RetryPolicy, retries_of
+from postbus.retry import RetryPolicy, attempts_of, immediate_retries
 from postbus.transport import QueueTransport, Receiver, Transport
 
 logger = logging.getLogger("postbus")
@@ -30,6 +37,10 @@ LONGEST_TRACEBACK = 8000
 
 MOST_ERRORS = 10
 """How many `stamps.ErrorDetails` a message carries at most: the first, and the newest."""
+
+
+class RetryAtOnce(Struct, frozen=True):
+    """Keep it and try once more, now; see `postbus.retry`."""
 
 
 class Retry(Struct, frozen=True):
@@ -48,7 +59,7 @@ class Drop(Struct, frozen=True):
     """Forget the message: nobody wants to keep it."""
 
 
-Decision = Retry | Bury | Drop
+Decision = RetryAtOnce | Retry | Bury | Drop
 
 
 class Failures:
@@ -70,55 +81,90 @@ class Failures:
         self._failure_transport_for = failure_transports
         self._observers = observers
 
-    def handle(self, envelope: Envelope, error: Exception, seconds: float = 0.0) -> None:
+    def handle(
+        self,
+        envelope: Envelope,
+        error: Exception,
+        seconds: float = 0.0,
+        *,
+        repeats: int | None = None,
+        is_stopping: bool = False,
+    ) -> Envelope | None:
         """Retry, bury or drop a received message, and settle it; raise `TransportError` if a copy cannot be stored.
 
-        ``seconds`` is how long it took to fail.
+        ``seconds`` is how long it took to fail. ``repeats`` is how often it was tried again at once since it was
+        delivered; None where that cannot be done. If it is to be done now, nothing is settled, and the message is
+        returned as it is to be handled next; a worker that ``is_stopping`` sends it to the others instead.
         After a raise the original is as it was: neither settled nor given back.
         """
         transport = _origin(envelope)
         self._observers.notify(MessageFailed(envelope, transport, error, seconds))
-        decision = self.decide(envelope, error)
-        if isinstance(decision, Retry):
+        decision = self.decide(envelope, error, repeats)
+        if isinstance(decision, RetryAtOnce):
+            if not is_stopping:
+                return self._retry_at_once(envelope, error)
+            self._hand_over(envelope, error)
+        elif isinstance(decision, Retry):
             self._retry(envelope, error, decision.delay)
         elif isinstance(decision, Bury):
             self._bury(envelope, error, decision.transport)
         else:
             self._drop(envelope, error)
+        return None
 
-    def decide(self, envelope: Envelope, error: Exception) -> Decision:
+    def decide(self, envelope: Envelope, error: Exception, repeats: int | None = None) -> Decision:
         """Return what is to be done; changes nothing."""
         transport = _origin(envelope)
-        causes = leaves(error)
-        recoverable = [cause for cause in causes if isinstance(cause, Recoverable)]
-        hopeless = all(isinstance(cause, Unrecoverable) for cause in causes)
-
-        if recoverable or not hopeless:
-            delay = self._policy_for(transport).next_delay(envelope, error)
-            if recoverable:
-                wanted = [cause.delay for cause in recoverable if cause.delay is not None]
-                return Retry(max(wanted) if wanted else PATIENCE if delay is None else delay)
-            if delay is not None:
-                return Retry(delay)
-
+        # What is hopeless does not matter as long as another handler's failure is not.
+        hopeful = [
+            leaf for leaf in leaves(error) if isinstance(leaf, Exception) and not isinstance(leaf, Unrecoverable)
+        ]
+        named = [leaf.delay for leaf in hopeful if isinstance(leaf, Recoverable) and leaf.delay is not None]
+        if named:
+            return Retry(max(named))
+        policy = self._policy_for(transport)
+        retries = [retry for leaf in hopeful if (retry := _retry_by(policy, envelope, leaf, repeats)) is not None]
+        if retries:
+            waits = [retry.delay for retry in retries if isinstance(retry, Retry)]
+            return Retry(max(waits)) if waits else RetryAtOnce()
         failure_transport = self._failure_transport_for(transport)
         return Drop() if failure_transport is None else Bury(failure_transport)
 
+    def _retry_at_once(self, envelope: Envelope, error: Exception) -> Envelope:
+        """Return the message as a copy of it would come: read anew, knowing what has succeeded and what went wrong."""
+        origin = self._transports[_origin(envelope)]
+        copy = _counted(_copy(envelope, error), immediate=1)
+        if isinstance(origin, QueueTransport):
+            again = origin.serializer.decode(*origin.serializer.encode(copy))
+            copy = Envelope(again.message, copy.without(stamps.Encoded).stamps).with_(*again.all(stamps.Encoded))
+        self._tell(envelope, error, "at once", copy)
+        self._observers.notify(MessageRetriedAtOnce(envelope, origin.name, error))
+        return copy.with_(*envelope.all(stamps.Received))
+
+    def _hand_over(self, envelope: Envelope, error: Exception) -> None:
+        """Send a message to the other workers that this one, which is stopping, would have tried again at once."""
+        transport = _origin(envelope)
+        copy = _counted(_copy(envelope, error), immediate=1).with_(stamps.Delay(0.0))
+        self._store(transport, copy, envelope)
+        self._tell(envelope, error, "in another worker, because this one stops", copy)
+        self._observers.notify(MessageRetried(envelope, transport, error, 0.0))
+
     def _retry(self, envelope: Envelope, error: Exception, delay: float) -> None:
         transport = _origin(envelope)
-        count = retries_of(envelope) + 1
-        copy = _copy(envelope, error).without(stamps.Retried)
-        copy = copy.with_(stamps.Retried(count, _now()), stamps.Delay(delay))
+        copy = _counted(_copy(envelope, error), delayed=1).with_(stamps.Delay(delay))
         self._store(transport, copy, envelope)
+        self._tell(envelope, error, f"in {delay:.1f} s", copy)
+        self._observers.notify(MessageRetried(envelope, transport, error, delay))
+
+    def _tell(self, envelope: Envelope, error: Exception, when: str, copy: Envelope) -> None:
         logger.warning(
-            "Retrying %s in %.1f s (attempt %d): %s",
+            "Retrying %s %s (attempt %d): %s",
             label(envelope),
-            delay,
-            count + 1,
+            when,
+            attempts_of(copy) + 1,
             _reason(error),
             extra=identifiers(envelope),
         )
-        self._observers.notify(MessageRetried(envelope, transport, error, delay))
 
     def _bury(self, envelope: Envelope, error: Exception, failure_transport: str) -> None:
         transport = _origin(envelope)
@@ -208,6 +254,23 @@ def _copy(envelope: Envelope, error: Exception, *, with_traceback: bool = False)
     if not copy.has(stamps.MessageId):  # It came from somebody else. From now on it can be followed.
         copy = copy.with_(stamps.MessageId(new_id()))
     return copy.with_(*(stamps.Handled(name) for name in done), *kept)
+
+
+def _counted(copy: Envelope, *, delayed: int = 0, immediate: int = 0) -> Envelope:
+    """Return a copy that has been retried once more."""
+    before = copy.last(stamps.Retried) or stamps.Retried(0, _now())
+    after = stamps.Retried(before.count + delayed, _now(), before.immediate + immediate)
+    return copy.without(stamps.Retried).with_(after)
+
+
+def _retry_by(policy: RetryPolicy, envelope: Envelope, error: Exception, repeats: int | None) -> Decision | None:
+    """Return what a policy wants for one error; None if no retry."""
+    if repeats is not None and repeats < immediate_retries(policy, envelope, error):
+        return RetryAtOnce()
+    delay = policy.next_delay(envelope, error)
+    if delay is None and isinstance(error, Recoverable):
+        delay = PATIENCE
+    return None if delay is None else Retry(delay)
 
 
 def _details(error: Exception, handler: str | None, with_traceback: bool) -> stamps.ErrorDetails:

@@ -142,12 +142,16 @@ class Result(Stamp):
     value: Any
 
 
-class Retried(Stamp):
-    """How many times the message has failed and been sent again, and when last."""
+class Retried(Stamp, omit_defaults=True):
+    """How many times the message has failed and been sent again, and when it was retried last.
+
+    ``immediate`` is how many times more it was tried again at once, by whichever workers had it.
+    """
 
     wire_name = "retried"
     count: int
     at: datetime
+    immediate: int = 0
 
 
 class ErrorDetails(Stamp):

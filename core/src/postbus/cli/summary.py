@@ -18,9 +18,11 @@ from postbus.events import (
     MessageHandled,
     MessageReleased,
     MessageRetried,
+    MessageRetriedAtOnce,
 )
 
 WORDS: Mapping[type[Event], str] = {
+    MessageRetriedAtOnce: "retried at once",
     MessageRetried: "sent again",
     MessageBuried: "buried",
     MessageDropped: "dropped",
@@ -51,7 +53,7 @@ class Summary:
                 self._took(event)
             if isinstance(event, MessageReleased) and event.begun:
                 self._of(event.transport).others["given back unfinished"] += 1
-            if isinstance(event, MessageRetried | MessageBuried | MessageDropped | LeaseLost):
+            if isinstance(event, MessageRetriedAtOnce | MessageRetried | MessageBuried | MessageDropped | LeaseLost):
                 self._of(event.transport).others[WORDS[type(event)]] += 1
 
     def lines(self, seconds: float) -> Iterator[str]:

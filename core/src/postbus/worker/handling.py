@@ -29,11 +29,13 @@ class Handling:
         failures: Failures,
         observers: Observers,
         stop: Callable[[str], None],
+        is_stopping: Callable[[], bool],
     ) -> None:
         self._dispatch = dispatch
         self._failures = failures
         self._observers = observers
         self._stop = stop
+        self._is_stopping = is_stopping
         self._is_watched = False
 
     def look_who_watches(self) -> None:
@@ -42,41 +44,53 @@ class Handling:
 
     def handle(self, holding: Holding, envelope: Envelope) -> Outcome:
         """Dispatch a message, and deal with its failure; return what its worker has to do yet."""
-        started = time.monotonic() if self._is_watched else 0.0
+        attempt, repeats = envelope, 0
         if self._is_watched:
             self._observers.notify(MessageReceived(envelope, holding.name))
-        try:
-            if holding.suspects and (deaths := holding.deaths(envelope)):
-                raise Poisonous(f"{deaths} workers died, or lost it, while they had it in hand.")
-            if isinstance(envelope.message, Undecodable):
-                raise NotDecoded(envelope.message.reason)
-            handled = self._dispatch(envelope)
-        except Exception as error:  # A border: whatever a handler or a middleware raises is a failure of this message.
-            interruption = _interruption_behind(error)
-            if interruption is not None:
-                raise interruption from error
-            return self._deal_with(error, holding, envelope, time.monotonic() - started if started else 0.0)
-        if self._is_watched:
-            seconds = time.monotonic() - started
-            if logger.isEnabledFor(logging.INFO):
-                logger.info(
-                    "Handled %s from %r in %.3f s.",
-                    label(envelope),
-                    holding.name,
-                    seconds,
-                    extra={**identifiers(envelope), "seconds": seconds},
-                )
-            self._observers.notify(MessageHandled(handled, holding.name, seconds))
-        return "handled"
+        while True:
+            started = time.monotonic() if self._is_watched else 0.0
+            try:
+                if holding.suspects and (deaths := holding.deaths(envelope)):
+                    raise Poisonous(f"{deaths} workers died, or lost it, while they had it in hand.")
+                if isinstance(attempt.message, Undecodable):
+                    raise NotDecoded(attempt.message.reason)
+                handled = self._dispatch(attempt)
+            except Exception as error:  # A border: what a handler or a middleware raises is a failure of this message.
+                interruption = _interruption_behind(error)
+                if interruption is not None:
+                    raise interruption from error
+                seconds = time.monotonic() - started if started else 0.0
+                outcome = self._deal_with(error, holding, envelope, attempt, repeats, seconds)
+                if not isinstance(outcome, Envelope):
+                    return outcome
+                attempt, repeats = outcome, repeats + 1
+            else:
+                if self._is_watched:
+                    self._tell_handled(holding, envelope, handled, time.monotonic() - started)
+                return "handled"
 
-    def _deal_with(self, error: Exception, holding: Holding, envelope: Envelope, seconds: float) -> Outcome:
+    def _tell_handled(self, holding: Holding, envelope: Envelope, handled: Envelope, seconds: float) -> None:
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "Handled %s from %r in %.3f s.",
+                label(envelope),
+                holding.name,
+                seconds,
+                extra={**identifiers(envelope), "seconds": seconds},
+            )
+        self._observers.notify(MessageHandled(handled, holding.name, seconds))
+
+    def _deal_with(
+        self, error: Exception, holding: Holding, envelope: Envelope, attempt: Envelope, repeats: int, seconds: float
+    ) -> Outcome | Envelope:
+        """Deal with a failure of an attempt; return what has come of the message, or the next attempt at it."""
         stop = next((leaf for leaf in leaves(error) if isinstance(leaf, StopWorker)), None)
         if stop is not None:
             self._stop(f"a handler asked for it: {stop}")
         if holding.has_lost(envelope):
             return "gone"
         try:
-            self._failures.handle(envelope, error, seconds)
+            again = self._failures.handle(attempt, error, seconds, repeats=repeats, is_stopping=self._is_stopping())
         except Exception as problem:  # A border: while the copy cannot be stored, the broker keeps the original.
             logger.error(
                 "Giving %s back to its broker, because what is to become of it cannot be stored: %s",
@@ -86,7 +100,7 @@ class Handling:
                 extra=identifiers(envelope),
             )
             return "stuck"
-        return "failed"
+        return again or "failed"
 
 
 def _interruption_behind(error: Exception) -> BaseException | None:

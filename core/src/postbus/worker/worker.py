@@ -124,7 +124,13 @@ class Worker:
             self._arrangement.wake()
 
     def _arrange(self, holdings: Sequence[Holding], signals: StopSignals, health: Health) -> Sequential | Concurrent:
-        handling = Handling(self._dispatch, self._failures, self._observers, self.stop)
+        handling = Handling(
+            self._dispatch,
+            self._failures,
+            self._observers,
+            self.stop,
+            lambda: self._stopping.reason(self._counters) is not None,
+        )
         turns = Turns(tuple(self._receivers), self._strategy, self._weights)
         queue_turns = Turns(self._queues, self._strategy, self._weights)
         if self._concurrency == 1 and len(holdings) == 1:
