@@ -1,6 +1,6 @@
 """How soon an idle worker handles a message of another process, and what its waiting costs.
 
-The worker runs in a process of its own: ``python -m benchmarks.idle DSN SECONDS``. It prints a line when
+The worker runs in a process of its own: ``python -m benchmarks.idle SECONDS DSN …``. It prints a line when
 it is ready, the seconds from dispatch to handler for each message, and last its share of a core.
 """
 
@@ -14,13 +14,12 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks import machine
 from benchmarks.measuring import Contender
-from postbus import Limits, Postbus
-
-TRANSPORT = "async"
+from postbus import Limits, Postbus, stamps
 
 
 @dataclass(frozen=True)
@@ -35,39 +34,50 @@ def print_latency(ping: Ping) -> None:
     print(time.monotonic() - ping.sent_at, flush=True)
 
 
-def make_app(dsn: str) -> Postbus:
-    """Return the app of both processes."""
-    app = Postbus(transports={TRANSPORT: dsn}, routing={Ping: TRANSPORT})
+def make_app(dsns: Sequence[str]) -> Postbus:
+    """Return the app of both processes, whose transports are named after their positions."""
+    app = Postbus(transports={str(position): dsn for position, dsn in enumerate(dsns)})
     app.handler(print_latency)
     return app
 
 
 @contextmanager
-def pinging(dsn: str) -> Generator[Contender]:
-    """Start a worker, and give what sends it a message, once it has been idle, and returns how long that took."""
-    listener = ("benchmarks.idle", dsn, "3600")
-    with make_app(dsn) as app, listening(listener, lambda sent_at: app.dispatch(Ping(sent_at))) as ping:
-        yield ping
+def pinging(*dsns: str) -> Generator[list[Contender]]:
+    """Start a worker of these transports.
+
+    Give, for each of them, what sends it a message, once the worker has been idle, and returns how long that took.
+    """
+    with make_app(dsns) as app:
+
+        def send(name: str, sent_at: float) -> None:
+            app.dispatch(Ping(sent_at), stamps.TransportNames((name,)))
+
+        with listening(_listener(3600, dsns), *(partial(send, name) for name in app.transports)) as pings:
+            yield pings
 
 
 @contextmanager
-def listening(listener: Sequence[str], send: Callable[[float], object]) -> Generator[Contender]:
-    """Do so with any module that prints the same, and with what sends it a message with the time."""
+def listening(listener: Sequence[str], *sends: Callable[[float], object]) -> Generator[list[Contender]]:
+    """Do so with any module that prints the same, and with what sends it a message with the time, in several ways."""
     here, there = machine.CORES[0], machine.CORES[-1]
     with _started(listener, there) as output, machine.pinned(here):
 
-        def ping() -> float:
+        def ping(send: Callable[[float], object]) -> float:
             time.sleep(random.uniform(0.05, 0.15))  # Until a random point of its waiting.
             send(time.monotonic())
             return float(output.readline())
 
-        yield ping
+        yield [partial(ping, send) for send in sends]
 
 
-def waiting_cost(dsn: str, seconds: float) -> float:
-    """Return the share of a core that a worker takes while it waits for so long."""
-    with _started(("benchmarks.idle", dsn, str(seconds)), machine.CORES[-1]) as output:
+def waiting_cost(seconds: float, *dsns: str) -> float:
+    """Return the share of a core that a worker of these transports takes while it waits for so long."""
+    with _started(_listener(seconds, dsns), machine.CORES[-1]) as output:
         return float(output.readline())
+
+
+def _listener(seconds: float, dsns: Sequence[str]) -> Sequence[str]:
+    return "benchmarks.idle", str(seconds), *dsns
 
 
 @contextmanager
@@ -100,9 +110,10 @@ class _Lines:
         return line
 
 
-def _wait_and_tell(dsn: str, seconds: float) -> None:
-    with make_app(dsn) as app:
-        worker = app.worker(TRANSPORT, limits=Limits(time=seconds))
+def _wait_and_tell(seconds: float, dsns: Sequence[str]) -> None:
+    with make_app(dsns) as app:
+        app.worker(limits=Limits(time=1.0)).run()  # It connects, which is not what is measured.
+        worker = app.worker(limits=Limits(time=seconds))
         print("ready", flush=True)
         before, started = time.process_time(), time.monotonic()
         worker.run()
@@ -110,4 +121,4 @@ def _wait_and_tell(dsn: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    _wait_and_tell(sys.argv[1], float(sys.argv[2]))
+    _wait_and_tell(float(sys.argv[1]), sys.argv[2:])

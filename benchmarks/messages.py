@@ -1,8 +1,10 @@
-"""The message and the app of every measurement: two plain fields, and a handler that does nothing."""
+"""The message and the app of most measurements: two plain fields, and by default a handler that does nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from postbus import Postbus
 
@@ -24,8 +26,8 @@ def do_nothing(order: OrderPlaced) -> None:
     """Handle a message."""
 
 
-def make_app(dsn: str | None = None) -> Postbus:
+def make_app(dsn: str | None = None, handler: Callable[[OrderPlaced], Any] = do_nothing) -> Postbus:
     """Return an app as users have it, which sends the message to this DSN, or handles it at once without one."""
     app = Postbus(transports={TRANSPORT: dsn}, routing={OrderPlaced: TRANSPORT}) if dsn else Postbus(config={})
-    app.handler(do_nothing)
+    app.handler(handler)
     return app

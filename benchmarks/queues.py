@@ -174,7 +174,7 @@ def _depth(who: str, make: Callable[[str], Ours | Raw], target: float | None) ->
 def _waiting(queues: Queues) -> Iterable[Figure]:
     """Return what an idle worker is like."""
     ours, raw = queues.new("idle"), queues.raw("idle-raw").queue
-    with idle.pinging(ours.dsn) as ping, idle.listening(raw.listener, raw.ping) as raw_ping:
+    with idle.pinging(ours.dsn) as [ping], idle.listening(raw.listener, raw.ping) as [raw_ping]:
         yield Figure(
             name="idle worker: from dispatch in another process to the handler\nraw: the same two steps",
             ours=ping,
@@ -185,7 +185,7 @@ def _waiting(queues: Queues) -> Iterable[Figure]:
         )
     yield Figure(
         name=f"idle worker: share of a core, over {SECONDS_IDLE:.0f} s",
-        ours=lambda: idle.waiting_cost(ours.dsn, SECONDS_IDLE),
+        ours=lambda: idle.waiting_cost(SECONDS_IDLE, ours.dsn),
         comparison="cost",
         unit="%",
         target=0.005,

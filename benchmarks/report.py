@@ -81,11 +81,11 @@ def _as_dict(result: Result) -> dict[str, Any]:
 
 def _show(samples: Samples, unit: str) -> str:
     if unit == "/s":
-        high, low = (f"{_rounded(1 / value):,}" for value in samples.spread)
-        return f"{_rounded(1 / samples.median):,}/s\n[dim]{low} … {high}[/dim]".replace(",", " ")
+        high, low = (_digits(1 / value) for value in samples.spread)
+        return f"{_digits(1 / samples.median)}/s\n[dim]{low} … {high}[/dim]"
     factor, name = _scale(samples.median, unit)
-    low, high = (f"{value * factor:.3g}" for value in samples.spread)
-    return f"{samples.median * factor:.3g} {name}\n[dim]{low} … {high}[/dim]"
+    low, high = (_digits(value * factor) for value in samples.spread)
+    return f"{_digits(samples.median * factor)} {name}\n[dim]{low} … {high}[/dim]"
 
 
 def _show_compared(result: Result) -> str:
@@ -108,9 +108,9 @@ def _show_target(result: Result) -> str:
     return f"≤ {target * factor:g} {name}"
 
 
-def _rounded(value: float) -> int:
+def _digits(value: float) -> str:
     """Return a number with three digits that mean something."""
-    return int(float(f"{value:.3g}"))
+    return f"{float(f'{value:.3g}'):,.12g}".replace(",", " ")
 
 
 def _scale(value: float, unit: str) -> tuple[float, str]:

@@ -122,7 +122,7 @@ def deeper(queued: int, folder: Path, *, target: float | None) -> Iterable[Figur
 def waiting(folder: Path) -> Iterable[Figure]:
     """Return what an idle worker is like."""
     dsn = f"sqlite:///{folder / 'idle.db'}"
-    with idle.pinging(dsn) as ping:
+    with idle.pinging(dsn) as [ping]:
         yield Figure(
             name="idle worker: from dispatch in another process to the handler",
             ours=ping,
@@ -131,7 +131,7 @@ def waiting(folder: Path) -> Iterable[Figure]:
         )
     yield Figure(
         name=f"idle worker: share of a core, over {SECONDS_IDLE:.0f} s",
-        ours=lambda: idle.waiting_cost(dsn, SECONDS_IDLE),
+        ours=lambda: idle.waiting_cost(SECONDS_IDLE, dsn),
         comparison="cost",
         unit="%",
         target=0.01,

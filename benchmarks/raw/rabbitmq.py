@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pika
@@ -25,7 +25,7 @@ class Queue:
 
     def __init__(self, url: str, name: str, message: Any = None) -> None:
         self.dsn = f"{url}/{name}"
-        self.listener = ("benchmarks.raw.rabbitmq", url, name)
+        self.listener: Sequence[str] = ("benchmarks.raw.rabbitmq", url, name)
         self._name = name
         self._message = message
         self._parameters = pika.URLParameters(url)

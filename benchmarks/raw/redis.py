@@ -19,7 +19,7 @@ class Stream:
 
     def __init__(self, url: str, name: str, entry: Any = None) -> None:
         self.dsn = f"{url}/{name}"
-        self.listener = ("benchmarks.raw.redis", url, name)
+        self.listener: Sequence[str] = ("benchmarks.raw.redis", url, name)
         self._url, self._name = url, name
         self._entry = entry
         self._client = _connect(url)
