@@ -125,6 +125,28 @@ def test_async_handlers_at_a_concurrency_of_one_are_on_the_same_loop(app: Postbu
     assert 1 == len(loops)
 
 
+@pytest.mark.parametrize("kind", ["a task exits", "it is stopped"])
+def test_what_a_handler_does_to_the_event_loop_hurts_no_other(app: Postbus, kind: str) -> None:
+    """What ends an event loop, such as SystemExit in a task that was left behind, does not end that of the worker."""
+    left: list[asyncio.Task[None]] = []
+
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    @app.handler
+    async def handle(task: Task) -> None:
+        if kind == "it is stopped":
+            asyncio.get_running_loop().stop()
+        else:
+            left.append(asyncio.create_task(leave()))
+        await asyncio.sleep(0.001)
+
+    app.dispatch_many(Task(n) for n in range(10))
+    worker = app.worker("tasks", concurrency=2, limits=Limits(messages=10))
+    join(in_background(worker.run))
+    assert 10 == len(transport(app, "tasks").acknowledged)
+
+
 def test_nothing_is_handled_twice_or_left_out(app: Postbus) -> None:
     """Of thousands of messages, some of which fail, each is handled once, and either settled or buried."""
     handled: Counter[int] = Counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import threading
 import types
@@ -21,6 +22,8 @@ from postbus.errors import ConfigurationError, Interrupted, PostbusError, qualif
 
 if TYPE_CHECKING:
     import asyncio
+
+logger = logging.getLogger("postbus")
 
 T = TypeVar("T")
 
@@ -315,27 +318,19 @@ class _Call:
         self.task: asyncio.Task[None] | None = None
         self.has_begun = False
         self.is_interrupted = False
+        self.is_abandoned = False
+        """Whether nobody waits for it any more."""
         self.result: Any = None
         self.error: BaseException | None = None
 
-    async def run(self) -> None:
+    async def run(self, finish: Callable[[_Call], None]) -> None:
         self.has_begun = True
         try:
             self.result = await self.coroutine
         except BaseException as error:  # A border: else SystemExit would end the loop, and whoever waits would hang.
             self.error = error
         finally:
-            self.running.release()
-
-    def cancel(self) -> None:
-        """Interrupt it; on the loop."""
-        assert self.task is not None
-        self.is_interrupted = True
-        self.task.cancel()
-        if not self.has_begun:  # Then `run` is never entered, and does not tell who waits.
-            self.coroutine.close()
-            self.error = Interrupted()
-            self.running.release()
+            finish(self)
 
 
 class _EventLoop:
@@ -352,6 +347,8 @@ class _EventLoop:
         self._new: deque[_Call] = deque()
         self._is_called = False
         self._waiting: dict[int, _Call] = {}
+        self._finished: deque[_Call] = deque()
+        self._is_waking = False
 
     def run(self, coroutine: Coroutine[Any, Any, T], name: str) -> T:
         """Wait for a coroutine, which sees the context variables of the caller; raise what it raises."""
@@ -372,9 +369,11 @@ class _EventLoop:
                 loop.call_soon_threadsafe(self._begin)
             call.running.acquire()
         except BaseException:  # A signal interrupted this thread, at any line.
+            call.is_abandoned = True
             loop.call_soon_threadsafe(self._cancel, call)
             raise
         finally:
+            self._wake_next()
             del self._waiting[me]
         if call.error is None:
             return cast(T, call.result)
@@ -394,7 +393,7 @@ class _EventLoop:
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=loop.run_forever, name="postbus-async", daemon=True)
+                self._thread = threading.Thread(target=_run_forever, args=(loop,), name="postbus-async", daemon=True)
                 self._thread.start()
                 self._loop = loop
             return self._loop
@@ -405,12 +404,44 @@ class _EventLoop:
         self._is_called = False  # First, so that no call which comes meanwhile is overlooked.
         while self._new:
             call = self._new.popleft()
-            call.task = self._loop.create_task(call.run(), context=call.context)
+            call.task = self._loop.create_task(call.run(self._finish), context=call.context)
+
+    def _finish(self, call: _Call) -> None:
+        """Let the thread go on that waits for it, unless another one is just being woken, which does so then.
+
+        Threads that are woken together get in each other's way: only one of them can run, and each that finds
+        this out has cost as much as the handler.
+        """
+        self._finished.append(call)
+        if not self._is_waking:
+            self._is_waking = True
+            self._wake_next()
+
+    def _wake_next(self) -> None:
+        """Wake one of the threads whose coroutine has finished; in any thread, and in several at once."""
+        while True:
+            try:
+                call = self._finished.popleft()
+            except IndexError:
+                self._is_waking = False
+                if not self._finished:  # Else one came in between, and relied on this.
+                    return
+            else:
+                if not call.is_abandoned:
+                    call.running.release()
+                    return
 
     def _cancel(self, call: _Call) -> None:
         self._begin()
-        if call.error is None and call.running.locked():
-            call.cancel()
+        if call.error is not None or not call.running.locked():
+            return
+        assert call.task is not None
+        call.is_interrupted = True
+        call.task.cancel()
+        if not call.has_begun:  # Then `run` is never entered, and does not tell who waits.
+            call.coroutine.close()
+            call.error = Interrupted()
+            self._finish(call)
 
     def _raised(self, error: BaseException, call: _Call) -> BaseException:
         """Return what the caller is to see: a handler that cancelled itself has failed as by any other exception."""
@@ -420,6 +451,15 @@ class _EventLoop:
         if not isinstance(error, CancelledError):
             return error
         return Interrupted() if call.is_interrupted else Cancelled(*error.args)
+
+
+def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
+    """Run the loop whatever ends it, such as `SystemExit` in a task that a handler has left behind."""
+    while True:
+        try:
+            loop.run_forever()
+        except BaseException:  # A border: without this thread, every async handler would be waited for for ever.
+            logger.exception("Something ended the event loop of the async handlers; it goes on.")
 
 
 _loop = _EventLoop()
