@@ -296,6 +296,28 @@ def test_a_broker_that_is_away_is_asked_again(caplog: pytest.LogCaptureFixture) 
     assert 1 == len(tasks.acknowledged)
 
 
+def test_a_lease_that_could_not_be_asked_for_is_kept_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the broker is away just when a message has come, the length of the lease is asked for again."""
+    app = make_app(LEASE)
+    told: list[Any] = []
+    app.observe(told.append)
+    app.dispatch(Task(1))
+    tasks = transport(app)
+    holding = Holding("tasks", tasks, app.observers)
+    since = time.monotonic()
+    received = tasks.receive(1, 0)
+    with monkeypatch.context() as patch:
+
+        def away(self: Any) -> float:
+            raise TransportError("The broker is away.")
+
+        patch.setattr(type(tasks), "lease", property(away))
+        holding.take_in(received, since)
+        holding.extend_leases(since + 1)
+    holding.extend_leases(since + 2)
+    assert [LeasesExtended("tasks", 1)] == [event for event in told if isinstance(event, LeasesExtended)]
+
+
 @pytest.mark.slow
 def test_observers_hear_what_is_kept(concurrency: int) -> None:
     """Leases that are extended or lost, and messages that are given back, are told, with their transport."""

@@ -80,6 +80,38 @@ def test_the_third_try_is_a_try(concurrency: int) -> None:
     assert 0 == transport(app, "failed").connection.count().waiting
 
 
+def test_messages_that_killed_are_not_mixed_up_with_later_ones() -> None:
+    """A worker that is never without messages forgets those that it buried: none that comes later is taken for one."""
+    app = make_app()
+    handled: list[int] = []
+    running, over = threading.Event(), threading.Event()
+
+    @app.handler
+    def handle(task: Task) -> None:
+        if task.number == 0:
+            running.set()
+            assert over.wait(PATIENCE)
+        handled.append(task.number)
+        if len(handled) == 500:
+            over.set()
+
+    app.dispatch_many(Task(n) for n in range(100))
+    for _ in range(3):
+        die_with(app, 100)
+    killers = transport(app).connection.fetch(100, 0)
+    app.dispatch(Task(0))
+    worker = app.worker("tasks", limits=Limits(messages=601), concurrency=2)
+    working = threading.Thread(target=worker.run)
+    working.start()
+    assert running.wait(PATIENCE)
+    transport(app).connection.release([killer.tag for killer in killers])
+    app.dispatch_many(Task(n) for n in range(100, 600))
+    working.join(PATIENCE)
+    assert not working.is_alive()
+    assert 100 == transport(app, "failed").connection.count().waiting
+    assert 501 == len(handled)
+
+
 def test_failures_are_counted_apart() -> None:
     """A message that failed often, and never killed anybody, is retried as its policy says."""
     app = make_app(retry={"max_retries": 6, "delay": 0, "jitter": 0})

@@ -144,7 +144,7 @@ class Concurrent:
             if holding is None or not holding.waiting:
                 return
             envelope = holding.waiting[0]
-            has_last_chance = bool(holding.suspects) and holding.has_last_chance(envelope)
+            has_last_chance = holding.has_suspects and holding.has_last_chance(envelope)
             if has_last_chance and not self._is_quiet():
                 return
             self._turns.next(wanting)

@@ -50,7 +50,7 @@ class Handling:
         while True:
             started = time.monotonic() if self._is_watched else 0.0
             try:
-                if holding.suspects and (deaths := holding.deaths(envelope)):
+                if holding.has_suspects and (deaths := holding.deaths(envelope)):
                     raise Poisonous(f"{deaths} workers died, or lost it, while they had it in hand.")
                 if isinstance(attempt.message, Undecodable):
                     raise NotDecoded(attempt.message.reason)

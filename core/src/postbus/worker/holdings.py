@@ -59,8 +59,8 @@ class Holding:
         """Handled, and not yet acknowledged."""
         self.lost: dict[int, Envelope] = {}
         """Somebody else's by now, although it is here; by identity."""
-        self.suspects: dict[int, int] = {}
-        """The messages that workers may have died of, by identity: how often each has been delivered."""
+        self.has_suspects = False
+        """Whether there may be messages among them that workers died of."""
         self.given_up = 0
         """How many messages were given back that a handler had begun, and may still be busy with."""
         self.fetching_since: float | None = None
@@ -68,7 +68,7 @@ class Holding:
         self._guarantees = receiver.guarantees if isinstance(receiver, QueueTransport) else None
         self._lease: float | None = math.nan
         self._leased_at = 0.0
-        self._extend_at = math.inf
+        self._extend_at = 0.0
         self._mark: Envelope | None = None
         self._look_at = 0.0
 
@@ -108,36 +108,35 @@ class Holding:
         """Hold what was fetched; its leases began at this time or later."""
         if not self:
             self.lost.clear()
-            self.suspects.clear()
-            self._leased_at = since
-            self._extend_at = since + self._known_lease() / 3
+            self.has_suspects = False
+            self._leased_at = self._extend_at = since
             self._mark = envelopes[min(1, len(envelopes) - 1)] if self._patient else envelopes[-1]
             self._look_at = time.monotonic() + self.TOO_LONG
         if self._guarantees is not None and self._guarantees.delivery_count:
-            self._note_suspects(envelopes)
+            self._look_for_suspects(envelopes)
         self.waiting.extend(envelopes)
 
     # what workers die of
 
     def has_last_chance(self, envelope: Envelope) -> bool:
         """Say whether a message is to be handled with nothing else in hand."""
-        return self.suspects.get(id(envelope)) == self.LAST_CHANCE and not self._counts_releases
+        return _deliveries_of(envelope) == self.LAST_CHANCE and not self._counts_releases
 
     def deaths(self, envelope: Envelope) -> int | None:
         """Return how many workers had a message when they died, if these were too many."""
         most = self.LAST_CHANCE_COUNTED if self._counts_releases else self.LAST_CHANCE
-        count = self.suspects.get(id(envelope), 0)
+        count = _deliveries_of(envelope)
         return count - 1 if count > most else None
 
     @property
     def _counts_releases(self) -> bool:
         return self._guarantees is not None and self._guarantees.release_is_counted
 
-    def _note_suspects(self, envelopes: Sequence[Envelope]) -> None:
+    def _look_for_suspects(self, envelopes: Sequence[Envelope]) -> None:
         for envelope in envelopes:
             received = envelope.stamps[-1]
             if type(received) is stamps.Received and received.count and received.count >= self.LAST_CHANCE:
-                self.suspects[id(envelope)] = received.count
+                self.has_suspects = True
 
     # settling
 
@@ -203,6 +202,11 @@ class Holding:
         if now < self._extend_at:
             return
         lease = self._known_lease()
+        due = self._leased_at + lease / 3
+        if now < due:
+            # Soon again, as it may be that the broker could not be asked how long a lease is.
+            self._extend_at = min(due, now + self.TOO_LONG)
+            return
         held = [*self.begun.values(), *self.waiting.copy(), *self.done.copy()]
         try:
             self._note_lost(held)
@@ -249,6 +253,11 @@ class Holding:
             except TransportError:
                 return math.inf
         return math.inf if self._lease is None else self._lease
+
+
+def _deliveries_of(envelope: Envelope) -> int:
+    received = envelope.last(stamps.Received)
+    return received.count or 0 if received is not None else 0
 
 
 def _all_of(envelopes: deque[Envelope]) -> list[Envelope]:

@@ -95,7 +95,7 @@ class Sequential:
         """Handle what is held, and settle it; return how many messages were begun."""
         holding, counters, stopping = self._holding, self._counters, self._stopping
         waiting, begun, done = holding.waiting, holding.begun, holding.done
-        lost, suspects = holding.lost, holding.suspects
+        lost, has_suspects = holding.lost, holding.has_suspects
         handle = self._handling.handle
         number = 0
         settle_at = time.monotonic() + self.SETTLE_AFTER
@@ -110,7 +110,7 @@ class Sequential:
                 if lost and holding.has_lost(envelope):
                     continue
                 begun[0] = envelope
-                if suspects and holding.has_last_chance(envelope):
+                if has_suspects and holding.has_last_chance(envelope):
                     holding.settle()
                     holding.release_waiting()
                 outcome = handle(holding, envelope)
