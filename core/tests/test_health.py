@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
-from postbus import Limits, Postbus, TransportError
+from postbus import Envelope, Limits, Postbus, TransportError
 from postbus.errors import ConnectionLost
+from postbus.events import WorkerPaused
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
 from postbus.transport import QueueTransport
+from postbus.worker.handling import Handling
 from postbus.worker.health import Health, ailment
 
 PATIENCE = 30.0
@@ -177,6 +179,46 @@ def test_a_slow_handler_is_no_ailment(concurrency: int, tmp_path: Path) -> None:
     app.dispatch(Task(1))
     app.worker(health_file=file, concurrency=concurrency, limits=Limits(messages=1)).run()
     assert b'"in_hand":1' in seen[0]
+
+
+def test_a_worker_that_pauses_is_alive_and_can_be_stopped(
+    concurrency: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it pauses because a copy cannot be stored: its signs of life go on, and `stop-workers` ends it."""
+
+    class Full:
+        name = "failed"
+
+        def send(self, envelopes: list[Envelope]) -> list[Envelope]:
+            raise TransportError("The store is full.")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setenv("POSTBUS_STATE_DIR", str(tmp_path))
+    monkeypatch.setattr(Handling, "FIRST_PAUSE", 3600.0)
+    monkeypatch.setattr(Handling, "LONGEST_PAUSE", 3600.0)
+    transports: dict[str, Any] = {"tasks": "in-memory://", "failed": Full()}
+    app = Postbus(transports=transports, routing={Task: "tasks"}, failure_transport="failed", retry={"max_retries": 0})
+    pauses: list[float] = []
+    app.observe(lambda event: pauses.append(event.seconds) if isinstance(event, WorkerPaused) else None)
+
+    @app.handler
+    def fail(task: Task) -> None:
+        raise ValueError("never")
+
+    app.dispatch(Task(1))
+    file = tmp_path / "health"
+    working = threading.Thread(target=app.worker("tasks", health_file=file, concurrency=concurrency).run)
+    working.start()
+    assert until(lambda: pauses)
+    first = file.read_bytes()
+    assert until(lambda: file.read_bytes() != first)
+    app.stop_signal().send()
+    working.join(PATIENCE)
+    assert not working.is_alive()
+    assert [3600.0] == pauses
+    tasks: Any = app.transport("tasks")
+    assert 1 == tasks.connection.count().waiting
 
 
 def test_a_file_that_cannot_be_written_hurts_nobody(app: Postbus, tmp_path: Path, caplog: Any) -> None:

@@ -149,6 +149,30 @@ def test_a_failure_that_comes_of_an_interruption_is_none(app: Postbus) -> None:
 
 
 @pytest.mark.slow
+def test_an_interruption_that_is_swallowed_keeps_no_message(app: Postbus) -> None:
+    """A handler that goes on as if nothing had been has time to clear up; then its message is for others."""
+    interruptions: list[int] = []
+    seen: list[bool] = []
+
+    @app.handler
+    def handle(task: Task) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not seen:
+            try:
+                seen.append(until(lambda: transport(app).connection.count().waiting))
+            except Interrupted:
+                interruptions.append(transport(app).connection.count().waiting)
+
+    app.dispatch(Task(1))
+    stopped = app.worker("tasks", grace=GRACE).run()
+    assert [True] == seen
+    assert 0 == interruptions[0]
+    assert 0 == stopped.failed
+    assert [] == transport(app).acknowledged
+    assert_back(app, 1)
+
+
+@pytest.mark.slow
 def test_a_worker_in_another_thread_gives_back_what_it_cannot_interrupt(app: Postbus) -> None:
     """Where no signal can interrupt it, a handler goes on, but its message is for others: nothing comes of it here."""
     begun, over = threading.Event(), threading.Event()
@@ -174,10 +198,12 @@ def test_a_worker_in_another_thread_gives_back_what_it_cannot_interrupt(app: Pos
 
 def test_without_grace_a_handler_is_waited_for(app: Postbus, concurrency: int) -> None:
     """``grace=None`` lets a handler finish, however long it takes; a limit does so in any case."""
+    begun: list[int] = []
     finished: list[int] = []
 
     @app.handler
     def handle(task: Task) -> None:
+        begun.append(task.number)
         if task.number == 0:
             os.kill(os.getpid(), signal.SIGTERM)
         threading.Event().wait(3 * GRACE)
@@ -186,7 +212,9 @@ def test_without_grace_a_handler_is_waited_for(app: Postbus, concurrency: int) -
     app.dispatch(Task(0))
     app.worker("tasks", concurrency=concurrency, grace=None).run()
     app.dispatch(Task(1))
-    app.worker("tasks", concurrency=concurrency, grace=GRACE / 10, limits=Limits(time=GRACE)).run()
+    while transport(app).connection.count().waiting:  # The time may be over before it has begun.
+        app.worker("tasks", concurrency=concurrency, grace=GRACE / 10, limits=Limits(time=GRACE)).run()
+    assert [0, 1] == begun
     assert [0, 1] == finished
     assert 2 == len(transport(app).acknowledged)
 

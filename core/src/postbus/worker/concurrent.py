@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from postbus.envelope import Envelope
-from postbus.events import Observers, WorkerPaused, WorkerStopping
+from postbus.events import Observers, WorkerStopping
 from postbus.limits import Counters, Stopping
 from postbus.worker.handling import Handling
 from postbus.worker.health import Health
@@ -74,7 +74,6 @@ class Concurrent:
         """How long a message takes in its slot, of late."""
         self._finished_at = 0.0
         self._settle_at = 0.0
-        self._pause = 0.0
         self._paused_until = 0.0
         self._arrivals_end = math.inf
         self._reserved_for: Envelope | None = None
@@ -232,18 +231,14 @@ class Concurrent:
             holding.release([envelope], begun=True)
             self._rest()
         elif time.monotonic() >= self._paused_until:
-            self._pause = 0.0
+            self._handling.end_pauses()
         self._seconds += (finished.seconds - self._seconds) / (8 if self._seconds else 1)
         self._size.learn(self._concurrency, self._seconds)
 
     def _rest(self) -> None:
         """Begin nothing for a while, with nothing in hand but what is running."""
-        if time.monotonic() < self._paused_until:
-            return
-        self._pause = min(max(1.0, self._pause * 2), 30.0)
-        self._paused_until = time.monotonic() + self._pause
-        logger.warning("Pausing for %.0f s, with nothing new in hand.", self._pause)
-        self._observers.notify(WorkerPaused(self._pause))
+        if time.monotonic() >= self._paused_until:
+            self._paused_until = self._handling.pause()
 
     # keeping
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from postbus.envelope import Envelope
 from postbus.errors import Interrupted, NotDecoded, Poisonous, StopWorker, TransportError, leaves
-from postbus.events import MessageHandled, MessageReceived, Observers
+from postbus.events import MessageHandled, MessageReceived, Observers, WorkerPaused
 from postbus.failures import Failures, identifiers, label
 from postbus.serialization import Undecodable
 from postbus.worker.holdings import Holding
@@ -22,6 +22,9 @@ Outcome = Literal["handled", "failed", "stuck", "gone"]
 
 class Handling:
     """Handles messages, each in the thread that brings it; settles only those that failed."""
+
+    FIRST_PAUSE = 1.0
+    LONGEST_PAUSE = 30.0
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Handling:
         self._stop = stop
         self._is_stopping = is_stopping
         self._is_watched = False
+        self._pause = 0.0
 
     def look_who_watches(self) -> None:
         """Find out whether anybody wants to know; apart, because asking takes longer than dispatching."""
@@ -68,6 +72,17 @@ class Handling:
                 if self._is_watched:
                     self._tell_handled(holding, envelope, handled, time.monotonic() - started)
                 return "handled"
+
+    def pause(self) -> float:
+        """Return until when to begin nothing, because copies cannot be stored; each time for twice as long."""
+        self._pause = min(max(self._pause * 2, self.FIRST_PAUSE), self.LONGEST_PAUSE)
+        logger.warning("Pausing for %.0f s, with nothing new in hand.", self._pause)
+        self._observers.notify(WorkerPaused(self._pause))
+        return time.monotonic() + self._pause
+
+    def end_pauses(self) -> None:
+        """Take note that copies can be stored again."""
+        self._pause = 0.0
 
     def _tell_handled(self, holding: Holding, envelope: Envelope, handled: Envelope, seconds: float) -> None:
         if logger.isEnabledFor(logging.INFO):

@@ -229,7 +229,8 @@ class Holding:
         return True
 
     def give_up(self, begun: Sequence[Envelope]) -> None:
-        """Give back what a handler has not finished, whatever comes of it here."""
+        """Give back what a handler has not finished, whatever comes of it here; what is lost already is not ours."""
+        begun = [envelope for envelope in begun if id(envelope) not in self.lost]
         self.lost.update({id(envelope): envelope for envelope in begun})
         for envelope in begun:
             logger.warning(
@@ -261,10 +262,13 @@ def _deliveries_of(envelope: Envelope) -> int:
 
 
 def _all_of(envelopes: deque[Envelope]) -> list[Envelope]:
-    """Take everything out, each in one piece, so that of two who do this at once only one gets it."""
-    taken: list[Envelope] = []
+    """Take everything out, each in one piece, so that of two who do this at once only one gets it.
+
+    From the end, so that who takes the next one meanwhile overtakes none.
+    """
+    taken: deque[Envelope] = deque()
     while True:
         try:
-            taken.append(envelopes.popleft())
+            taken.appendleft(envelopes.pop())
         except IndexError:
-            return taken
+            return list(taken)

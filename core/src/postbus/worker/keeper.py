@@ -24,6 +24,8 @@ class Keeper:
 
     LOOK = 0.04
     """Seconds between two looks; a message that is met twice has taken that long."""
+    PATIENCE = 1.0
+    """Seconds to wait, at the end, for a look that is under way; a broker may keep it."""
 
     def __init__(self, holding: Holding, look: Callable[[float], None]) -> None:
         """Keep a holding; ``look`` is what else is to be done at each look, and is given the time."""
@@ -39,6 +41,7 @@ class Keeper:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._calls.put(False)
+        self._thread.join(self.PATIENCE)
 
     def wake(self) -> None:
         """Say that there is something in hand now."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
 
 from postbus.errors import Interrupted
-from postbus.events import Observers, WorkerPaused, WorkerStopping
+from postbus.events import Observers, WorkerStopping
 from postbus.handlers import interrupt
 from postbus.limits import Counters, Stopping
 from postbus.worker.handling import Handling
@@ -18,8 +17,6 @@ from postbus.worker.keeper import Keeper
 from postbus.worker.receivers import WAIT, FetchSize
 from postbus.worker.signals import StopSignals
 from postbus.worker.strategies import Turns
-
-logger = logging.getLogger("postbus")
 
 
 class Sequential:
@@ -54,23 +51,26 @@ class Sequential:
         self._queue_turns = queue_turns
         self._size = FetchSize(fetch_size)
         self._thread = threading.current_thread()
-        self._pause = 0.0
         self._is_in_trouble = False
-        self._given_up_at = math.inf
         self._can_be_interrupted = False
+        self._is_to_be_interrupted = False
+        self._interrupt_at = -math.inf
 
     def work(self) -> str:
         """Work until there is a reason to stop, and return it; raise `Interrupted` if the grace is over before."""
-        with Keeper(self._holding, self._look) as keeper:
-            while (reason := self._stopping.reason(self._counters)) is None:
-                self._take_turn(keeper)
+        try:
+            with Keeper(self._holding, self._look) as keeper:
+                while (reason := self._stopping.reason(self._counters)) is None:
+                    self._take_turn(keeper)
+        finally:
+            self._holding.release_waiting()
         self._observers.notify(WorkerStopping(reason))
         return reason
 
     def interrupt(self) -> None:
-        """Raise `Interrupted` if a handler runs; called in the thread in which it does."""
-        if self._holding.begun and self._can_be_interrupted:
-            self._can_be_interrupted = False
+        """Raise `Interrupted` if a handler runs that is to be; called in the thread in which it does."""
+        if self._is_to_be_interrupted and self._holding.begun and self._can_be_interrupted:
+            self._is_to_be_interrupted = False
             raise Interrupted
 
     def _take_turn(self, keeper: Keeper) -> None:
@@ -138,18 +138,16 @@ class Sequential:
             holding.release_waiting()
             holding.is_busy = False
         if not self._is_in_trouble or number > 1:
-            self._pause = 0.0
+            self._handling.end_pauses()
         return number
 
     def _rest(self) -> None:
         self._is_in_trouble = False
-        self._pause = min(max(1.0, self._pause * 2), 30.0)
-        logger.warning("Pausing for %.0f s, with nothing in hand.", self._pause)
-        self._observers.notify(WorkerPaused(self._pause))
+        end = self._handling.pause()
         # Not an event: a signal handler that sets one can meet the lock that this thread holds in waiting for it.
-        end = time.monotonic() + self._pause
-        while self._stopping.told is None and (left := end - time.monotonic()) > 0:
+        while self._stopping.reason(self._counters) is None and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, 0.2))
+            self._health.show(time.monotonic())
 
     # in the thread of the keeper
 
@@ -160,13 +158,15 @@ class Sequential:
         """
         self._signals.look()
         self._health.show(now)
-        is_over = now >= self._stopping.deadline or self._signals.is_second_unheard
-        if not is_over or not self._holding.begun or not self._can_be_interrupted or self._signals.is_second_heard:
+        is_over = now >= self._stopping.deadline or self._signals.is_second
+        if not is_over or not self._holding.begun or not self._can_be_interrupted:
             return
-        self._given_up_at = min(self._given_up_at, now + self.MERCY)
+        if now >= self._interrupt_at:
+            if self._interrupt_at > -math.inf:
+                self._holding.give_up(list(self._holding.begun.values()))
+            # And again after a while, because what is raised may be swallowed.
+            self._is_to_be_interrupted, self._interrupt_at = True, now + self.MERCY
         # Again at each look, because a signal may come to nothing: see `StopSignals`.
-        if now < self._given_up_at:
-            if not self._signals.nudge():
-                interrupt(self._thread.ident or 0)
-        elif not self._holding.lost:
-            self._holding.give_up(list(self._holding.begun.values()))
+        if self._is_to_be_interrupted and not self._signals.nudge():
+            self._is_to_be_interrupted = False
+            interrupt(self._thread.ident or 0)

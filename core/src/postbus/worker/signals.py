@@ -72,14 +72,9 @@ class StopSignals:
                 self._tell(f"it got {signal.Signals(number).name}")
 
     @property
-    def is_second_unheard(self) -> bool:
-        """Whether a second one has come, and the main thread has not got round to it."""
-        return self._count > self._answered
-
-    @property
-    def is_second_heard(self) -> bool:
-        """Whether a second one has interrupted the main thread."""
-        return self._answered > 1
+    def is_second(self) -> bool:
+        """Whether a second one has come, though the main thread may not have got round to it."""
+        return self._count > 1
 
     def nudge(self) -> bool:
         """Interrupt what the main thread does, if a worker runs in it; say so."""
@@ -91,10 +86,10 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.look()
         # Python may call this for two signals that have come together, one right after the other.
-        if self.is_second_unheard:
+        if self._count > self._answered:
             self._answered = self._count
             raise KeyboardInterrupt
-        if number == NUDGE and not self.is_second_heard:
+        if number == NUDGE and not self.is_second:
             self._nudged()
 
 
