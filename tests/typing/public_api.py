@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, assert_type, reveal_type
 
 from postbus import (
@@ -99,7 +100,7 @@ def send_receipt(order: OrderPlaced) -> int:
     return order.order_id
 
 
-@app.handler(bus="default", from_transport="orders", priority=10, name="index")
+@app.handler(bus="default", from_transport="orders", priority=10, name="index", time_limit=30)
 async def index(order: OrderPlaced, envelope: Envelope) -> None:
     pass
 
@@ -115,7 +116,7 @@ class Billing:
     def charge(self, order: OrderPlaced) -> None:
         raise Recoverable("The bank is closed.", delay=3600)
 
-    @handles(priority=1)
+    @handles(priority=1, time_limit=timedelta(minutes=1))
     def refund(self, message: Plain | Named) -> str:
         return message.text
 

@@ -92,6 +92,10 @@ class Poisonous(Unrecoverable):
     """A message was in a worker's hands each time that one died, so no other is given it."""
 
 
+class TimeLimitExceeded(PostbusError):
+    """A handler took longer than its ``time_limit``; tried again as after any other failure."""
+
+
 class StopWorker(PostbusError):
     """Raised by a handler: stop the worker after this message, which counts as failed."""
 
@@ -99,6 +103,7 @@ class StopWorker(PostbusError):
 class Interrupted(BaseException):
     """The worker ends before a handler has finished, which is no failure: its message goes back to the broker.
 
+    Raised in a handler also when its ``time_limit`` is over; then its message has failed: see `TimeLimitExceeded`.
     No `Exception`, so that a handler which catches those does not swallow it.
     """
 

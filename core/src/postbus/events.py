@@ -141,6 +141,18 @@ class LeaseLost(Event):
     transport: str
 
 
+class HandlerStuck(Event):
+    """A handler does not end although its time limit is over, after ``seconds``, and nothing can interrupt it.
+
+    Its worker ends, for another to take its place; that the message has failed is told then.
+    """
+
+    envelope: Envelope
+    transport: str
+    handler: str
+    seconds: float
+
+
 class TransportLost(Event):
     """A broker cannot be reached; told once, until it is back."""
 
@@ -181,3 +193,5 @@ class WorkerStopped(Event):
     failed: int
     outgrown: bool = False
     """It had reached its limit of memory, so another is to take its place."""
+    stuck: bool = False
+    """A handler of it did not end within its time limit, so another is to take its place."""

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import logging
-import os
-import threading
+import math
 import types
 import typing
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextvars import copy_context
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
 from functools import partial
 from types import CoroutineType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin, overload
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, overload
 
 from msgspec import Struct
 
 from postbus.envelope import Envelope
-from postbus.errors import ConfigurationError, Interrupted, PostbusError, qualified_name
-
-if TYPE_CHECKING:
-    import asyncio
-
-logger = logging.getLogger("postbus")
+from postbus.errors import ConfigurationError, qualified_name
+from postbus.running import TimedRun, loop
 
 T = TypeVar("T")
 
@@ -46,15 +39,26 @@ class Handler(Struct, frozen=True):
     priority: int = 0
     """Higher runs first."""
     takes_envelope: bool = False
+    time_limit: float | None = None
+    """Seconds that it may take; None for any time."""
 
-    def handle(self, envelope: Envelope) -> Any:
-        """Handle the message and return what the function returned; a coroutine is waited for."""
+    def handle(self, envelope: Envelope, succeeded: Sequence[str] = ()) -> Any:
+        """Handle the message and return what the function returned; a coroutine is waited for.
+
+        ``succeeded`` are the message's other handlers that have, for who must give this one up.
+        """
+        if self.time_limit is None:
+            return self._handle(envelope)
+        run = TimedRun(self.name, self.time_limit, envelope.message, succeeded)
+        return run.work(partial(self._handle, envelope, run))
+
+    def _handle(self, envelope: Envelope, run: TimedRun | None = None) -> Any:
         result: Any
         if self.takes_envelope:
             result = self.function(envelope.message, envelope)
         else:
             result = self.function(envelope.message)
-        return _loop.run(result, self.name) if result.__class__ is CoroutineType else result
+        return loop.run(result, self.name, run) if result.__class__ is CoroutineType else result
 
 
 class Handlers:
@@ -80,6 +84,7 @@ class Handlers:
         priority: int = 0,
         handles: Handles | Iterable[Handles] | None = None,
         name: str | None = None,
+        time_limit: float | timedelta | None = None,
     ) -> T: ...
     @overload
     def handler(
@@ -92,6 +97,7 @@ class Handlers:
         priority: int = 0,
         handles: Handles | Iterable[Handles] | None = None,
         name: str | None = None,
+        time_limit: float | timedelta | None = None,
     ) -> Callable[[T], T]: ...
     def handler(self, target: Any = None, /, **options: Any) -> Any:
         """Add a handler; a decorator with or without options, or a call with an object.
@@ -99,7 +105,9 @@ class Handlers:
         ``target`` is a function, ``def`` or ``async def``, whose first parameter is annotated with what it
         handles (a class, a base class, a protocol, a union) unless ``handles`` says so; or an object with
         a ``__call__`` like that, or with methods marked by `handles`. A second parameter annotated
-        `Envelope` gets the envelope.
+        `Envelope` gets the envelope. ``time_limit``, in seconds, is how long it may take: an ``async def``
+        handler is cancelled then, and in a worker a ``def`` handler is interrupted, or its process replaced;
+        the message has failed, and is retried or buried.
         """
         if target is None:
             return partial(self.handler, **options)
@@ -160,6 +168,7 @@ def handles(
     priority: int = 0,
     handles: Handles | Iterable[Handles] | None = None,
     name: str | None = None,
+    time_limit: float | timedelta | None = None,
 ) -> Callable[[T], T]: ...
 def handles(method: Any = None, /, **options: Any) -> Any:
     """Mark a method as a handler; ``app.handler(Orders(...))`` then adds every marked method of the object."""
@@ -226,7 +235,12 @@ def _marked_methods(kind: type) -> dict[str, dict[str, Any]]:
 
 
 def _make_handler(
-    function: Callable[..., Any], name: str, *, handles: Handles | Iterable[Handles] | None = None, **options: Any
+    function: Callable[..., Any],
+    name: str,
+    *,
+    handles: Handles | Iterable[Handles] | None = None,
+    time_limit: float | timedelta | None = None,
+    **options: Any,
 ) -> Handler:
     label = f"{getattr(function, '__qualname__', name)}()"
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -252,7 +266,20 @@ def _make_handler(
                 "second parameter as Envelope."
             )
     wanted = handles if handles is not None else _annotation(function, positional[0], label, required=True)
-    return Handler(name, function, _types(wanted, label), takes_envelope=takes_envelope, **options)
+    types = _types(wanted, label)
+    seconds = _time_limit(time_limit, label)
+    return Handler(name, function, types, takes_envelope=takes_envelope, time_limit=seconds, **options)
+
+
+def _time_limit(given: object, label: str) -> float | None:
+    seconds = given.total_seconds() if isinstance(given, timedelta) else given
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ConfigurationError(
+            f"time_limit of {label} must be a number of seconds above 0, or a timedelta, got {given!r}."
+        )
+    return float(seconds)
 
 
 def _annotation(
@@ -305,167 +332,3 @@ def _can_be_handled(member: object) -> bool:
     if not isinstance(member, type) or member is Any or issubclass(member, Envelope):
         return False
     return member.__module__ != "builtins" or member is object
-
-
-class _Call:
-    """One coroutine on the loop, and the thread that waits for it."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self.coroutine = coroutine
-        self.context = copy_context()
-        self.running = threading.Lock()
-        self.running.acquire()
-        self.task: asyncio.Task[None] | None = None
-        self.has_begun = False
-        self.is_interrupted = False
-        self.is_abandoned = False
-        """Whether nobody waits for it any more."""
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    async def run(self, finish: Callable[[_Call], None]) -> None:
-        self.has_begun = True
-        try:
-            self.result = await self.coroutine
-        except BaseException as error:  # A border: else SystemExit would end the loop, and whoever waits would hang.
-            self.error = error
-        finally:
-            finish(self)
-
-
-class _EventLoop:
-    """The one event loop of this process for ``async def`` handlers, on a thread of its own."""
-
-    def __init__(self) -> None:
-        self.start_over()
-
-    def start_over(self) -> None:
-        """Forget the loop, whose thread a forked process does not have."""
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._new: deque[_Call] = deque()
-        self._is_called = False
-        self._waiting: dict[int, _Call] = {}
-        self._finished: deque[_Call] = deque()
-        self._is_waking = False
-
-    def run(self, coroutine: Coroutine[Any, Any, T], name: str) -> T:
-        """Wait for a coroutine, which sees the context variables of the caller; raise what it raises."""
-        loop = self._loop or self._start()
-        me = threading.get_ident()
-        if self._thread is not None and me == self._thread.ident:
-            coroutine.close()
-            raise PostbusError(
-                f"An async handler dispatched a message to the async handler {name}, and waits for it on the loop that "
-                "both run on. Use `await app.dispatch_async(...)` there."
-            )
-        call = self._waiting[me] = _Call(coroutine)
-        self._new.append(call)
-        try:
-            # Waking the loop takes longer than all the rest, so many calls that come at once do it once.
-            if not self._is_called:
-                self._is_called = True
-                loop.call_soon_threadsafe(self._begin)
-            call.running.acquire()
-        except BaseException:  # A signal interrupted this thread, at any line.
-            call.is_abandoned = True
-            loop.call_soon_threadsafe(self._cancel, call)
-            raise
-        finally:
-            self._wake_next()
-            del self._waiting[me]
-        if call.error is None:
-            return cast(T, call.result)
-        raise self._raised(call.error, call)
-
-    def interrupt(self, thread: int) -> bool:
-        """Cancel what this thread waits for; say whether there is anything."""
-        call = self._waiting.get(thread)
-        if call is None or self._loop is None:
-            return False
-        self._loop.call_soon_threadsafe(self._cancel, call)
-        return True
-
-    def _start(self) -> asyncio.AbstractEventLoop:
-        import asyncio  # noqa: PLC0415  It takes half as long to import as all of the core.
-
-        with self._lock:
-            if self._loop is None:
-                loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_run_forever, args=(loop,), name="postbus-async", daemon=True)
-                self._thread.start()
-                self._loop = loop
-            return self._loop
-
-    def _begin(self) -> None:
-        """Begin what was called since the last time; on the loop."""
-        assert self._loop is not None
-        self._is_called = False  # First, so that no call which comes meanwhile is overlooked.
-        while self._new:
-            call = self._new.popleft()
-            call.task = self._loop.create_task(call.run(self._finish), context=call.context)
-
-    def _finish(self, call: _Call) -> None:
-        """Let the thread go on that waits for it, unless another one is just being woken, which does so then.
-
-        Threads that are woken together get in each other's way: only one of them can run, and each that finds
-        this out has cost as much as the handler.
-        """
-        self._finished.append(call)
-        if not self._is_waking:
-            self._is_waking = True
-            self._wake_next()
-
-    def _wake_next(self) -> None:
-        """Wake one of the threads whose coroutine has finished; in any thread, and in several at once."""
-        while True:
-            try:
-                call = self._finished.popleft()
-            except IndexError:
-                self._is_waking = False
-                if not self._finished:  # Else one came in between, and relied on this.
-                    return
-            else:
-                if not call.is_abandoned:
-                    call.running.release()
-                    return
-
-    def _cancel(self, call: _Call) -> None:
-        self._begin()
-        if call.error is not None or not call.running.locked():
-            return
-        assert call.task is not None
-        call.is_interrupted = True
-        call.task.cancel()
-        if not call.has_begun:  # Then `run` is never entered, and does not tell who waits.
-            call.coroutine.close()
-            call.error = Interrupted()
-            self._finish(call)
-
-    def _raised(self, error: BaseException, call: _Call) -> BaseException:
-        """Return what the caller is to see: a handler that cancelled itself has failed as by any other exception."""
-        from asyncio import CancelledError  # noqa: PLC0415
-        from concurrent.futures import CancelledError as Cancelled  # noqa: PLC0415
-
-        if not isinstance(error, CancelledError):
-            return error
-        return Interrupted() if call.is_interrupted else Cancelled(*error.args)
-
-
-def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
-    """Run the loop whatever ends it, such as `SystemExit` in a task that a handler has left behind."""
-    while True:
-        try:
-            loop.run_forever()
-        except BaseException:  # A border: without this thread, every async handler would be waited for for ever.
-            logger.exception("Something ended the event loop of the async handlers; it goes on.")
-
-
-_loop = _EventLoop()
-os.register_at_fork(after_in_child=_loop.start_over)
-
-
-def interrupt(thread: int) -> bool:
-    """Cancel the ``async def`` handler that a thread waits for, where `Interrupted` is raised; say whether it does."""
-    return _loop.interrupt(thread)

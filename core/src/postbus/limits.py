@@ -15,6 +15,9 @@ from postbus.errors import ConfigurationError
 GRACE = 25.0
 """Seconds for which a running handler may go on after the worker was told to stop; Kubernetes waits for 30."""
 
+STUCK = "a handler does not end within its time limit"
+"""Why a worker stops that is to be replaced, because nothing else ends what runs in it."""
+
 
 class Limits(Struct, frozen=True, kw_only=True):
     """How much a worker does before it stops; None for no limit."""
@@ -114,12 +117,15 @@ class Stopping:
         """Why it was told to stop, if it was; a limit does not tell."""
         self.outgrown = False
         """Whether the limit of memory is reached."""
+        self.is_stuck = False
+        """Whether it was told to because a handler does not end within its time limit."""
         self.deadline = math.inf
         """When what is running then is interrupted; a limit leaves it all the time that it takes."""
 
-    def tell(self, reason: str) -> None:
+    def tell(self, reason: str, *, is_stuck: bool = False) -> None:
         """Stop; the first reason counts."""
         if self.told is None:
+            self.is_stuck = is_stuck
             if self._grace is not None:
                 self.deadline = time.monotonic() + self._grace
             self.told = reason

@@ -273,7 +273,8 @@ class HandleMessage:
             if handled in envelope.stamps:
                 continue
             try:
-                result = handler.handle(envelope)
+                succeeded = _succeeded(envelope, outcome) if handler.time_limit is not None else ()
+                result = handler.handle(envelope, succeeded)
             except Exception as error:  # A border: what a handler raises is for the caller, or for `failures`.
                 errors[handler.name] = error
                 continue
@@ -281,10 +282,13 @@ class HandleMessage:
             if result is not None:
                 outcome = outcome.with_(stamps.Result(handler.name, result))
         if errors:
-            added = outcome.stamps[len(envelope.stamps) :]
-            succeeded = [stamp.handler for stamp in added if isinstance(stamp, stamps.Handled)]
-            raise HandlerFailed(type(envelope.message).__qualname__, errors, succeeded)
+            raise HandlerFailed(type(envelope.message).__qualname__, errors, _succeeded(envelope, outcome))
         return call_next(outcome)
+
+
+def _succeeded(envelope: Envelope, outcome: Envelope) -> list[str]:
+    added = outcome.stamps[len(envelope.stamps) :]
+    return [stamp.handler for stamp in added if isinstance(stamp, stamps.Handled)]
 
 
 def merge(origin: Envelope, one: Envelope, other: Envelope) -> Envelope:

@@ -58,7 +58,7 @@ def send_receipt(order: OrderPlaced) -> None:
         raise ValueError(f"order {order.order_id} is unlucky")
 
 
-@app.handler(priority=5)
+@app.handler(priority=5, time_limit=30)
 async def note(message: OrderPlaced | MailSent) -> None:
     pass
 """

@@ -55,6 +55,7 @@ def test_debug_shows_what_handles_what(shop: Shop) -> None:
     handlers = {handler["name"]: handler for handler in bus["handlers"]}
     assert ["shop.OrderPlaced"] == handlers["shop.send_receipt"]["handles"]
     assert (5, True) == (handlers["shop.note"]["priority"], handlers["shop.note"]["is_async"])
+    assert (None, 30.0) == (handlers["shop.send_receipt"]["time_limit"], handlers["shop.note"]["time_limit"])
     assert {"order.placed": ["orders"], "shop.MailSent": ["mails"]} == {
         line["wire_name"]: line["sent_to"] for line in found["messages"]
     }

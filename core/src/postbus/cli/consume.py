@@ -31,6 +31,7 @@ from postbus.cli.scaling import Backlog, Scaling
 from postbus.cli.summary import Summary
 from postbus.cli.watching import Changes
 from postbus.errors import ConfigurationError, PostbusError, TransportError
+from postbus.events import WorkerStopped
 from postbus.limits import GRACE, Limits
 from postbus.transport import Receiver
 from postbus.worker.strategies import STRATEGIES, Strategy
@@ -205,8 +206,22 @@ def consume(
         adopt(os.environ, worker.stop)
     _announce(chosen, limits, hint=not verbosity and log_format == "text")
     started = time.monotonic()
+
+    def tell(stopped: WorkerStopped) -> int:
+        logger.info(
+            "Stopped, because %s: %d handled, %d failed, in %s.",
+            stopped.reason,
+            stopped.handled,
+            stopped.failed,
+            age(time.monotonic() - started),
+            extra={"handled": stopped.handled, "failed": stopped.failed},
+        )
+        for line in summary.lines(time.monotonic() - started):
+            logger.info("%s", line)
+        return REPLACE if stopped.stuck or (stopped.outgrown and child is not None) else 0
+
     try:
-        stopped = worker.run()
+        stopped = worker.run(abandon=lambda stopped: _end(app, tell(stopped)))
     except TransportError as error:
         if log_format == "text":
             raise
@@ -216,20 +231,10 @@ def consume(
         if worker.has_unfinished:
             _end(app, 130)
         raise
-    logger.info(
-        "Stopped, because %s: %d handled, %d failed, in %s.",
-        stopped.reason,
-        stopped.handled,
-        stopped.failed,
-        age(time.monotonic() - started),
-        extra={"handled": stopped.handled, "failed": stopped.failed},
-    )
-    for line in summary.lines(time.monotonic() - started):
-        logger.info("%s", line)
+    code = tell(stopped)
     if worker.has_unfinished:
-        _end(app, 0)
-    if child is not None and stopped.outgrown:
-        context.exit(REPLACE)
+        _end(app, code)
+    context.exit(code)
 
 
 @click.command("stop-workers", epilog="Example: postbus stop-workers")

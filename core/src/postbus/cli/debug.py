@@ -26,6 +26,7 @@ class HandlerLine(Struct, frozen=True):
     from_transport: str | None
     priority: int
     is_async: bool
+    time_limit: float | None
 
 
 class BusLine(Struct, frozen=True):
@@ -118,6 +119,7 @@ def _options(handler: HandlerLine) -> str:
         "from_transport": handler.from_transport,
         "priority": handler.priority or None,
         "async": handler.is_async or None,
+        "time_limit": f"{handler.time_limit:g}" if handler.time_limit is not None else None,
     }
     return ", ".join(f"{name}={value}" for name, value in options.items() if value is not None)
 
@@ -131,7 +133,12 @@ def _bus_line(app: Postbus, bus: MessageBus) -> BusLine:
 def _handler_line(handler: Handler) -> HandlerLine:
     handles = [type_ if isinstance(type_, str) else qualified_name(type_) for type_ in handler.types]
     return HandlerLine(
-        handles, handler.name, handler.from_transport, handler.priority, iscoroutinefunction(handler.function)
+        handles,
+        handler.name,
+        handler.from_transport,
+        handler.priority,
+        iscoroutinefunction(handler.function),
+        handler.time_limit,
     )
 
 

@@ -36,7 +36,10 @@ VARIABLE = "POSTBUS_CHILD"
 """What tells a child that it is one: its number, and the pipe that ends when its parent does."""
 
 REPLACE = 75
-"""The exit code by which a child asks to be replaced, because it has grown too large; as in sysexits.h, try again."""
+"""The exit code by which a child asks to be replaced, because it has grown too large, or a handler does not end.
+
+As in sysexits.h, where it means: try again.
+"""
 
 MISTAKE = 2
 """The exit code of what starting again does not mend."""
@@ -271,7 +274,7 @@ class Parent:
         elif code == 0:
             logger.info("Worker %d has ended.", child.number)
         elif code == REPLACE:
-            logger.info("Replacing worker %d, which had grown too large.", child.number)
+            logger.info("Replacing worker %d, which asked for it.", child.number)
             child.start_at = 0.0
         elif code == MISTAKE or not self._replaces:
             self._code = _as_shells_say(code)

@@ -11,12 +11,12 @@ from typing import Any
 
 from postbus.envelope import Envelope
 from postbus.events import Observers, WorkerStopping
-from postbus.limits import Counters, Stopping
+from postbus.limits import STUCK, Counters, Stopping
 from postbus.worker.handling import Handling
 from postbus.worker.health import Health
 from postbus.worker.holdings import Holding
 from postbus.worker.receivers import WAIT, Arrived, FetchSize, WaitingReceiver
-from postbus.worker.slots import Finished, Slots
+from postbus.worker.slots import Finished, Slots, Stuck
 from postbus.worker.strategies import Turns
 
 logger = logging.getLogger("postbus")
@@ -79,6 +79,7 @@ class Concurrent:
         self._reserved_for: Envelope | None = None
         self._reserved_until = 0.0
         self._quiet_at = math.inf
+        self._stuck: list[Stuck] = []
 
     def wake(self) -> None:
         """Look again at whether there is a reason to stop. From any thread, and from a signal handler."""
@@ -212,7 +213,8 @@ class Concurrent:
         arrived.receiver.take_in(arrived)
 
     def _take_in_finished(self, finished: Finished) -> None:
-        self._slots.finish(finished)
+        if not self._slots.finish(finished.holding, finished.envelope):
+            return  # It came to its end too late, when it had been given up.
         self._finished_at = time.monotonic()
         if finished.envelope is self._reserved_for:
             self._reserved_for = None
@@ -248,6 +250,7 @@ class Concurrent:
         is_due = now >= self._settle_at or not self._slots.begun
         if is_due:
             self._settle_at = now + self.SETTLE_AFTER
+            self._look_for_stuck(now)
         for receiver in self._receivers.values():
             holding = receiver.holding
             if is_due:
@@ -279,6 +282,26 @@ class Concurrent:
         for receiver in self._receivers.values():
             receiver.holding.release_waiting()
 
+    def _look_for_stuck(self, now: float) -> None:
+        """Find handlers that do not end although their time is over: their worker is to be replaced, with them."""
+        self._stuck = self._slots.stuck(now)
+        for stuck in self._stuck:
+            self._handling.report_stuck(stuck.run, stuck.holding, stuck.envelope)
+        if self._stuck and self._arrivals_end == math.inf:
+            self._stopping.tell(STUCK, is_stuck=True)
+
+    def _give_up_stuck(self) -> None:
+        """Deal with the messages of these handlers, as late as can be, so that they are not tried again meanwhile."""
+        for stuck in self._stuck:
+            outcome = self._handling.give_up(stuck.run, stuck.holding, stuck.envelope)
+            if outcome is None:
+                continue
+            self._slots.finish(stuck.holding, stuck.envelope)
+            self._counters.failed += 1
+            if outcome == "stuck":
+                stuck.holding.release([stuck.envelope], begun=True)
+        self._stuck = []
+
     # stopping
 
     def _finish(self) -> None:
@@ -295,6 +318,8 @@ class Concurrent:
             self._take_in_last(self._patience())
             self._keep()
             self._health.show(now)
+            if self._slots.begun == len(self._stuck) and not self._may_arrive():
+                self._give_up_stuck()
 
     def _abandon(self) -> None:
         """Wait for no handler: settle what is done, and give back everything else."""
@@ -304,6 +329,7 @@ class Concurrent:
             self._take_in_last(WAIT)
         self._take_in_last(0.0)
         self._give_back()
+        self._give_up_stuck()
         for receiver in self._receivers.values():
             receiver.holding.settle()
             receiver.holding.give_up(list(receiver.holding.begun.values()))

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Literal
 
 from postbus.envelope import Envelope
-from postbus.errors import Interrupted, NotDecoded, Poisonous, StopWorker, TransportError, leaves
-from postbus.events import MessageHandled, MessageReceived, Observers, WorkerPaused
+from postbus.errors import HandlerFailed, Interrupted, NotDecoded, Poisonous, StopWorker, TransportError, leaves
+from postbus.events import HandlerStuck, MessageHandled, MessageReceived, Observers, WorkerPaused
 from postbus.failures import Failures, identifiers, label
+from postbus.running import TimedRun
 from postbus.serialization import Undecodable
 from postbus.worker.holdings import Holding
 
@@ -41,6 +42,8 @@ class Handling:
         self._is_stopping = is_stopping
         self._is_watched = False
         self._pause = 0.0
+        self._repeated: dict[int, tuple[Envelope, Envelope]] = {}
+        """What is tried again at once, by identity: what came, and as what it is tried."""
 
     def look_who_watches(self) -> None:
         """Find out whether anybody wants to know; apart, because asking takes longer than dispatching."""
@@ -66,9 +69,13 @@ class Handling:
                 seconds = time.monotonic() - started if started else 0.0
                 outcome = self._deal_with(error, holding, envelope, attempt, repeats, seconds)
                 if not isinstance(outcome, Envelope):
+                    self._repeated.pop(id(envelope), None)
                     return outcome
                 attempt, repeats = outcome, repeats + 1
+                self._repeated[id(envelope)] = (envelope, attempt)
             else:
+                if repeats:
+                    del self._repeated[id(envelope)]
                 if self._is_watched:
                     self._tell_handled(holding, envelope, handled, time.monotonic() - started)
                 return "handled"
@@ -84,6 +91,35 @@ class Handling:
         """Take note that copies can be stored again."""
         self._pause = 0.0
 
+    def report_stuck(self, run: TimedRun, holding: Holding, envelope: Envelope) -> None:
+        """Tell, once, that a handler does not end although its time is over, and where it is."""
+        if run.is_reported:
+            return
+        run.is_reported = True
+        logger.error(
+            "%s Ending this worker, for another to take its place; then %s has failed. The handler is here:\n%s",
+            run.error("cannot be stopped"),
+            label(envelope),
+            run.where(),
+            extra=identifiers(envelope),
+        )
+        self._observers.notify(HandlerStuck(envelope, holding.name, run.handler, run.seconds))
+
+    def give_up(self, run: TimedRun, holding: Holding, envelope: Envelope) -> Outcome | None:
+        """Deal with a message whose handler does not end as with one that failed; return None if it just has ended."""
+        if not run.claim():
+            return None
+        error: Exception = run.error("could not be stopped")
+        error.add_note(f"It was here:\n{run.where()}")
+        of, again = self._repeated.get(id(envelope), (None, envelope))
+        attempt = again if of is envelope else envelope
+        if run.message is attempt.message:
+            error = HandlerFailed(type(attempt.message).__qualname__, {run.handler: error}, run.succeeded)
+        holding.given_up += 1
+        outcome = self._deal_with(error, holding, envelope, attempt, None, run.seconds)
+        assert not isinstance(outcome, Envelope)
+        return outcome
+
     def _tell_handled(self, holding: Holding, envelope: Envelope, handled: Envelope, seconds: float) -> None:
         if logger.isEnabledFor(logging.INFO):
             logger.info(
@@ -96,7 +132,13 @@ class Handling:
         self._observers.notify(MessageHandled(handled, holding.name, seconds))
 
     def _deal_with(
-        self, error: Exception, holding: Holding, envelope: Envelope, attempt: Envelope, repeats: int, seconds: float
+        self,
+        error: Exception,
+        holding: Holding,
+        envelope: Envelope,
+        attempt: Envelope,
+        repeats: int | None,
+        seconds: float,
     ) -> Outcome | Envelope:
         """Deal with a failure of an attempt; return what has come of the message, or the next attempt at it."""
         stop = next((leaf for leaf in leaves(error) if isinstance(leaf, StopWorker)), None)

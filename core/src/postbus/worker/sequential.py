@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 
 from postbus.errors import Interrupted
 from postbus.events import Observers, WorkerStopping
-from postbus.handlers import interrupt
-from postbus.limits import Counters, Stopping
+from postbus.limits import STUCK, Counters, Stopping
+from postbus.running import expire, interrupt, is_any_timed, stuck
 from postbus.worker.handling import Handling
 from postbus.worker.health import Health
 from postbus.worker.holdings import Holding
@@ -37,6 +38,7 @@ class Sequential:
         signals: StopSignals,
         observers: Observers,
         health: Health,
+        abandon: Callable[[], None],
         *,
         queue_turns: Turns,
         fetch_size: int | None,
@@ -48,6 +50,7 @@ class Sequential:
         self._signals = signals
         self._observers = observers
         self._health = health
+        self._abandon = abandon
         self._queue_turns = queue_turns
         self._size = FetchSize(fetch_size)
         self._thread = threading.current_thread()
@@ -55,6 +58,7 @@ class Sequential:
         self._can_be_interrupted = False
         self._is_to_be_interrupted = False
         self._interrupt_at = -math.inf
+        self._is_given_up = False
 
     def work(self) -> str:
         """Work until there is a reason to stop, and return it; raise `Interrupted` if the grace is over before."""
@@ -68,9 +72,16 @@ class Sequential:
         return reason
 
     def interrupt(self) -> None:
-        """Raise `Interrupted` if a handler runs that is to be; called in the thread in which it does."""
-        if self._is_to_be_interrupted and self._holding.begun and self._can_be_interrupted:
+        """Raise `Interrupted` in a handler that is to be; called in the thread in which it runs."""
+        if not self._can_be_interrupted:
+            return
+        if self._is_to_be_interrupted and self._holding.begun:
             self._is_to_be_interrupted = False
+            raise Interrupted
+        if self._is_given_up:
+            self._can_be_interrupted = False
+            raise Interrupted
+        if expire():
             raise Interrupted
 
     def _take_turn(self, keeper: Keeper) -> None:
@@ -152,13 +163,17 @@ class Sequential:
     # in the thread of the keeper
 
     def _look(self, now: float) -> None:
-        """Give a sign of life; interrupt a handler when the grace is over.
+        """Give a sign of life; interrupt a handler when the grace, or its time, is over.
 
         One that nothing can interrupt keeps its message no longer.
         """
         self._signals.look()
+        if self._is_given_up:
+            return
         self._health.show(now)
         is_over = now >= self._stopping.deadline or self._signals.is_second
+        if not is_over:
+            self._look_for_stuck(now)
         if not is_over or not self._holding.begun or not self._can_be_interrupted:
             return
         if now >= self._interrupt_at:
@@ -170,3 +185,26 @@ class Sequential:
         if self._is_to_be_interrupted and not self._signals.nudge():
             self._is_to_be_interrupted = False
             interrupt(self._thread.ident or 0)
+
+    def _look_for_stuck(self, now: float) -> None:
+        """Deal with the message of a handler that does not end although its time is over, and end in its place."""
+        ident = self._thread.ident or 0
+        run = stuck(ident, now, self._signals.nudge) if is_any_timed() else None
+        envelope = self._holding.begun.get(0)
+        if run is None or envelope is None:
+            return
+        self._stopping.tell(STUCK, is_stuck=True)
+        self._handling.report_stuck(run, self._holding, envelope)
+        self._holding.release_waiting()
+        self._holding.settle()
+        # First, so that the worker does not give it back, should the handler end now.
+        self._holding.begun.pop(0, None)
+        outcome = self._handling.give_up(run, self._holding, envelope)
+        if outcome is None:
+            return
+        self._is_given_up = True
+        self._counters.failed += 1
+        if outcome == "stuck":
+            self._holding.release([envelope], begun=True)
+        self._abandon()
+        self._signals.nudge()

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from postbus.envelope import Envelope
 from postbus.errors import Interrupted
-from postbus.handlers import interrupt
+from postbus.running import TimedRun, interrupt, is_any_timed, stuck
 from postbus.worker.handling import Handling, Outcome
 from postbus.worker.holdings import Holding
 
@@ -27,6 +27,14 @@ class Finished(Struct, frozen=True):
     seconds: float
     error: BaseException | None = None
     """What is no failure of the message, but the end of the worker, such as SystemExit."""
+
+
+class Stuck(Struct, frozen=True):
+    """A message whose handler does not end although its time is over."""
+
+    holding: Holding
+    envelope: Envelope
+    run: TimedRun
 
 
 class Slots:
@@ -44,6 +52,8 @@ class Slots:
         self._ready: SimpleQueue[tuple[Holding, Envelope] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._context = copy_context()
+        self._current: dict[int, tuple[Holding, Envelope]] = {}
+        """What each thread handles at present."""
         self.begun = 0
         """How many messages are in slots, or next in line for one."""
 
@@ -58,10 +68,12 @@ class Slots:
             thread.start()
         self._ready.put((holding, envelope))
 
-    def finish(self, finished: Finished) -> None:
-        """Take note that a slot is free again."""
-        del finished.holding.begun[id(finished.envelope)]
+    def finish(self, holding: Holding, envelope: Envelope) -> bool:
+        """Take note that a slot is free again, or was given up; say whether that is news."""
+        if holding.begun.pop(id(envelope), None) is None:
+            return False
         self.begun -= 1
+        return True
 
     def take_back(self) -> list[tuple[Holding, Envelope]]:
         """Return what no slot has begun yet; it stays with its holding, as if it had never been given away."""
@@ -80,15 +92,23 @@ class Slots:
         """Cancel every ``async def`` handler, and say whether there is any; a thread cannot be interrupted."""
         return sum(interrupt(thread.ident or 0) for thread in self._threads) > 0
 
+    def stuck(self, now: float) -> list[Stuck]:
+        """Cancel what is over its time limit; return what cannot be cancelled, or has not ended all the same."""
+        if not is_any_timed():
+            return []
+        current = self._current.copy().items()
+        found = [(work, stuck(thread, now, lambda: False)) for thread, work in current]
+        return [Stuck(*work, run) for work, run in found if run is not None]
+
     def close(self) -> None:
         """Let the threads end, each once it is free."""
         for _ in self._threads:
             self._ready.put(None)
 
     def _run(self, context: Context) -> None:
-        handle, inbox = self._handling.handle, self._inbox
+        handle, inbox, current, me = self._handling.handle, self._inbox, self._current, threading.get_ident()
         while (work := self._ready.get()) is not None:
-            holding, envelope = work
+            holding, envelope = current[me] = work
             outcome: Outcome | None = None
             error: BaseException | None = None
             started = time.monotonic()
@@ -98,5 +118,6 @@ class Slots:
                 pass
             except BaseException as problem:  # A border: it comes out in the thread of the worker.
                 error = problem
+            del current[me]
             inbox.put(Finished(holding, envelope, outcome, time.monotonic() - started, error))
             del work, envelope, holding, error

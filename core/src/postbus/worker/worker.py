@@ -74,15 +74,20 @@ class Worker:
         self._counters = Counters(self._limits)
         self._holdings: list[Holding] = []
         self._arrangement: Sequential | Concurrent | None = None
+        self._abandon: Callable[[WorkerStopped], object] | None = None
 
-    def run(self) -> WorkerStopped:
+    def run(self, *, abandon: Callable[[WorkerStopped], object] | None = None) -> WorkerStopped:
         """Work until a limit is reached, a signal arrives or `stop` is called; return why, and how much was done.
 
         SIGTERM, SIGINT and SIGQUIT let running handlers finish, for as long as the grace allows; a second
         one interrupts them. What was fetched and not begun is given back. Raises `TransportError` for what
         a new connection cannot mend, and for a broker that has been away for longer than ``max_outage``.
+
+        A handler that nothing can interrupt, although its time limit is over, may keep this from returning.
+        Once its message is dealt with, ``abandon`` is called, in another thread, and may end the process.
         """
         self._counters = Counters(self._limits)
+        self._abandon = abandon
         logger.debug("Consuming %s.", ", ".join(map(repr, self._receivers)))
         self._observers.notify(WorkerStarted(tuple(self._receivers), self._concurrency))
         reason: str | None = None
@@ -99,17 +104,13 @@ class Worker:
                 self._arrangement = self._arrange(holdings, signals, health)
                 try:
                     reason = self._arrangement.work()
-                except Interrupted:  # The grace was over.
+                except Interrupted:  # The grace was over, or a handler came to its end when it had been given up.
                     reason = self._stopping.told
         except TransportError as error:
             reason = f"a transport failed: {error}"
             raise
         finally:
-            stopped = WorkerStopped(
-                reason or "it was interrupted", self._counters.handled, self._counters.failed, self._stopping.outgrown
-            )
-            logger.debug("Stopping, because %s.", stopped.reason)
-            self._observers.notify(stopped)
+            stopped = self._tell_stopped(reason)
         return stopped
 
     @property
@@ -142,6 +143,7 @@ class Worker:
                 signals,
                 self._observers,
                 health,
+                self._be_abandoned,
                 queue_turns=queue_turns,
                 fetch_size=self._fetch_size,
             )
@@ -157,6 +159,22 @@ class Worker:
             concurrency=self._concurrency,
             fetch_size=self._fetch_size,
         )
+
+    def _tell_stopped(self, reason: str | None) -> WorkerStopped:
+        stopped = WorkerStopped(
+            reason or "it was interrupted",
+            self._counters.handled,
+            self._counters.failed,
+            self._stopping.outgrown,
+            self._stopping.is_stuck,
+        )
+        logger.debug("Stopping, because %s.", stopped.reason)
+        self._observers.notify(stopped)
+        return stopped
+
+    def _be_abandoned(self) -> None:
+        if self._abandon is not None:
+            self._abandon(self._tell_stopped(self._stopping.told))
 
     def _interrupt(self) -> None:
         if isinstance(self._arrangement, Sequential):
