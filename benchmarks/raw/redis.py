@@ -67,7 +67,7 @@ class Stream:
         self._client.xtrim(self._name, maxlen=0, approximate=False)
 
     def delete(self) -> None:
-        self._client.delete(self._name)
+        self._client.delete(self._name, f"{self._name}__wake")  # The second is the plugin's.
 
     def close(self) -> None:
         self._client.close()
