@@ -168,12 +168,7 @@ class Failures:
 
     def _bury(self, envelope: Envelope, error: Exception, failure_transport: str) -> None:
         transport = _origin(envelope)
-        buried = envelope.last(stamps.Buried) or stamps.Buried(transport)
-        copy = _copy(envelope, error, with_traceback=True).without(stamps.Retried, stamps.Buried).with_(buried)
-        if failure_transport == transport:
-            # Whoever consumes the failure transport would otherwise get it back at once, and again, and again.
-            copy = copy.with_(stamps.Delay(REST))
-        self._store(failure_transport, copy, envelope)
+        self._store(failure_transport, copy_to_bury(envelope, error, failure_transport), envelope)
         logger.error(
             "Burying %s in %r: %s",
             label(envelope),
@@ -206,6 +201,15 @@ class Failures:
         self._transports[target].send([copy])
         if isinstance(origin, Receiver):
             origin.ack([original])
+
+
+def copy_to_bury(envelope: Envelope, error: Exception, failure_transport: str) -> Envelope:
+    """Return what a failure transport is to keep of a received message that finally failed."""
+    transport = _origin(envelope)
+    buried = envelope.last(stamps.Buried) or stamps.Buried(transport)
+    copy = _copy(envelope, error, with_traceback=True).without(stamps.Retried, stamps.Buried).with_(buried)
+    # Whoever consumes the failure transport would otherwise get it back at once, and again, and again.
+    return copy.with_(stamps.Delay(REST)) if failure_transport == transport else copy
 
 
 def label(envelope: Envelope) -> str:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from postbus import Envelope, Postbus, stamps
-from postbus.cli.failed_messages import PAGE, FailedMessages
+from postbus.cli.failed import CHUNK
+from postbus.cli.failed_messages import PAGE, FailedMessages, Ids
+from postbus.cli.failed_output import BLOCK
+from postbus.cli.failed_retry import Retrying
 from postbus.serialization import JsonSerializer, TypeRegistry
 from postbus.transport import Outgoing, QueueTransport
 
@@ -109,6 +114,56 @@ def test_the_time_of_the_last_failure(shop: Shop, option: str, time: str, found:
     shop.bury(13)
 
     assert found == len(shop.json("failed", "show", option, time))
+
+
+BAD = """
+    @app.handler
+    def fail(order: OrderPlaced) -> None:
+        if order.order_id > 200:
+            raise TimeoutError("too late")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("ValueError", ["1", "2"]),
+        ("builtins.ValueError", ["1", "2"]),
+        ("TimeoutError", ["2"]),
+        ("Timeout", []),
+        ("KeyError", []),
+    ],
+)
+def test_the_error_by_its_name(shop: Shop, name: str, found: list[str]) -> None:
+    """``--error`` takes the whole name of an error's class or its last part, of any handler that failed."""
+    shop.append(BAD)
+    shop.bury(101, 201)
+
+    assert found == [line["id"] for line in shop.json("failed", "show", "--error", name)]
+
+
+def test_the_error_is_what_each_handler_failed_with_last(shop: Shop) -> None:
+    """An error that a handler got over does not count."""
+    shop.append(BAD)
+    shop.bury(201)
+    shop.write("", "mended")
+    shop.run("failed", "retry", "1")
+
+    assert [] == shop.json("failed", "show", "--error", "ValueError")
+    assert ["2"] == [line["id"] for line in shop.json("failed", "show", "--error", "TimeoutError")]
+
+
+def test_a_list_in_pieces(shop: Shop) -> None:
+    """``--after`` goes on behind an id, and the end of a piece says how; with filters too."""
+    shop.bury(*range(200, 200 + BLOCK + 5))
+    first = shop.run("failed", "show", "--max", "2")
+    rest = shop.run("failed", "show", "--max", str(BLOCK + 2), "--after", "2", "--error", "ValueError")
+
+    assert "These are the first 2; --max shows more. Those behind them: --after 2." in first.stderr
+    assert [str(n) for n in range(3, BLOCK + 5)] == [line.split()[0] for line in rest.stdout.splitlines()[1:]]
+    assert f"These are the next {BLOCK + 2}; --max shows more. Those behind them: --after {BLOCK + 4}." in rest.stderr
+    assert [str(BLOCK + 5)] == [line["id"] for line in shop.json("failed", "show", "--after", str(BLOCK + 4))]
+    assert "1" == shop.json("failed", "show", "--after", "nonsense")[0]["id"]
 
 
 def test_how_many_of_each_class(shop: Shop) -> None:
@@ -334,6 +389,238 @@ def test_an_interrupted_retry_reports_what_was_done(shop: Shop) -> None:
     assert ["2", "3", "4"] == shop.ids()
 
 
+def test_an_interrupted_retry_settles_what_was_handled(shop: Shop) -> None:
+    """Ctrl+C comes between two messages of a batch: those before it are gone, and are not handled again."""
+    shop.bury(101, 102, 103)
+    shop.write("", "mended")
+    shop.append("""
+        @app.handler(priority=-1)
+        def interrupt(order: OrderPlaced) -> None:
+            if order.order_id == 103:
+                raise KeyboardInterrupt
+    """)
+    result = shop.run("failed", "retry", "--all")
+
+    assert 130 == result.exit_code
+    assert "1 shop.OrderPlaced handled\n2 shop.OrderPlaced handled\n" == result.stdout
+    assert "2 messages: 2 handled." in result.stderr
+    assert ["3"] == shop.ids()
+
+
+COUNTING = """
+    transport, published, removed = app.transport("failed").connection, [], []
+    publish, remove = transport.publish, transport.remove
+    def count_published(messages):
+        published.append(len(messages))
+        return publish(messages)
+    def count_removed(ids):
+        removed.append(len(ids))
+        return remove(ids)
+    transport.publish, transport.remove = count_published, count_removed
+"""
+
+
+def test_what_fails_again_is_stored_in_batches(shop: Shop) -> None:
+    """Many that fail quickly are stored together, then removed together."""
+    shop.bury(*range(200, 450))
+    shop.append(COUNTING)
+    shop.append("from postbus.cli.failed_retry import Retrying; Retrying.SETTLE_AFTER = 3600")
+    result = shop.run("failed", "retry", "--all")
+
+    module = sys.modules["shop"]
+    assert [100, 100, 50] == module.published == module.removed
+    assert "250 messages: 250 failed again." in result.stderr
+    assert [str(n) for n in range(251, 501)] == [line["id"] for line in shop.json("failed", "show", "--max", "999")]
+
+
+def test_what_takes_long_is_settled_at_once(shop: Shop) -> None:
+    """What was handled does not wait for others when its time is over."""
+    shop.bury(101, 102)
+    shop.write("", "mended")
+    shop.append(COUNTING)
+    shop.append("from postbus.cli.failed_retry import Retrying; Retrying.SETTLE_AFTER = 0")
+    shop.run("failed", "retry", "--all")
+
+    module = sys.modules["shop"]
+    assert ([], [1, 1]) == (module.published, [number for number in module.removed if number])
+
+
+def test_one_that_cannot_be_stored_keeps_no_other_from_it(shop: Shop) -> None:
+    """If a batch is refused, each of it is tried by itself; the one that is refused stays as it was."""
+    shop.bury(101, 102, 103)
+    shop.append("""
+        from postbus.errors import TransportError
+
+        failed = app.transport("failed")
+        send = failed.send
+        def refuse(envelopes):
+            if any(envelope.message.order_id == 102 for envelope in envelopes):
+                raise TransportError("It is too large.")
+            return send(envelopes)
+        failed.send = refuse
+    """)
+    results = shop.json("failed", "retry", "--all")
+
+    assert [("1", "4"), ("2", None), ("3", "5")] == [(line["id"], line["new_id"]) for line in results]
+    assert "and then: It is too large." in results[1]["error"]
+    assert ["2", "4", "5"] == shop.ids()
+
+
+def test_what_fails_meanwhile_is_not_retried(shop: Shop) -> None:
+    """``--all`` is what had failed when the command began, so it ends though more and more fails."""
+    shop.bury(13)
+    shop.append("""
+        from datetime import UTC, datetime
+        from postbus import stamps
+
+        @app.handler
+        def bury_another(order: OrderPlaced) -> None:
+            error = stamps.ErrorDetails("builtins.ValueError", "no", datetime.now(UTC))
+            app.dispatch(order, stamps.TransportNames(["failed"]), stamps.Buried("orders"), error)
+    """)
+    result = shop.run("failed", "retry", "--all")
+
+    assert ["1"] == [line.split()[0] for line in result.stdout.splitlines()]
+    assert ["2", "3"] == shop.ids()
+
+
+def test_a_clock_that_is_ahead_hides_nothing(shop: Shop) -> None:
+    """What failed in the future, on a machine whose clock is wrong, has failed before all the same."""
+    module = shop.load()
+    error = stamps.ErrorDetails("builtins.ValueError", "no", datetime.now(UTC) + timedelta(hours=1))
+    module.app.dispatch(module.OrderPlaced(1), stamps.TransportNames(["failed"]), stamps.Buried("orders"), error)
+
+    assert ["handled"] == [line["result"] for line in shop.json("failed", "retry", "--all")]
+
+
+def test_sending_back(shop: Shop) -> None:
+    """``--send-back`` hands messages to the workers of where they came from, as they were before they failed."""
+    shop.append("""
+        @app.handler
+        def count(order: OrderPlaced) -> None:
+            with open("counted", "a") as file:
+                file.write("x")
+    """)
+    shop.bury(13, 101)
+    shop.write("", "mended")
+    result = shop.run("failed", "retry", "--all", "--send-back")
+
+    assert 0 == result.exit_code
+    assert "1 shop.OrderPlaced sent back to 'orders'\n2 shop.OrderPlaced sent back to 'orders'\n" == result.stdout
+    assert "2 messages: 2 sent back." in result.stderr
+    assert [] == shop.ids()
+    assert {"waiting": 2, "delayed": 0} == {
+        key: value for key, value in shop.json("stats")["transports"]["orders"].items() if key in ("waiting", "delayed")
+    }
+    shop.run("consume", "orders", "--limit", "2")
+    assert [] == shop.ids()
+    assert "xx" == (shop.folder / "counted").read_text()
+
+
+def test_what_was_sent_back_fails_like_any_other(shop: Shop) -> None:
+    """It is retried as often as a new one, then buried again, and knows of all its errors."""
+    shop.bury(13)
+    assert ["sent back"] == [line["result"] for line in shop.json("failed", "retry", "1", "--send-back")]
+    shop.run("consume", "orders", "--limit", "1")
+
+    assert ["order 13 is unlucky"] * 2 == errors_of(shop, "2")
+    assert "orders" == shop.json("failed", "show", "2")["transport"]
+
+
+def test_what_cannot_be_sent_back_is_kept(shop: Shop) -> None:
+    """What does not say where it came from, or came from where nothing is any more, or cannot be read, stays."""
+    module = shop.load()
+    for origin in ([], [stamps.Buried("gone")]):
+        module.app.dispatch(module.OrderPlaced(1), stamps.TransportNames(["failed"]), *origin)
+    receive_foreign(shop, b"{}", {"type": "gone.Thing"})
+    result = shop.run("failed", "retry", "--all", "--send-back", "--format", "json")
+
+    assert 1 == result.exit_code
+    assert [
+        ("kept", "it does not say where it came from"),
+        ("kept", "there is no transport 'gone' any more"),
+        ("unreadable", "no message is registered as 'gone.Thing'"),
+    ] == [(line["result"], line["error"]) for line in json.loads(result.stdout)]
+    assert ["1", "2", "3"] == shop.ids()
+
+
+def test_where_messages_are_sent_back_to_must_take_them_first(shop: Shop) -> None:
+    """If it does not, they are still in the failure transport."""
+    shop.bury(13, 101)
+    shop.append("""
+        from postbus.errors import TransportError
+
+        def refuse(envelopes):
+            raise TransportError("The disk is full.")
+        app.transport("orders").send = refuse
+    """)
+    result = shop.run("failed", "retry", "--all", "--send-back")
+
+    assert 1 == result.exit_code
+    assert "1 shop.OrderPlaced kept: The disk is full.\n" in result.stdout
+    assert ["1", "2"] == shop.ids()
+
+
+HOLDING = """
+    app = Postbus(  # The transports in memory hold all that they have sent.
+        transports={name: f"sqlite:///shop.db?queue_name={name}" for name in ("orders", "failed")},
+        failure_transport="failed",
+    )
+
+    class Held:
+        now = most = 0
+
+    @app.message("held")
+    @dataclass
+    class Holding:
+        number: int
+
+        def __post_init__(self) -> None:
+            Held.now += 1
+            Held.most = max(Held.most, Held.now)
+
+        def __del__(self) -> None:
+            Held.now -= 1
+
+    @app.handler
+    def fail(message: Holding) -> None:
+        if not Path("mended").exists():
+            raise ValueError("no")
+
+    def bury(number: int) -> None:
+        from postbus import Envelope, stamps
+        to_failed = (stamps.TransportNames(["failed"]), stamps.Buried("orders"))
+        app.dispatch_many(Envelope.wrap(Holding(n), *to_failed) for n in range(number))
+        Held.most = Held.now
+"""
+
+
+@pytest.mark.parametrize("mended", [False, True])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "show --max 1000",
+        "show --max 1000 --format json",
+        "show --stats",
+        "show --class Missing",
+        "retry --all",
+        "retry --all --format json",
+        "retry --all --send-back",
+        "remove --all --force",
+    ],
+)
+def test_no_more_than_a_batch_of_messages_is_held(shop: Shop, command: str, mended: bool) -> None:
+    """However many messages there are, only a few of them are held at a time."""
+    shop.append(HOLDING)
+    shop.load().bury(300)
+    if mended:
+        shop.write("", "mended")
+    shop.run("failed", *command.split())
+
+    most = sys.modules["shop"].Held.most  # type: ignore[attr-defined]
+    assert 0 < most <= Retrying.BATCH + 2
+
+
 @pytest.mark.parametrize("arguments", [[], ["--class", "OrderPlaced"], ["1", "--all"], ["1", "--since", "1h"]])
 def test_what_to_retry_must_be_clear(shop: Shop, arguments: list[str]) -> None:
     """Without ids and without a terminal, ``--all`` must be said; ids and a selection exclude each other."""
@@ -481,6 +768,34 @@ def test_removing_all_of_a_kind(shop: Shop) -> None:
     assert {"removed": 0, "not_found": []} == shop.json("failed", "remove", "--class", "MailSent", "--force")
     assert {"removed": PAGE + 5, "not_found": []} == shop.json("failed", "remove", "--all", "--since", "1h", "--force")
     assert [] == shop.ids()
+
+
+def test_an_interrupted_removal_tells_what_was_done(shop: Shop) -> None:
+    """Ctrl+C ends it, and what is gone by then is told."""
+    shop.bury(*range(200, 200 + CHUNK + 5))
+    shop.append("""
+        connection = app.transport("failed").connection
+        remove = connection.remove
+        def interrupt(ids):
+            if "1" not in ids:
+                raise KeyboardInterrupt
+            return remove(ids)
+        connection.remove = interrupt
+    """)
+    result = shop.run("failed", "remove", "--all", "--force")
+
+    assert 130 == result.exit_code
+    assert f"Removed {CHUNK} messages from 'failed'.\n" == result.stdout
+    assert 5 == len(shop.ids())
+
+
+def test_ids_come_back_as_they_were_however_many() -> None:
+    """Whatever is in them; of more than a few they are in a file, not in memory."""
+    ids = [f'{number}-\n"é\u2028' for number in range(50_000)]
+    with Ids(iter(ids)) as kept:
+        assert len(ids) == len(kept)
+        assert ids == list(kept)
+        assert kept._file._rolled
 
 
 @pytest.mark.parametrize("arguments", [["1"], ["--all"], ["--force"], ["1", "--all", "--force"]])

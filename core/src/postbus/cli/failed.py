@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
@@ -11,11 +13,12 @@ from typing import Any, TypeVar
 import click
 
 from postbus.app import Postbus
-from postbus.cli.failed_messages import FailedMessages, Filter, Result
+from postbus.cli.failed_messages import FailedMessage, FailedMessages, Filter, Ids
 from postbus.cli.failed_output import details_of, print_details, print_list, print_summary
+from postbus.cli.failed_retry import Result, Retrying
 from postbus.cli.invocation import Invocation, invocation_in, pass_invocation, unknown
 from postbus.cli.options import complete_failure_transports, completer, confirm, format_option, is_terminal, moment
-from postbus.cli.output import count_of, print_json, printable
+from postbus.cli.output import JsonList, count_of, print_json, printable, progress
 from postbus.errors import ConfigurationError, PostbusError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,7 +27,7 @@ CHUNK = 100
 """How many messages are removed, or ids offered, at a time."""
 
 _ANSWERS = {"r": "retry", "d": "delete", "s": "skip", "q": "quit"}
-_GOOD = ("handled", "skipped", "deleted")
+_GOOD = ("handled", "sent back", "skipped", "deleted")
 
 
 def selection(command: F) -> F:
@@ -39,6 +42,11 @@ def selection(command: F) -> F:
         click.option(
             "--class", "kind", metavar="NAME", help="Only messages of this class, by its name or its last part."
         ),
+        click.option(
+            "--error",
+            metavar="NAME",
+            help="Only what failed last with this class of error, by its name or its last part.",
+        ),
         click.option("--since", type=moment, metavar="TIME", help="Only what failed last at this time or later."),
         click.option("--until", type=moment, metavar="TIME", help="Only what failed last at this time or earlier."),
         format_option,
@@ -52,7 +60,7 @@ def selection(command: F) -> F:
 def complete_ids(context: click.Context) -> list[str]:
     """Offer the ids of the first messages."""
     messages = _open(invocation_in(context).app, context.params.get("transport"))
-    return [message.id for message in islice(messages, CHUNK)]
+    return [message.id for message in islice(messages.matching(Filter()), CHUNK)]
 
 
 @click.group(epilog="Example: postbus failed retry --all --class OrderPlaced --since 2h")
@@ -74,6 +82,7 @@ def failed() -> None:
     show_default=True,
     help="List so many at most.",
 )
+@click.option("--after", metavar="ID", help="List those that come behind this one.")
 @click.option("--stats", "summary", is_flag=True, help="Show how many there are of each class.")
 @click.option("-v", "--verbose", is_flag=True, help="With an ID, show the tracebacks too.")
 @selection
@@ -82,17 +91,19 @@ def show(
     invocation: Invocation,
     id: str | None,
     most: int,
+    after: str | None,
     summary: bool,
     verbose: bool,
     transport: str | None,
     kind: str | None,
+    error: str | None,
     since: datetime | None,
     until: datetime | None,
     format: str,
 ) -> None:
     """List the failed messages, or show all about the one with ID."""
-    filter = Filter(kind, since, until)
-    if id is not None and (filter or summary):
+    filter = Filter(kind, error, since, until)
+    if id is not None and (filter or summary or after is not None):
         raise click.UsageError("Give an ID, or say which to list; not both.")
     app = invocation.loaded_app
     messages = _open(app, transport)
@@ -100,7 +111,7 @@ def show(
         print_summary(messages.matching(filter), format)
         return
     if id is None:
-        print_list(messages, filter, most, format)
+        print_list(messages, filter, most, after, format)
         return
 
     message = messages.find(id)
@@ -115,7 +126,12 @@ def show(
 
 @failed.command(epilog="Example: postbus failed retry 17 23")
 @click.argument("ids", nargs=-1, shell_complete=complete_ids)
-@click.option("--all", "everything", is_flag=True, help="Retry all that --class, --since and --until admit.")
+@click.option("--all", "everything", is_flag=True, help="Retry all that --class, --error, --since and --until admit.")
+@click.option(
+    "--send-back",
+    is_flag=True,
+    help="Send them to the transports that they came from, for workers, in place of handling them here.",
+)
 @click.option("--force", is_flag=True, help="Ask nothing; without IDS, the same as --all.")
 @selection
 @click.pass_context
@@ -125,9 +141,11 @@ def retry(
     context: click.Context,
     ids: tuple[str, ...],
     everything: bool,
+    send_back: bool,
     force: bool,
     transport: str | None,
     kind: str | None,
+    error: str | None,
     since: datetime | None,
     until: datetime | None,
     format: str,
@@ -136,9 +154,12 @@ def retry(
 
     Without IDS and --all it shows one message after the other and asks: retry, delete, skip, or quit. What
     was handled is removed; what fails again stays, under a new id and with the new error. The exit code is 1
-    if any failed again or was not found.
+    if any failed again or was not found. --all means all that had failed before.
+
+    Whatever ends this, no message is lost; of those that were handled in the last tenth of a second, some
+    may still be there then.
     """
-    filter = Filter(kind, since, until)
+    filter = Filter(kind, error, since, until)
     _refuse_both(ids, everything, filter)
     asks = not (ids or everything or force)
     if asks and not is_terminal():
@@ -148,19 +169,21 @@ def retry(
     # What the log would say about each failure is what this command prints.
     logging.getLogger("postbus").setLevel(logging.CRITICAL)
 
-    if ids:
-        results = _retry_named(messages, ids)
-    elif asks:
-        results = _retry_asking(app, messages, filter)
-    else:
-        results = map(messages.retry, messages.matching(filter))
-    bad = _report(results, format)
-    context.exit(1 if bad else 0)
+    total = len(ids) or (None if filter else messages.count())
+    what = "Sending back" if send_back else "Retrying"
+    with nullcontext(_ignore) if asks else progress(what, total) as step, _Report(format, step) as report:
+        retrying = Retrying(app, messages, report.add)
+        if asks:
+            _retry_asking(app, messages, filter, retrying, report, send_back=send_back)
+        else:
+            chosen = _named(messages, ids) if ids else messages.until_now(filter)
+            retrying.run(chosen, send_back=send_back)
+    context.exit(1 if report.bad else 0)
 
 
 @failed.command(epilog="Example: postbus failed remove --class OrderPlaced --until 2026-11-01")
 @click.argument("ids", nargs=-1, shell_complete=complete_ids)
-@click.option("--all", "everything", is_flag=True, help="Remove all that --class, --since and --until admit.")
+@click.option("--all", "everything", is_flag=True, help="Remove all that --class, --error, --since and --until admit.")
 @click.option("--force", is_flag=True, help="Do not ask.")
 @selection
 @click.pass_context
@@ -173,6 +196,7 @@ def remove(
     force: bool,
     transport: str | None,
     kind: str | None,
+    error: str | None,
     since: datetime | None,
     until: datetime | None,
     format: str,
@@ -181,30 +205,33 @@ def remove(
 
     Those with IDS, or all that --class, --since and --until admit.
     """
-    filter = Filter(kind, since, until)
+    filter = Filter(kind, error, since, until)
     _refuse_both(ids, everything, filter)
     if not (ids or everything or filter):
         raise click.UsageError("Name IDS, or add --all.")
     messages = _open(invocation.loaded_app, transport)
-    chosen = list(dict.fromkeys(ids)) or [message.id for message in messages.matching(filter)]
-    if chosen:
-        confirm(f"Remove {count_of(len(chosen), 'message')} from {messages.name!r}, for good?", force=force)
-
-    # Named ids are removed one by one, to tell which of them there was.
-    size = 1 if ids else CHUNK
+    wanted = dict.fromkeys(ids) if ids else (message.id for message in messages.matching(filter))
     removed, missing = 0, list[str]()
-    for start in range(0, len(chosen), size):
-        chunk = chosen[start : start + size]
-        count = messages.remove(chunk)
-        removed += count
-        if ids and not count:
-            missing += chunk
-    if format == "json":
-        print_json({"removed": removed, "not_found": missing})
-    else:
-        click.echo(f"Removed {count_of(removed, 'message')} from {messages.name!r}.")
-        for id in missing:
-            click.echo(f"There is no message {id!r} in {messages.name!r}.", err=True)
+    with Ids(wanted) as chosen:
+        if len(chosen):
+            confirm(f"Remove {count_of(len(chosen), 'message')} from {messages.name!r}, for good?", force=force)
+        left = iter(chosen)
+        try:
+            with progress("Removing", len(chosen)) as step:
+                # Named ids are removed one by one, to tell which of them there was.
+                while chunk := list(islice(left, 1 if ids else CHUNK)):
+                    count = messages.remove(chunk)
+                    removed += count
+                    if ids and not count:
+                        missing += chunk
+                    step(len(chunk))
+        finally:  # Whatever ends it, what was done is told.
+            if format == "json":
+                print_json({"removed": removed, "not_found": missing})
+            else:
+                click.echo(f"Removed {count_of(removed, 'message')} from {messages.name!r}.")
+    for id in missing if format == "table" else ():
+        click.echo(f"There is no message {id!r} in {messages.name!r}.", err=True)
     context.exit(1 if missing else 0)
 
 
@@ -224,28 +251,29 @@ def _open(app: Postbus, name: str | None) -> FailedMessages:
 
 def _refuse_both(ids: tuple[str, ...], everything: bool, filter: Filter) -> None:
     if ids and (everything or filter):
-        raise click.UsageError("Give IDS, or say which with --all, --class, --since and --until; not both.")
+        raise click.UsageError("Give IDS, or say which with --all, --class, --error, --since and --until; not both.")
 
 
-def _retry_named(messages: FailedMessages, ids: Iterable[str]) -> Iterator[Result]:
+def _named(messages: FailedMessages, ids: Iterable[str]) -> Iterator[FailedMessage | Result]:
     for id in dict.fromkeys(ids):
-        message = messages.find(id)
-        yield messages.retry(message) if message is not None else Result(id, None, "not found")
+        yield messages.find(id) or Result(id, None, "not found")
 
 
-def _retry_asking(app: Postbus, messages: FailedMessages, filter: Filter) -> Iterator[Result]:
+def _retry_asking(
+    app: Postbus, messages: FailedMessages, filter: Filter, retrying: Retrying, report: _Report, *, send_back: bool
+) -> None:
     """Ask about each message once; what is skipped stays where it is, and does not come again."""
-    for message in messages.matching(filter):
+    for message in messages.until_now(filter):
         print_details(details_of(app, message), err=True)
         answer = click.prompt("(r)etry, (d)elete, (s)kip, (q)uit", default="r", value_proc=_read_answer, err=True)
         if answer == "quit":
             return
         if answer == "retry":
-            yield messages.retry(message)
+            retrying.run([message], send_back=send_back)
             continue
         if answer == "delete":
             messages.remove([message.id])
-        yield Result(message.id, message.kind, "deleted" if answer == "delete" else "skipped")
+        report.add(Result(message.id, message.kind, "deleted" if answer == "delete" else "skipped"))
 
 
 def _read_answer(text: str) -> str:
@@ -255,25 +283,57 @@ def _read_answer(text: str) -> str:
     return answer
 
 
-def _report(results: Iterable[Result], format: str) -> int:
-    """Print what comes of each message as soon as it is known; return how many are no good news."""
-    done: list[Result] = []
-    try:
-        for result in results:
-            done.append(result)
-            if format == "table":
-                _print_result(result)
-    finally:  # Whatever ends it, what was done is told.
-        if format == "json":
-            print_json(done)
-    if not done:
-        click.echo("There was nothing to retry.", err=True)
-    return sum(result.result not in _GOOD for result in done)
+def _ignore(number: int) -> None:
+    pass
+
+
+class _Report:
+    """A context that prints what comes of each message as soon as it is known, and at the end how many there are."""
+
+    def __init__(self, format: str, step: Callable[[int], None]) -> None:
+        self._step = step
+        self._json = JsonList() if format == "json" else None
+        self._counts = Counter[str]()
+
+    def __enter__(self) -> _Report:
+        if self._json is not None:
+            self._json.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Whatever ends it, what was done is told."""
+        if self._json is not None:
+            self._json.__exit__(*error)
+        if not self._counts:
+            click.echo("There was nothing to retry.", err=True)
+        elif self._counts.total() > 1:
+            counts = ", ".join(
+                f"{number} {_WORDS.get(result, result)}" for result, number in self._counts.most_common()
+            )
+            click.echo(f"{count_of(self._counts.total(), 'message')}: {counts}.", err=True)
+
+    def add(self, result: Result) -> None:
+        """Print a result."""
+        self._step(1)
+        self._counts[result.result] += 1
+        if self._json is not None:
+            self._json.add(result)
+        else:
+            _print_result(result)
+
+    @property
+    def bad(self) -> int:
+        """How many results are no good news."""
+        return sum(number for result, number in self._counts.items() if result not in _GOOD)
+
+
+_WORDS = {"failed": "failed again"}
 
 
 def _print_result(result: Result) -> None:
     text = {
         "failed": f"failed again, kept as {result.new_id}" if result.new_id else "failed again, kept",
+        "sent back": f"sent back to {result.transport!r}",
         "unreadable": "still cannot be read, kept",
         "not removed": "handled, but could not be removed",
     }.get(result.result, result.result)

@@ -1,23 +1,21 @@
-"""The messages in a failure transport: looked at, tried again, removed, without loading more than a page of them."""
+"""The messages in a failure transport: looked at, chosen and removed, without holding more than a page of them."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import islice
+from tempfile import SpooledTemporaryFile
+from typing import cast
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from postbus import stamps
 from postbus.app import Postbus
 from postbus.envelope import Envelope
-from postbus.errors import ConfigurationError, PostbusError, TransportError, describe, leaves, qualified_name
-from postbus.events import MessageHandled, MessageReceived
-from postbus.failures import Failures
-from postbus.retry import Backoff
+from postbus.errors import ConfigurationError, TransportError, qualified_name
 from postbus.serialization import Undecodable
-from postbus.transport import Connection, Delivery, QueueTransport, SupportsBrowse
+from postbus.transport import Connection, Delivery, QueueTransport, SupportsBrowse, SupportsCount
 
 PAGE = 100
 """How many messages are fetched, and held, at a time."""
@@ -68,11 +66,22 @@ class FailedMessage(Struct, frozen=True):
         at = self.errors[-1].at
         return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
+    @property
+    def reasons(self) -> set[str]:
+        """The names of the classes of errors that its handlers failed with last, whole and by their last parts."""
+        handled = {stamp.handler for stamp in self.envelope.all(stamps.Handled)}
+        last = {error.handler: error.type for error in self.errors if error.handler not in handled}
+        return {*last.values(), *(name.rpartition(".")[2] for name in last.values())}
+
 
 class Filter(Struct, frozen=True):
-    """Which messages are meant: of a class, by its name, its last part or its wire name, and failed in some time."""
+    """Which messages are meant: of a class, that failed with an error of a class, in some time.
+
+    A class of messages goes by its name, the last part of that, or its wire name; one of errors by the first two.
+    """
 
     kind: str | None = None
+    error: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -80,18 +89,32 @@ class Filter(Struct, frozen=True):
         return self != Filter()
 
 
-class Result(Struct, frozen=True):
-    """What came of one message, by its id.
+class Ids:
+    """The ids of messages, in their order; kept in a file if they are many. A context that lets go of them."""
 
-    ``result`` is "handled"; "not removed", though it was handled; "failed" again, and kept under
-    ``new_id``; "unreadable", and left as it was; or, if it was not tried, "skipped", "deleted", "not found".
-    """
+    IN_MEMORY = 2**20
+    """Bytes."""
 
-    id: str
-    kind: str | None = field(name="class")
-    result: str
-    error: str | None = None
-    new_id: str | None = None
+    def __init__(self, ids: Iterable[str]) -> None:
+        self._file = SpooledTemporaryFile(self.IN_MEMORY, "w+", encoding="utf-8")  # noqa: SIM115  It is closed below.
+        self._number = 0
+        for id in ids:
+            self._file.write(json.dumps(id) + "\n")
+            self._number += 1
+
+    def __enter__(self) -> Ids:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __iter__(self) -> Iterator[str]:
+        self._file.seek(0)
+        for line in self._file:
+            yield json.loads(line)
 
 
 class FailedMessages:
@@ -106,20 +129,31 @@ class FailedMessages:
         self.name = name
         self._app = app
         self._transport = transport
-        self._kept: set[str] = set()
 
-    def __iter__(self) -> Iterator[FailedMessage]:
-        """Yield every message once, oldest first; not the copies of those that failed again meanwhile."""
-        after: str | None = None
+    def matching(self, filter: Filter, *, after: str | None = None) -> Iterator[FailedMessage]:
+        """Yield the messages that a filter admits, oldest first, beginning behind the one with the id ``after``."""
         while page := self._browse(after):
             for delivery in page:
                 after = _id(delivery)
-                if after not in self._kept:
-                    yield self._read(delivery)
+                message = self._read(delivery)
+                if self._admits(filter, message):
+                    yield message
 
-    def matching(self, filter: Filter, limit: int | None = None) -> Iterator[FailedMessage]:
-        """Yield the messages that a filter admits, up to a number of them."""
-        return islice((message for message in self if self._admits(filter, message)), limit)
+    def until_now(self, filter: Filter) -> Iterator[FailedMessage]:
+        """Yield what a filter admits and had failed before; not what fails, or fails again, meanwhile."""
+        began = datetime.now(UTC)
+        for message in self.matching(filter):
+            at = message.failed_at
+            # One that has failed in the future comes from a clock that is ahead of ours, so it is none of those.
+            if at is None or not began <= at <= datetime.now(UTC):
+                yield message
+
+    def count(self) -> int | None:
+        """Return how many there are; None if their broker cannot tell."""
+        if not isinstance(self._transport.connection, SupportsCount):
+            return None
+        counts = self._transport.call(lambda connection: cast(SupportsCount, connection).count())
+        return counts.waiting + (counts.delayed or 0) + (counts.in_flight or 0)
 
     def find(self, id: str) -> FailedMessage | None:
         """Return the message with this id, or None."""
@@ -129,38 +163,6 @@ class FailedMessages:
     def remove(self, ids: Sequence[str]) -> int:
         """Delete messages; return how many there were."""
         return self._transport.call(lambda connection: _browsable(connection).remove(ids))
-
-    def retry(self, message: FailedMessage) -> Result:
-        """Handle a message here and now; it is removed only after it was handled, or a newer copy was stored."""
-        envelope, observers = message.envelope, self._app.observers
-        if message.unreadable is not None:
-            return Result(message.id, message.kind, "unreadable", message.unreadable)
-        observers.notify(MessageReceived(envelope, self.name))
-        started = time.monotonic()
-        try:
-            handled = self._app.handle(envelope)
-        except Exception as error:  # A border: whatever a handler raises is a failure of this message.
-            return self._keep(message, error)
-        observers.notify(MessageHandled(handled, self.name, time.monotonic() - started))
-        try:
-            self.remove([message.id])
-        except PostbusError as error:
-            return Result(message.id, message.kind, "not removed", str(error))
-        return Result(message.id, message.kind, "handled")
-
-    def _keep(self, message: FailedMessage, error: Exception) -> Result:
-        """Store a copy that knows of the new error, then remove the message; if that fails, it stays as it is."""
-        reason = "; ".join(map(describe, leaves(error)))
-        settled = _SettledById(self._transport, self.remove)
-        never = Backoff(max_retries=0)
-        failures = Failures({self.name: settled}, lambda _: never, lambda _: self.name, self._app.observers)
-        try:
-            failures.handle(message.envelope, error)
-        except PostbusError as problem:
-            reason += f"; and then: {problem}"
-        if settled.stored is not None:
-            self._kept.add(settled.stored)
-        return Result(message.id, message.kind, "failed", reason, settled.stored)
 
     def _browse(self, after: str | None) -> Sequence[Delivery]:
         return self._transport.call(lambda connection: _browsable(connection).browse(PAGE, after))
@@ -184,42 +186,13 @@ class FailedMessages:
             return False
         if filter.until is not None and (at is None or at > filter.until):
             return False
+        if filter.error is not None and filter.error not in message.reasons:
+            return False
         return filter.kind is None or filter.kind in self._names_of(message)
 
     def _names_of(self, message: FailedMessage) -> list[str]:
         names = [message.kind, message.kind.rpartition(".")[2]]
         return names + [name for name, type_ in self._app.types if type_ is type(message.envelope.message)]
-
-
-class _SettledById:
-    """A failure transport as `Failures` needs it: what is settled was only looked at, so its id settles it."""
-
-    def __init__(self, transport: QueueTransport, remove: Callable[[Sequence[str]], int]) -> None:
-        self.name = transport.name
-        self.stored: str | None = None
-        self._transport = transport
-        self._remove = remove
-
-    def send(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
-        sent = self._transport.send(envelopes)
-        stamp = sent[-1].last(stamps.Sent)
-        self.stored = stamp.id if stamp is not None else None
-        return sent
-
-    def receive(self, limit: int, wait: float, queues: Sequence[str] = ()) -> list[Envelope]:
-        return []
-
-    def ack(self, envelopes: Sequence[Envelope]) -> None:
-        received = [envelope.last(stamps.Received) for envelope in envelopes]
-        self._remove([stamp.id for stamp in received if stamp is not None and stamp.id is not None])
-
-    reject = ack
-
-    def release(self, envelopes: Sequence[Envelope]) -> None:
-        """Do nothing: what was only looked at need not be given back."""
-
-    def close(self) -> None:
-        """Do nothing: the transport is closed with the app."""
 
 
 def _browsable(connection: Connection) -> SupportsBrowse:

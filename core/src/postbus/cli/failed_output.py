@@ -6,6 +6,7 @@ import base64
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from itertools import islice
 
 import click
 import msgspec
@@ -14,7 +15,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 from postbus import stamps
 from postbus.app import Postbus
 from postbus.cli.failed_messages import FailedMessage, FailedMessages, Filter
-from postbus.cli.output import local_time, print_json, print_table, printable
+from postbus.cli.output import JsonList, local_time, print_json, print_table, printable
 from postbus.errors import PostbusError
 from postbus.failures import MOST_ERRORS
 from postbus.serialization import Undecodable
@@ -31,25 +32,33 @@ class Listed(Struct, frozen=True):
     error: str | None
 
 
-def print_list(messages: FailedMessages, filter: Filter, most: int, format: str) -> None:
-    """Print a line for each message that a filter admits, up to so many."""
-    found = [
+BLOCK = 500
+"""How many lines of a list are held, to be aligned with each other."""
+
+
+def print_list(messages: FailedMessages, filter: Filter, most: int, after: str | None, format: str) -> None:
+    """Print a line for each message that a filter admits, up to so many, beginning behind the one with an id."""
+    found = messages.matching(filter, after=after)
+    lines = (
         Listed(message.id, message.kind, message.message_id, message.origin, message.failed_at, _reason(message))
-        for message in messages.matching(filter, most + 1)
-    ]
-    listed = found[:most]
+        for message in islice(found, most)
+    )
     if format == "json":
-        print_json(listed)
+        with JsonList() as printed:
+            for line in lines:
+                printed.add(line)
         return
-    if not listed:
+    last: str | None = None
+    while block := list(islice(lines, BLOCK)):
+        rows = [(line.id, line.kind, local_time(line.failed_at), line.error) for line in block]
+        print_table(("Id", "Class", "Failed at", "Error"), rows, header=last is None)
+        last = block[-1].id
+    if last is None:
         click.echo(f"There is no such message in {messages.name!r}.", err=True)
         return
-    print_table(
-        ("Id", "Class", "Failed at", "Error"),
-        [(line.id, line.kind, local_time(line.failed_at), line.error) for line in listed],
-    )
-    if len(found) > most:
-        click.echo(f"These are the first {most}; --max shows more.", err=True)
+    if next(found, None) is not None:
+        first = "first" if after is None else "next"
+        click.echo(f"These are the {first} {most}; --max shows more. Those behind them: --after {last}.", err=True)
     click.echo("All about one: postbus failed show ID. Handle it again: postbus failed retry ID.", err=True)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from textwrap import indent
 
 import click
 import msgspec
@@ -17,22 +19,64 @@ def print_json(value: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2))
 
 
+class JsonList:
+    """Prints a list of JSON to stdout, each item when it is there; a context that ends it, however it ends."""
+
+    def __init__(self) -> None:
+        self._is_empty = True
+
+    def __enter__(self) -> JsonList:
+        click.echo("[", nl=False)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        click.echo("]" if self._is_empty else "\n]")
+
+    def add(self, item: object) -> None:
+        """Print the next item."""
+        text = msgspec.json.format(msgspec.json.encode(item, enc_hook=str), indent=2).decode()
+        click.echo(("" if self._is_empty else ",") + "\n" + indent(text, "  "), nl=False)
+        self._is_empty = False
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Generator[Callable[[int], None]]:
+    """Show on stderr how far something is, if that is a terminal; yields what is to be told each further number."""
+    if not sys.stderr.isatty():
+        yield lambda number: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # What goes to stdout is printed above the bar, if that is the same terminal, and stays what it is otherwise.
+    shared = sys.stdout.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=shared) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda number: bar.advance(task, number)
+
+
 def print_table(
-    columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Collection[str] = (), title: str | None = None
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    right: Collection[str] = (),
+    title: str | None = None,
+    header: bool = True,
 ) -> None:
     """Print a table to stdout: framed on a terminal, in plain columns elsewhere; None is an empty cell.
 
-    ``right`` names the columns of numbers.
+    ``right`` names the columns of numbers. Without a header it goes on with one that was printed before.
     """
     cells = [["" if value is None else printable(str(value)) for value in row] for row in rows]
     if sys.stdout.isatty():
-        _print_framed(columns, cells, right, title)
+        _print_framed(columns, cells, right, title, header)
         return
     if title is not None:
         click.echo(title)
     lines = [[column.upper() for column in columns], *([" ".join(cell.split()) for cell in row] for row in cells)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
+    for line in lines if header else lines[1:]:
         aligned = [
             cell.rjust(width) if column in right else cell.ljust(width)
             for cell, width, column in zip(line, widths, columns, strict=True)
@@ -41,14 +85,14 @@ def print_table(
 
 
 def _print_framed(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str], title: str | None
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[str], title: str | None, header: bool
 ) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=header)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:

@@ -95,7 +95,7 @@ class InMemoryConnection:
             )
 
     def browse(self, limit: int, after: str | None = None) -> Sequence[Delivery]:
-        first = 0 if after is None else int(after) + 1
+        first = int(after) + 1 if after is not None and after.isdecimal() else 0
         with self._queue.changed:
             messages = (m.as_delivery() for m in self._queue.messages.values() if m.number >= first)
             return list(itertools.islice(messages, limit))
