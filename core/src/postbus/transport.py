@@ -228,9 +228,16 @@ class Guarantees(Struct, frozen=True, kw_only=True):
     lease: bool = False
     """Deliveries run out unless they are kept alive."""
     delivery_count: bool = False
-    """A delivery tells how often its message was delivered."""
+    """A delivery tells how often its message was delivered.
+
+    So a message that three workers died of is buried at the next delivery. Without this, it comes again for ever.
+    """
     release_is_counted: bool = False
-    """Giving a delivery back counts as a delivery, because the broker counts so."""
+    """Giving a delivery back counts as a delivery, because the broker counts so.
+
+    Then a message that workers die of is buried at the 21st delivery, and so is one that was fetched along with it
+    each time.
+    """
     redelivery_on_crash: bool = True
     """What a process that died had fetched is delivered again."""
     transactional_send: bool = False
