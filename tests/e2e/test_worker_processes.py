@@ -122,9 +122,9 @@ class Shop:
         self.running: list[Popen[str]] = []
         (folder / "shop.py").write_text(APP + WAITING[waiting])
 
-    def start(self, *arguments: str, before: tuple[str, ...] = ()) -> Popen[str]:
+    def start(self, *arguments: str, before: tuple[str, ...] = (), python: str = sys.executable) -> Popen[str]:
         environment = {**os.environ, "POSTBUS_STATE_DIR": str(self.folder)}
-        command = [*before, sys.executable, "-m", "postbus", "--app", "shop:app", *arguments]
+        command = [*before, python, "-m", "postbus", "--app", "shop:app", *arguments]
         with (self.folder / f"log{len(self.running)}").open("w") as log:
             process = Popen(command, cwd=self.folder, env=environment, text=True, stdin=subprocess.DEVNULL, stderr=log)
         self.running.append(process)
@@ -370,8 +370,8 @@ def children(parent: Popen[str]) -> list[int]:
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to look for children")
 class TestProcesses:
-    def start(self, shop: Shop, *options: str) -> Popen[str]:
-        parent = shop.start("consume", "orders", "--processes", "2", *options)
+    def start(self, shop: Shop, *options: str, python: str = sys.executable) -> Popen[str]:
+        parent = shop.start("consume", "orders", "--processes", "2", *options, python=python)
         shop.until(lambda: shop.log(parent).count("a second one at once") == 2, "both children have begun")
         return parent
 
@@ -396,6 +396,24 @@ class TestProcesses:
         shop.go_on()
         shop.until(lambda: shop.told("handled"), "it is handled")
         assert "died (SIGKILL); starting it again" in shop.log(parent)
+        parent.terminate()
+        shop.end(parent)
+
+    def test_what_cannot_be_started_is_tried_again(self, shop: Shop) -> None:
+        """When the system has no room for another process, the parent lives, says so, and tries again later."""
+        python = shop.folder / "python" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.symlink_to(os.path.realpath(sys.executable))
+        shutil.copy(Path(sys.prefix) / "pyvenv.cfg", shop.folder / "python")
+        (shop.folder / "python" / "lib").symlink_to(Path(sys.prefix) / "lib")
+        parent = self.start(shop, python=str(python))
+        python.rename(python.with_name("gone"))
+        os.kill(children(parent)[0], signal.SIGKILL)
+        shop.until(lambda: "could not be started (No such file or directory)" in shop.log(parent), "it was tried")
+        python.with_name("gone").rename(python)
+        shop.until(lambda: len(children(parent)) == 2, "there are two again")
+        shop.dispatch("Order", *range(10))
+        shop.until(lambda: len(shop.told("handled")) == 10, "the work goes on")
         parent.terminate()
         shop.end(parent)
 

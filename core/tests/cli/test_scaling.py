@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from queue import SimpleQueue
+from typing import Any
+
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postbus.cli import main
-from postbus.cli.scaling import Scaling
+from postbus import Postbus, TransportError
+from postbus.cli import main, scaling
+from postbus.cli.scaling import Backlog, Scaling
+from postbus.transport import Counts
 
 looks = st.lists(st.tuples(st.integers(0, 1000), st.none() | st.floats(0, 1000)), max_size=100)
 
@@ -54,6 +59,27 @@ def test_it_shrinks_slowly() -> None:
     assert [8] * 5 + [7, 7, 7, 6] == [scaling.look(0, None) for _ in range(9)]
     scaling.look(1, 0.0)
     assert [6] * 5 + [5] == [scaling.look(0, None) for _ in range(6)]
+
+
+def test_whatever_goes_wrong_with_counting_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that no transport should raise does not end the thread that counts."""
+    monkeypatch.setattr(scaling, "INTERVAL", 0.01)
+    app = Postbus(transports={"tasks": "in-memory://"})
+    tasks: Any = app.transport("tasks")
+    told: SimpleQueue[int] = SimpleQueue()
+    answers = iter([ValueError("odd"), TransportError("away"), Counts(waiting=0)])
+
+    def count() -> Counts:
+        answer = next(answers, Counts(waiting=0))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(tasks.connection, "count", count)
+    backlog = Backlog({"tasks": tasks}, Scaling(1, 2))
+    backlog.watch(told.put)
+    assert 1 == told.get(timeout=30)
+    backlog.close()
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import click
 from msgspec import Struct
 
 from postbus.app import Postbus
+from postbus.cli.children import files_of
 from postbus.cli.debug import unused_routes
 from postbus.cli.invocation import Invocation, connection_of, importing, pass_invocation
 from postbus.cli.options import HEALTH_FILE, duration, format_option
 from postbus.cli.output import count_of, print_json, print_table
-from postbus.cli.processes import files_of
 from postbus.config import TransportConfig
 from postbus.dsn import Dsn
 from postbus.errors import ConfigurationError, describe

@@ -14,6 +14,7 @@ import click
 
 from postbus.app import Postbus
 from postbus.cli import logs
+from postbus.cli.children import REPLACE, adopt, number_of, own_file
 from postbus.cli.invocation import Invocation, pass_invocation, transport_names, unknown
 from postbus.cli.options import (
     HEALTH_FILE,
@@ -26,7 +27,7 @@ from postbus.cli.options import (
     weight,
 )
 from postbus.cli.output import age, count_of
-from postbus.cli.processes import REPLACE, Parent, adopt, number_of, own_file
+from postbus.cli.processes import Parent
 from postbus.cli.scaling import Backlog, Scaling
 from postbus.cli.summary import Summary
 from postbus.cli.watching import Changes

@@ -16,14 +16,12 @@ import random
 import select
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, MutableMapping
-from pathlib import Path
 
 from msgspec import Struct
 
 from postbus.cli import logs
+from postbus.cli.children import REPLACE, VARIABLE
 from postbus.cli.output import count_of
 from postbus.cli.scaling import Backlog
 from postbus.cli.watching import Changes
@@ -31,15 +29,6 @@ from postbus.worker.health import Health, Systemd
 from postbus.worker.signals import STOP_SIGNALS
 
 logger = logging.getLogger(logs.ANNOUNCEMENTS)
-
-VARIABLE = "POSTBUS_CHILD"
-"""What tells a child that it is one: its number, and the pipe that ends when its parent does."""
-
-REPLACE = 75
-"""The exit code by which a child asks to be replaced, because it has grown too large, or a handler does not end.
-
-As in sysexits.h, where it means: try again.
-"""
 
 MISTAKE = 2
 """The exit code of what starting again does not mend."""
@@ -161,15 +150,19 @@ class Parent:
         for child in self._children:
             if child.start_at is not None and child.start_at <= time.monotonic():
                 environment = {**os.environ, VARIABLE: f"{child.number}:{self._child_end}"}
-                # A group of its own, so that Ctrl+C on a terminal comes to it once: from us.
-                child.pid = os.posix_spawn(
-                    sys.executable,
-                    [sys.executable, *sys.orig_argv[1:]],
-                    environment,
-                    setpgroup=0,
-                    setsigdef=[*STOP_SIGNALS, signal.SIGCHLD],
-                )
                 child.started_at, child.start_at = time.monotonic(), None
+                try:
+                    # A group of its own, so that Ctrl+C on a terminal comes to it once: from us.
+                    child.pid = os.posix_spawn(
+                        sys.executable,
+                        [sys.executable, *sys.orig_argv[1:]],
+                        environment,
+                        setpgroup=0,
+                        setsigdef=[*STOP_SIGNALS, signal.SIGCHLD],
+                    )
+                except OSError as error:  # For want of memory or of processes, as a rule; others go on.
+                    self._start_later(child, f"could not be started ({error.strerror})")
+                    continue
                 logger.debug("Started worker %d as process %d.", child.number, child.pid)
 
     def _patience(self) -> float | None:
@@ -280,13 +273,13 @@ class Parent:
             self._code = _as_shells_say(code)
             self._stop(signal.SIGTERM)
         else:
-            self._start_later(child, code)
+            self._start_later(child, f"died ({_shown(code)})")
 
-    def _start_later(self, child: Child, code: int) -> None:
+    def _start_later(self, child: Child, what: str) -> None:
         child.crashes = 0 if time.monotonic() - child.started_at > self.SOON else child.crashes + 1
         pause = min(2 ** (child.crashes - 2), self.LONGEST_PAUSE) * random.uniform(0.8, 1.2) if child.crashes else 0
         child.start_at = time.monotonic() + pause
-        logger.error("Worker %d died (%s); starting it again in %.1f s.", child.number, _shown(code), pause)
+        logger.error("Worker %d %s; starting it again in %.1f s.", child.number, what, pause)
 
 
 def _shown(code: int) -> str:
@@ -299,31 +292,3 @@ def _as_shells_say(code: int) -> int:
 
 def _note(number: int, frame: object) -> None:
     """Do nothing: that the signal came stands in the pipe; without a handler, it would not."""
-
-
-def number_of(environment: MutableMapping[str, str]) -> int | None:
-    """Return the number of this process among its parent's children; None if it is none."""
-    number, colon, _ = environment.get(VARIABLE, "").partition(":")
-    return int(number) if colon else None
-
-
-def own_file(file: Path | None, child: int | None) -> Path | None:
-    """Return the file that a child has in place of one that all are given."""
-    return file if file is None or child is None else file.with_name(f"{file.name}.{child}")
-
-
-def files_of(file: Path) -> list[Path]:
-    """Return that file, or those of the children that were given it."""
-    return sorted(one for one in file.parent.glob(f"{file.name}.*") if one.suffix[1:].isdecimal()) or [file]
-
-
-def adopt(environment: MutableMapping[str, str], stop: Callable[[str], None]) -> None:
-    """As a child, stop when the parent is gone; what this process starts itself is no child of that parent."""
-    _, _, pipe = environment.pop(VARIABLE).partition(":")
-    os.set_inheritable(int(pipe), False)
-
-    def wait() -> None:
-        os.read(int(pipe), 1)
-        stop("its parent is gone")
-
-    threading.Thread(target=wait, name="postbus-parent", daemon=True).start()

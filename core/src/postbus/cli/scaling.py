@@ -70,6 +70,8 @@ class Backlog:
                     tell(self._scaling.look(*self._count()))
                 except TransportError as error:
                     logger.debug("Cannot count what waits: %s", error)
+                except Exception:  # A border: without this thread, the number would stay as it is for ever.
+                    logger.exception("Counting what waits failed; trying again.")
 
         threading.Thread(target=run, name="postbus-scaling", daemon=True).start()
 
