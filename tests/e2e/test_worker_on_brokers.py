@@ -17,6 +17,7 @@ from uuid import uuid4
 import pytest
 
 from postbus import Limits, Postbus, TransportError
+from postbus.events import Event, TransportPaused
 from tests.brokers.server import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
@@ -57,7 +58,7 @@ def dsn_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., str]
 def make_app() -> Iterator[Callable[..., Postbus]]:
     apps: list[Postbus] = []
 
-    def make_app(dsn: str, **options: Any) -> Postbus:
+    def make_app(dsn: Any, **options: Any) -> Postbus:
         transports = {"tasks": dsn, "failed": "in-memory://", **options}
         routing: dict[Any, str] = {Task: "tasks", **({Other: "others"} if "others" in options else {})}
         app = Postbus(transports=transports, routing=routing, failure_transport="failed", retry={"max_retries": 0})
@@ -377,3 +378,49 @@ def test_an_outage_that_is_too_long(
         network.black_hole()
         join(working)
         assert "could not be reached for 1 s" in str(errors[0])
+
+
+# a kill switch
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("broker", BROKERS)
+def test_what_is_paused_is_with_its_broker(
+    broker: str, concurrency: int, dsn_of: Callable[..., str], make_app: Callable[..., Postbus]
+) -> None:
+    """Another worker gets all that was not begun, as if it had never been fetched, while the first one pauses."""
+    dsn = dsn_of(broker)
+    failing, other = make_app({"dsn": dsn, "kill_switch": {"min_messages": 5, "pause": PATIENCE}}), make_app(dsn)
+    paused = threading.Event()
+    failed: list[int] = []
+    handled: list[int] = []
+
+    @failing.observe
+    def observe(event: Event) -> None:
+        if isinstance(event, TransportPaused):
+            paused.set()
+
+    @failing.handler(handles=Task)
+    def fail(task: Task) -> None:
+        failed.append(task.number)
+        raise ValueError("The database is away.")
+
+    other.handler(handles=Task)(lambda task: handled.append(task.number))
+    failing.dispatch_many(Task(number) for number in range(100))
+    first = failing.worker("tasks", concurrency=concurrency, fetch_size=50)
+    thread = in_background(first.run)
+    assert paused.wait(PATIENCE)
+    second = other.worker("tasks", limits=Limits(time=PATIENCE))
+
+    def stop() -> None:
+        wait_until(lambda: len(handled) + len(failed) >= 100, "They were not all handled.", PATIENCE)
+        second.stop()
+
+    stopping = in_background(stop)
+    second.run()
+    first.stop()
+    join(thread)
+    join(stopping)
+    assert 5 <= len(failed) <= 5 + concurrency
+    assert list(range(100)) == sorted(handled + failed)
+    assert len(failed) == failing.transport("failed").connection.count().waiting  # type: ignore[attr-defined]

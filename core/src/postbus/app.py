@@ -267,6 +267,11 @@ class Postbus(Handlers):
             strategy=strategy,
             weights=weights,
             rates={name: rate for name in receivers if (rate := self._rate_limit(name)) is not None},
+            kill_switches={
+                name: config.kill_switch
+                for name in receivers
+                if isinstance(config := self.config.transports[name], TransportConfig) and config.kill_switch
+            },
             grace=grace,
             max_outage=max_outage,
             health_file=None if health_file is None else Path(health_file),

@@ -26,6 +26,7 @@ from postbus.retry import Backoff, RetryPolicy, is_exception
 from postbus.routing import Route
 from postbus.serialization import Serializer, SerializerFactory
 from postbus.transport import Transport
+from postbus.worker.kill_switch import KillSwitch
 
 T = TypeVar("T")
 
@@ -47,6 +48,8 @@ class TransportConfig(Struct, frozen=True, kw_only=True):
     """How many of its messages workers handle in a time, such as ``100/second``."""
     rate_limit_store: str = "memory://"
     """Where that is counted, for the `limits` library; by default in each process by itself."""
+    kill_switch: KillSwitch | None = None
+    """Whether and when workers pause it, because its messages fail."""
 
 
 class BusConfig(Struct, frozen=True, kw_only=True):
@@ -261,7 +264,30 @@ class _Reader:
             failure_transport=self.text(f"{key}.failure_transport", value.get("failure_transport")),
             rate_limit=self.text(f"{key}.rate_limit", value.get("rate_limit")),
             rate_limit_store=self.text(f"{key}.rate_limit_store", value.get("rate_limit_store")) or "memory://",
+            kill_switch=self.kill_switch(f"{key}.kill_switch", value.get("kill_switch")),
         )
+
+    def kill_switch(self, key: str, value: object) -> KillSwitch | None:
+        if value is None or value is False:
+            return None
+        if isinstance(value, KillSwitch):
+            return value
+        if value is not True and not _is_mapping(value):
+            self.wrong(key, "true, false or a table", _show_value(key, value))
+            return None
+        options: Mapping[str, object] = value if _is_mapping(value) else {}
+        self.known(key, options, KillSwitch.__struct_fields__)
+        numbers: dict[str, Any] = {
+            name: number
+            for name, number in options.items()
+            if name in KillSwitch.__struct_fields__
+            and self.typed(f"{key}.{name}", number, int if name == "min_messages" else (int, float), "a number")
+        }
+        try:
+            return KillSwitch(**numbers)
+        except ConfigurationError as error:
+            self.problems += [f"{key}: {problem}" for problem in error.problems]
+            return None
 
     def retry(self, key: str, value: object) -> RetryPolicy | None:
         if value is None or hasattr(value, "next_delay"):

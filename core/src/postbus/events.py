@@ -166,6 +166,26 @@ class TransportRestored(Event):
     transport: str
 
 
+class TransportPaused(Event):
+    """A worker fetches nothing from a transport for so many seconds, because too many of its messages failed."""
+
+    transport: str
+    seconds: float
+    reason: str
+
+
+class TransportProbed(Event):
+    """The pause of a transport is over, and one message of it is tried."""
+
+    transport: str
+
+
+class TransportResumed(Event):
+    """The message that was tried has been handled, so the transport is consumed as before."""
+
+    transport: str
+
+
 class WorkerStarted(Event):
     """A worker begins to receive, and to handle up to ``concurrency`` messages at once."""
 

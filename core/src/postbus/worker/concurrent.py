@@ -219,6 +219,9 @@ class Concurrent:
         if finished.envelope is self._reserved_for:
             self._reserved_for = None
         holding, envelope = finished.holding, finished.envelope
+        if finished.outcome == "paused":
+            holding.waiting.append(envelope)
+            return
         if finished.outcome == "handled":
             self._counters.handled += 1
             holding.done.append(envelope)
@@ -256,6 +259,8 @@ class Concurrent:
             if is_due:
                 holding.settle()
             holding.extend_leases(now)
+            if holding.is_paused:
+                holding.release_waiting()
             if holding.release_overdue(now):
                 self._size.learn(0, 0, given_back=True)
         if self._is_line_overdue(now):

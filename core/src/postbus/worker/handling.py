@@ -8,7 +8,16 @@ from collections.abc import Callable
 from typing import Literal
 
 from postbus.envelope import Envelope
-from postbus.errors import HandlerFailed, Interrupted, NotDecoded, Poisonous, StopWorker, TransportError, leaves
+from postbus.errors import (
+    HandlerFailed,
+    Interrupted,
+    NotDecoded,
+    Poisonous,
+    StopWorker,
+    TransportError,
+    Unrecoverable,
+    leaves,
+)
 from postbus.events import HandlerStuck, MessageHandled, MessageReceived, Observers, WorkerPaused
 from postbus.failures import Failures, identifiers, label
 from postbus.running import TimedRun
@@ -76,6 +85,8 @@ class Handling:
             else:
                 if repeats:
                     del self._repeated[id(envelope)]
+                if holding.switch is not None:
+                    holding.switch.note_handled()
                 if self._is_watched:
                     self._tell_handled(holding, envelope, handled, time.monotonic() - started)
                 return "handled"
@@ -146,6 +157,16 @@ class Handling:
             self._stop(f"a handler asked for it: {stop}")
         if holding.has_lost(envelope):
             return "gone"
+        outcome = self._store(error, envelope, attempt, repeats, seconds)
+        # What is wrong with one message by itself says nothing about the next.
+        is_general = not all(isinstance(leaf, Unrecoverable) for leaf in leaves(error))
+        if holding.switch is not None and is_general and not isinstance(outcome, Envelope):
+            holding.switch.note_failed()
+        return outcome
+
+    def _store(
+        self, error: Exception, envelope: Envelope, attempt: Envelope, repeats: int | None, seconds: float
+    ) -> Outcome | Envelope:
         try:
             again = self._failures.handle(attempt, error, seconds, repeats=repeats, is_stopping=self._is_stopping())
         except Exception as problem:  # A border: while the copy cannot be stored, the broker keeps the original.

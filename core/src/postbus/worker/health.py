@@ -29,6 +29,8 @@ class Report(Struct, frozen=True):
     """How many messages there were in hand."""
     away: dict[str, float] = field(default_factory=dict[str, float])
     """The transports whose broker could not be reached, and since when."""
+    paused: dict[str, float] = field(default_factory=dict[str, float])
+    """The transports that are paused because too many of their messages failed, and until when."""
 
 
 class Health:
@@ -72,7 +74,9 @@ class Health:
         if self._file is not None:
             offset = time.time() - now
             away = {one.name: one.lost_since + offset for one in self._holdings if one.lost_since is not None}
-            self._write(Report(os.getpid(), turned_at + offset, sum(map(len, self._holdings)), away))
+            switches = {one.name: one.switch for one in self._holdings if one.switch is not None}
+            paused = {name: end + offset for name, one in switches.items() if (end := one.paused_until) is not None}
+            self._write(Report(os.getpid(), turned_at + offset, sum(map(len, self._holdings)), away, paused))
 
     def __enter__(self) -> Health:
         self._systemd.tell("READY=1")

@@ -7,6 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
 from postbus import stamps
 from postbus.envelope import Envelope
@@ -14,9 +15,25 @@ from postbus.errors import TransportError
 from postbus.events import LeaseLost, LeasesExtended, MessageReleased, MessagesAcknowledged, Observers
 from postbus.failures import identifiers, label
 from postbus.transport import QueueTransport, Receiver
-from postbus.worker.rates import RateLimit
+from postbus.worker.kill_switch import KillSwitch, Switch
 
 logger = logging.getLogger("postbus")
+
+
+class Gate(Protocol):
+    """What says how many messages of a transport may be fetched."""
+
+    def allowed(self) -> int:
+        """Return how many there may be now."""
+        ...
+
+    def wait(self) -> float:
+        """Return in how many seconds there may be one, if there may be none now."""
+        ...
+
+    def take(self, number: int) -> int:
+        """Return how many of so many that were fetched may be kept; the others are given back."""
+        ...
 
 
 class Holding:
@@ -41,14 +58,17 @@ class Holding:
         observers: Observers | None = None,
         *,
         patient: bool = False,
-        rate: RateLimit | None = None,
+        rate: Gate | None = None,
+        kill_switch: KillSwitch | None = None,
     ) -> None:
         """Hold nothing yet. Who is patient fetches much on purpose, and gives it back only if no message is begun."""
         self.name = name
         self.receiver = receiver
         self._observers = observers if observers is not None else Observers()
         self._patient = patient
-        self._rate = rate
+        self.switch = Switch(name, kill_switch, self.__len__, self._observers) if kill_switch is not None else None
+        # In this order, so that nothing of a rate is used up by what is given back all the same.
+        self._gates: list[Gate] = [gate for gate in (self.switch, rate) if gate is not None]
         self.waiting: deque[Envelope] = deque()
         """Not begun, the next one first. Who keeps the holding takes from its end."""
         self.is_busy = False
@@ -76,6 +96,11 @@ class Holding:
         return len(self.begun) + len(self.waiting) + len(self.done)
 
     @property
+    def is_paused(self) -> bool:
+        """Whether its transport is paused, so that what is not begun is to be given back."""
+        return self.switch is not None and self.switch.is_open
+
+    @property
     def lost_since(self) -> float | None:
         """Since when the broker cannot be reached, by the monotonic clock; None if it can, as far as is known."""
         return self.receiver.lost_since if isinstance(self.receiver, QueueTransport) else None
@@ -87,20 +112,23 @@ class Holding:
         """
         self.fetching_since = since = time.monotonic()
         try:
-            if self._rate is not None:
-                return self._fetch_within(self._rate, limit, wait, queues), since
+            if self._gates:
+                return self._fetch_through_gates(limit, wait, queues), since
             return self.receiver.receive(limit, wait, queues), since
         finally:
             self.fetching_since = None
 
-    def _fetch_within(self, rate: RateLimit, limit: int, wait: float, queues: Sequence[str]) -> Sequence[Envelope]:
-        """Receive what the rate allows; nothing is handled, and so no attempt is spent, before it does."""
-        limit = min(limit, rate.allowed())
-        if limit == 0:
-            time.sleep(min(wait, rate.wait()))
-            return ()
+    def _fetch_through_gates(self, limit: int, wait: float, queues: Sequence[str]) -> Sequence[Envelope]:
+        """Receive what is allowed; nothing is handled, and so no attempt is spent, before it is."""
+        for gate in self._gates:
+            limit = min(limit, gate.allowed())
+            if limit == 0:
+                time.sleep(min(wait, gate.wait()))
+                return ()
         envelopes = self.receiver.receive(limit, wait, queues)
-        granted = rate.take(len(envelopes)) if envelopes else 0
+        granted = len(envelopes)
+        for gate in self._gates:
+            granted = gate.take(granted) if granted else 0
         self.release(envelopes[granted:])
         return envelopes[:granted]
 

@@ -109,6 +109,7 @@ class Sequential:
         lost, has_suspects = holding.lost, holding.has_suspects
         handle = self._handling.handle
         number = 0
+        is_paused = False
         settle_at = time.monotonic() + self.SETTLE_AFTER
         self._can_be_interrupted = True
         try:
@@ -130,11 +131,12 @@ class Sequential:
                     counters.handled += 1
                 else:
                     counters.failed += 1
+                    is_paused = holding.is_paused
                     if outcome == "stuck":
                         holding.release([envelope], begun=True)
                         self._is_in_trouble = True
                 begun.clear()
-                if self._is_in_trouble or stopping.told or counters.reached():
+                if self._is_in_trouble or stopping.told or counters.reached() or is_paused:
                     break
                 if time.monotonic() > settle_at:
                     holding.settle()

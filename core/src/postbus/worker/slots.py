@@ -6,7 +6,7 @@ import threading
 import time
 from contextvars import Context, copy_context
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -22,8 +22,8 @@ class Finished(Struct, frozen=True):
 
     holding: Holding
     envelope: Envelope
-    outcome: Outcome | None
-    """None if it was interrupted."""
+    outcome: Outcome | Literal["paused"] | None
+    """None if it was interrupted; "paused" if it was not begun, because its transport is."""
     seconds: float
     error: BaseException | None = None
     """What is no failure of the message, but the end of the worker, such as SystemExit."""
@@ -108,7 +108,11 @@ class Slots:
     def _run(self, context: Context) -> None:
         handle, inbox, current, me = self._handling.handle, self._inbox, self._current, threading.get_ident()
         while (work := self._ready.get()) is not None:
-            holding, envelope = current[me] = work
+            holding, envelope = work
+            if holding.is_paused:
+                inbox.put(Finished(holding, envelope, "paused", 0.0))
+                continue
+            current[me] = work
             outcome: Outcome | None = None
             error: BaseException | None = None
             started = time.monotonic()

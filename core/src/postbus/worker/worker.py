@@ -16,6 +16,7 @@ from postbus.worker.concurrent import Concurrent
 from postbus.worker.handling import Handling
 from postbus.worker.health import Health
 from postbus.worker.holdings import Holding
+from postbus.worker.kill_switch import KillSwitch
 from postbus.worker.rates import RateLimit
 from postbus.worker.sequential import Sequential
 from postbus.worker.signals import StopSignals
@@ -46,6 +47,7 @@ class Worker:
         strategy: Strategy = "strict",
         weights: Mapping[str, int] | None = None,
         rates: Mapping[str, RateLimit] | None = None,
+        kill_switches: Mapping[str, KillSwitch] | None = None,
         grace: float | None = GRACE,
         max_outage: float | None = None,
         health_file: Path | None = None,
@@ -67,6 +69,7 @@ class Worker:
         self._strategy: Strategy = strategy
         self._weights = weights or {}
         self._rates = rates or {}
+        self._kill_switches = kill_switches or {}
         self._max_outage = max_outage
         self._health_file = health_file
         self._observers = observers if observers is not None else Observers()
@@ -93,7 +96,14 @@ class Worker:
         reason: str | None = None
         patient = self._fetch_size is not None
         self._holdings = holdings = [
-            Holding(name, receiver, self._observers, patient=patient, rate=self._rates.get(name))
+            Holding(
+                name,
+                receiver,
+                self._observers,
+                patient=patient,
+                rate=self._rates.get(name),
+                kill_switch=self._kill_switches.get(name),
+            )
             for name, receiver in self._receivers.items()
         ]
         try:
