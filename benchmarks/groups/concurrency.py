@@ -25,7 +25,7 @@ from postbus import Limits
 BESIDE = "ideal"
 WAIT = 0.01
 AT_ONCE = (1, 10, 100)
-TURNS = 100
+TURNS = 200
 """How often each slot waits: long enough that the first turn and the last one weigh little."""
 PATIENCE = 60.0
 """Seconds after which a worker is given up."""
@@ -63,6 +63,7 @@ def rates(queue: Queue) -> Iterable[Figure]:
                 raw=partial(float, ideal),
                 unit="/s",
                 rounds=3,
+                warm_up=False,
             )
 
 
