@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from tests.faults.subjects import Subject
 
-FAULTS = ("stop", "kill", "pause", "cut", "black_hole", "bury_nothing", "close_connections")
+FAULTS = ("stop", "kill", "pause", "cut", "black_hole", "bury_nothing", "close_connections", "delete_queue")
 OPTIONS = "heartbeat=2&confirm_timeout=5&connect_timeout=2"
 
 
@@ -21,8 +21,4 @@ def quorum_dsn(address: str, queue: str) -> str:
 RABBITMQ = Subject(
     name="rabbitmq", scheme="amqp", dsn=classic_dsn, broker="own_rabbitmq", faults=FAULTS, unanswered=1.0
 )
-SUBJECTS = [
-    replace(RABBITMQ, faults=(*FAULTS, "delete_queue")),
-    # RabbitMQ 3.10 tells no consumer that its quorum queue was deleted if the channel has had another one before.
-    replace(RABBITMQ, name="rabbitmq-quorum", dsn=quorum_dsn),
-]
+SUBJECTS = [RABBITMQ, replace(RABBITMQ, name="rabbitmq-quorum", dsn=quorum_dsn)]

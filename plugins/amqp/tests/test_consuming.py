@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
+import pika
 import pytest
 
 from postbus.errors import ConnectionLost, TransportError
@@ -18,6 +20,8 @@ pytestmark = pytest.mark.slow
 
 PATIENCE = 10.0
 
+LEFT_BEHIND = {"x-expires": 600_000}
+
 
 def numbered(count):
     return [Outgoing(b"%d" % number, {}) for number in range(count)]
@@ -26,6 +30,10 @@ def numbered(count):
 def consumers_of(rabbitmq, queue):
     """Return the consumers of a queue, as RabbitMQ's management page shows them."""
     return [one for one in rabbitmq.manage("GET", "consumers/%2f") if one["queue"]["name"] == queue]
+
+
+def consumer_tags(rabbitmq, queue):
+    return {one["consumer_tag"] for one in consumers_of(rabbitmq, queue)}
 
 
 def wait_for_prefetch(rabbitmq, queue, *expected):
@@ -50,6 +58,15 @@ def fetched_and_acked(connection, number, *limits):
         connection.ack([delivery.tag for delivery in deliveries])
         yield from deliveries
         number -= len(deliveries)
+
+
+def receive_one(transport):
+    """Return what comes, however often the connection is lost before."""
+    end = time.monotonic() + 2 * PATIENCE
+    received = []
+    while not received and time.monotonic() < end:
+        received = transport.receive(1, 1.0)
+    return received
 
 
 @pytest.fixture
@@ -252,6 +269,69 @@ def test_a_queue_that_is_deleted_under_a_consumer_is_a_lost_connection(make_tran
     transport._publish(numbered(1))
     assert [0, 1] == [len(received) for received in receiving.result(PATIENCE)]
     rabbitmq.manage("DELETE", f"exchanges/%2f/{name}")
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"x-queue-type": "quorum"}, {"x-queue-type": "quorum", "x-single-active-consumer": True}]
+)
+def test_a_queue_that_is_deleted_and_declared_at_once_is_consumed(
+    make_transport, rabbitmq, name, in_background, arguments
+):
+    """RabbitMQ tells no consumer of a quorum queue then, and takes for sent what it sends to nobody."""
+    queues = {name: {"arguments": arguments}}
+    transport = make_transport(queues=queues, exchange={"flags": 2}, heartbeat=1)
+    receiving = in_background(lambda: receive_one(transport))
+    wait_until(lambda: consumers_of(rabbitmq, name), "Nobody consumes.")
+
+    with closing(pika.BlockingConnection(pika.URLParameters(rabbitmq.dsn))) as somebody:
+        channel = somebody.channel()
+        channel.queue_delete(name)
+        channel.queue_declare(name, durable=True, arguments={**LEFT_BEHIND, **arguments})
+        channel.basic_publish("", name, b"0")
+
+    assert receiving.result(3 * PATIENCE)
+    rabbitmq.manage("DELETE", f"exchanges/%2f/{name}")
+
+
+def test_a_channel_is_closed_when_all_is_settled(connect, rabbitmq, name):
+    """However often consumers come and go, only those that brought what is in hand keep theirs."""
+    connection = connect(connection_name=name)
+    connection.publish(numbered(10))
+    [kept] = connection.fetch(1, PATIENCE)
+    for _ in range(5):
+        connection.release([delivery.tag for delivery in connection.fetch(1, PATIENCE)])
+
+    def channels():
+        mine = f"{name} (consume)"
+        return sum(one.get("channels", 0) for one in rabbitmq.connections() if one.get("user_provided_name") == mine)
+
+    wait_until(lambda: channels() == 1, "There are other channels than the one of the message in hand.")
+    connection.ack([kept.tag])
+    wait_until(lambda: channels() == 0, "A channel is left.")
+
+
+@pytest.mark.parametrize("arguments", [{}, {"x-single-active-consumer": True}])
+def test_a_silent_consumer_is_replaced_unless_that_is_felt(connect, rabbitmq, name, in_background, arguments):
+    """Nothing that it has in hand, or waits for, is lost by that; a single active consumer keeps its turn meanwhile."""
+    connection = connect(queues={name: {"arguments": arguments}}, heartbeat=1, prefetch_count=10)
+    connection.publish(numbered(1))
+    [delivery] = connection.fetch(1, PATIENCE)
+    waiting = in_background(lambda: connection.fetch(10, 3 * PATIENCE))
+    wait_until(lambda: consumer_tags(rabbitmq, name), "Nobody consumes.")
+    first = consumer_tags(rabbitmq, name)
+
+    if arguments:
+        threading.Event().wait(2)
+        assert first == consumer_tags(rabbitmq, name)
+        connection.ack([delivery.tag])
+    wait_until(lambda: (others := consumer_tags(rabbitmq, name)) and first.isdisjoint(others), "It is not replaced.")
+
+    connection.publish([Outgoing(b"1", {})])
+    [other] = waiting.result(PATIENCE)
+    connection.ack([delivery.tag, other.tag])
+    assert (b"1", False) == (other.body, other.stamps[0].redelivered)
+    connection.close()
+    assert [] == connect(queues={name: {"arguments": arguments}}).fetch(1, 0.5)
 
 
 def test_without_auto_setup_a_missing_queue_is_an_error(connect, name):

@@ -10,13 +10,15 @@ from postbus import stamps
 from postbus.errors import ConnectionLost, TransportError
 from postbus.stamps import Stamp
 from postbus.transport import Counts, Delivery, Outgoing
-from postbus_amqp.client import NOT_FOUND, Client, Purpose, Refused
-from postbus_amqp.consumer import Consumer, Tag
+from postbus_amqp.client import Client, Purpose
+from postbus_amqp.consumer import Consumer
 from postbus_amqp.delays import Delays, Route
+from postbus_amqp.errors import NOT_FOUND, Refused
 from postbus_amqp.messages import Message, properties_of
 from postbus_amqp.options import Settings
 from postbus_amqp.publisher import Publisher, Unconfirmed, Unroutable
 from postbus_amqp.stamps import AmqpReceived, AmqpRouting
+from postbus_amqp.subscription import Tag
 from postbus_amqp.topology import advice, control_channel, declare, declare_delay_exchange, missing
 
 DELAYING_TYPE = "x-delayed-message"

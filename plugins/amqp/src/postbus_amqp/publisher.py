@@ -9,8 +9,10 @@ from functools import partial
 from typing import Any
 
 from postbus.errors import TransportError
-from postbus_amqp.client import Call, Client, again
+from postbus_amqp.client import Client
+from postbus_amqp.errors import again
 from postbus_amqp.messages import Encoder, Message
+from postbus_amqp.thread import Call
 
 CHUNK = 100
 """Messages that are encoded before they are sent, so that the broker is at work meanwhile."""
@@ -116,6 +118,7 @@ class Publisher:
     def __init__(self, client: Client) -> None:
         options = client.settings.options
         self._client = client
+        self._thread = client.thread
         self._confirm_timeout = options.confirm_timeout or CONFIRM_TIMEOUT
         self._blocked_timeout = options.blocked_timeout or BLOCKED_TIMEOUT
         self._opening = threading.Lock()
@@ -138,9 +141,9 @@ class Publisher:
                 frames = [channel.encoder.encode(message) for message in messages[start : start + CHUNK]]
             except TransportError as error:
                 problem = error
-                self._client.post(partial(batch.expect, start))
+                self._thread.post(partial(batch.expect, start))
                 break
-            self._client.post(partial(self._send, channel, batch, start, frames))
+            self._thread.post(partial(self._send, channel, batch, start, frames))
         try:
             batch.call.result(self._confirm_timeout)
         except TimeoutError:
@@ -151,7 +154,7 @@ class Publisher:
         except TransportError as error:
             problem = error
         if problem is not None:  # Else it is not among them any more, and the thread need not be woken for that.
-            self._client.post(partial(self._unfinished.discard, batch))
+            self._thread.post(partial(self._unfinished.discard, batch))
         problem = problem or self._problem_of(batch)
         if problem is not None:
             problem.stored = dict.fromkeys(batch.stored)
@@ -169,7 +172,7 @@ class Publisher:
             if self._channel is channel:
                 self._channel = None
         # Other threads may have their answers yet.
-        self._client.post(partial(self._client.call_later, self._confirm_timeout, channel.channel.close))
+        self._thread.post(partial(self._thread.call_later, self._confirm_timeout, channel.channel.close))
 
     def _send(self, channel: ConfirmingChannel, batch: Batch, start: int, frames: Sequence[bytes]) -> None:
         if self._blocked is None:
@@ -177,13 +180,13 @@ class Publisher:
             channel.send(batch, start, frames)
         else:
             self._held.append((channel, batch, start, frames))
-            self._client.call_later(self._blocked_timeout, partial(self._give_up, batch))
+            self._thread.call_later(self._blocked_timeout, partial(self._give_up, batch))
 
     def _on_blocked(self, reason: str | None) -> None:
         self._blocked = reason
         if reason is not None:
             for batch in self._unfinished:
-                self._client.call_later(self._blocked_timeout, partial(self._give_up, batch))
+                self._thread.call_later(self._blocked_timeout, partial(self._give_up, batch))
             return
         held, self._held = self._held, deque()
         for channel, batch, start, frames in held:

@@ -6,7 +6,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from postbus.errors import TransportError
-from postbus_amqp.client import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, Channel, Client, Purpose, Refused
+from postbus_amqp.channel import Channel
+from postbus_amqp.client import Client, Purpose
+from postbus_amqp.errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, Refused
 from postbus_amqp.options import AUTO_DELETE, DURABLE, EXCLUSIVE, INTERNAL, PASSIVE, Settings
 
 
