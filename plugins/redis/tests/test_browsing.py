@@ -54,6 +54,22 @@ def test_a_delayed_message_is_shown_and_deleted_by_the_id_that_publishing_gave(c
     assert (b"3", True) == (delivery.body, connection.find(due) is None)
 
 
+def test_several_are_deleted_together_whatever_their_state(connect):
+    """Those that wait, are in flight, and are delayed, also until the same moment; what is settled is none of them."""
+    connection = connect()
+    entries = connection.publish([Outgoing(b"%d" % number, {}) for number in range(6)])
+    delayed = connection.publish([Outgoing(b"%d" % number, {}, DAY) for number in range(6, 10)])
+    settled, *_ = connection.fetch(3, 5)
+    connection.ack([settled.tag])
+
+    twice = [entries[1], delayed[0]]
+    assert 7 == connection.remove([*entries[:5], *delayed[:3], *twice, "no-such-id", "1.5.AAAAAAAAAAAA"])
+    assert [b"5", b"9"] == [shown.body for shown in connection.browse(20)]
+    counts = connection.count()
+    assert (1, 1, 0) == (counts.waiting, counts.delayed, counts.in_flight)
+    assert [b"5"] == [delivery.body for delivery in connection.fetch(10, 5)]
+
+
 def test_a_copy_that_is_delayed_is_found_by_its_id(connect):
     """`replace` gives the same kind of id."""
     connection = connect()

@@ -22,6 +22,7 @@ from postbus_redis.resp import pack
 from postbus_redis.scripts import RELEASED
 
 PAGE = 500
+"""How many messages are read at a time, at most."""
 
 _ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 _DELAYED_ID = re.compile(r"([0-9]{1,20}(?:\.[0-9]+)?)\.([\w-]{12})")
@@ -73,15 +74,21 @@ class Browser:
 
     def remove(self, ids: Sequence[str]) -> int:
         """Delete the messages with these ids; return how many there were."""
+        last = self._last_delivered()
+        entries = [id.encode() for id in ids if _ENTRY_ID.fullmatch(id)]
+        there = [id for id in entries if _entry_id(id) > last or self.find(id.decode())]
         removed = 0
-        for id in ids:
-            if delayed := _DELAYED_ID.fullmatch(id):
-                for member in [m for m in self._members_due(delayed[1]) if m[1] == delayed[2]]:
-                    removed += self._links.ask(pack(b"ZREM", self._keys.delayed, member[2]))[0]
-            elif self.find(id):
-                entry = id.encode()
-                acks = pack(b"XACK", self._keys.stream, self._group, entry)
-                removed += self._links.ask(pack(b"XDEL", self._keys.stream, entry), acks)[0]
+        if there:
+            acks = pack(b"XACK", self._keys.stream, self._group, *there)
+            removed += self._links.ask(pack(b"XDEL", self._keys.stream, *there), acks)[0]
+        # Those that were sent together are due at the same time, and are looked up together.
+        digests: dict[str, set[str]] = {}
+        for delayed in filter(None, map(_DELAYED_ID.fullmatch, ids)):
+            digests.setdefault(delayed[1], set()).add(delayed[2])
+        for due, wanted in digests.items():
+            members = [text for _, digest, text in self._members_due(due) if digest in wanted]
+            if members:
+                removed += self._links.ask(pack(b"ZREM", self._keys.delayed, *members))[0]
         return removed
 
     def purge(self) -> int:
@@ -92,10 +99,11 @@ class Browser:
     def _browse_entries(self, limit: int, after: str | None) -> list[Delivery]:
         shown: list[Delivery] = []
         start = b"-" if after is None else b"(" + after.encode()
+        size = _page_for(limit)
         while len(shown) < limit:
-            [page] = self._links.ask(pack(b"XRANGE", self._keys.stream, start, b"+", b"COUNT", b"%d" % PAGE))
+            [page] = self._links.ask(pack(b"XRANGE", self._keys.stream, start, b"+", b"COUNT", b"%d" % size))
             shown += self._unsettled(page)
-            if len(page) < PAGE:
+            if len(page) < size:
                 break
             start = b"(" + page[-1][0]
         return shown[:limit]
@@ -133,7 +141,7 @@ class Browser:
         shown: list[Member] = []
         start = b"%.17g" % after[0]
         while len(shown) < limit:
-            page = self._members_from(start)
+            page = self._members_from(start, _page_for(limit))
             if not page:
                 break
             # The last page may end amid members that are due at the same time.
@@ -143,14 +151,19 @@ class Browser:
             start = b"(" + last
         return shown[:limit]
 
-    def _members_from(self, start: bytes) -> list[Member]:
-        command = [b"ZRANGE", self._keys.delayed, start, b"+inf", b"BYSCORE", b"LIMIT", b"0", b"%d" % PAGE]
+    def _members_from(self, start: bytes, size: int) -> list[Member]:
+        command = [b"ZRANGE", self._keys.delayed, start, b"+inf", b"BYSCORE", b"LIMIT", b"0", b"%d" % size]
         return _members(self._links.ask(pack(*command, b"WITHSCORES"))[0])
 
     def _members_due(self, due: str) -> list[Member]:
         at = due.encode()
         [found] = self._links.ask(pack(b"ZRANGE", self._keys.delayed, at, at, b"BYSCORE", b"WITHSCORES"))
         return _members(found)
+
+
+def _page_for(limit: int) -> int:
+    """Return how many messages to read at a time, if some of them may not be shown."""
+    return min(max(limit, 100), PAGE)
 
 
 def _members(reply: Sequence[bytes]) -> list[Member]:
