@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from enum import StrEnum
+from itertools import count
 
 import msgspec
 
@@ -43,13 +44,12 @@ class Reaper:
     def __init__(self, death: Death | None, last_words: Callable[[str], None]) -> None:
         self._death = death
         self._last_words = last_words
-        self._visits = 0
+        self._visits = count(1)
 
     def at(self, point: Point) -> None:
         """Come to a point; this is the end of the process if it is to die there."""
         if self._is_due(point):
-            self._last_words(point)
-            _kill()
+            self._die(point)
 
     @contextmanager
     def during(self, point: Point) -> Generator[None]:
@@ -58,8 +58,7 @@ class Reaper:
             yield
             return
         assert self._death is not None
-        self._last_words(point)
-        threading.Timer(self._death.after, _kill).start()
+        threading.Timer(self._death.after, self._die, [point]).start()
         try:
             yield
         finally:
@@ -68,9 +67,8 @@ class Reaper:
     def _is_due(self, point: Point) -> bool:
         if self._death is None or self._death.point != point:
             return False
-        self._visits += 1
-        return self._visits == self._death.visit
+        return next(self._visits) == self._death.visit
 
-
-def _kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    def _die(self, point: Point) -> None:
+        self._last_words(point)
+        os.kill(os.getpid(), signal.SIGKILL)

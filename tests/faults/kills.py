@@ -55,5 +55,6 @@ def run(subject: Subject, broker: Broker | None, folder: Path, *, kills: int, se
         for name in survivors:
             stage.until_all_workers_handle()
             stage.restart_worker(name)
+        stage.until_all_workers_handle()
         stage.finish()
         return stage.account

@@ -55,6 +55,7 @@ class Stage:
         self._producers: dict[str, Popen[str]] = {}
         self._processes: list[Popen[str]] = []
         self._doomed: set[str] = set()
+        self._started = 0
         self._granted = 0
         self._read: dict[Path, int] = {}
         self._dsns = {"work": work, "failed": failed}
@@ -80,8 +81,11 @@ class Stage:
     # processes
 
     def start_worker(self, name: str, death: Death | None = None) -> None:
-        """Start what an operator would start; it may be told where to die."""
+        """Start what an operator would start, by turns with either arrangement; it may be told where to die."""
         command = ["postbus", "--app", "tests.faults.app:app", "consume", "work", "--time-limit", "15m"]
+        self._started += 1
+        if self._started % 2 == 0:
+            command += ["--concurrency", "4"]
         self._workers[name] = self._start(name, command, FAULTS_DEATH=msgspec.json.encode(death).decode())
         if death is not None:
             self._doomed.add(name)

@@ -81,7 +81,7 @@ class Watch:
 
     def _write_down(self, why: str) -> None:
         for connection in self._connections:
-            connection.note_risk(why)
+            connection.end(why)
 
 
 class Watched:
@@ -95,7 +95,7 @@ class Watched:
         self._lock = threading.Lock()
         self._held: dict[int, tuple[Any, str, float]] = {}
         self._settled: deque[tuple[float, str]] = deque()
-        self._lost = False
+        self._is_lost = False
 
     def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
         burying = self._transport == "failed"
@@ -128,13 +128,16 @@ class Watched:
     def close(self) -> None:
         self._connection.close()
 
-    def note_risk(self, why: str) -> None:
-        """Write down, once, what may come again now that this connection, or its process, ends."""
-        with self._lock:
-            held = [id for _, id, _ in self._held.values()]
-            settled = [(id, at) for at, id in self._settled]
-            self._held.clear()
-            self._settled.clear()
+    def end(self, why: str) -> None:
+        """Write down what may come again now that this process ends; whatever other threads fetch goes nowhere."""
+        self._lock.acquire()
+        self._note_risk(why)
+
+    def _note_risk(self, why: str) -> None:
+        held = [id for _, id, _ in self._held.values()]
+        settled = [(id, at) for at, id in self._settled]
+        self._held.clear()
+        self._settled.clear()
         if held or settled:
             self._watch.ledger.write(AtRisk(why, self._watch.name, time.monotonic(), held, settled))
 
@@ -145,6 +148,8 @@ class Watched:
         with self._lock:
             # By identity: a tag comes back as the very object, and need not be hashable. Kept, so that it stays unique.
             self._held |= {id(delivery.tag): (delivery.tag, _id(delivery), since) for delivery in deliveries}
+            if self._is_lost:  # Another thread has found that out meanwhile.
+                self._note_risk("connection lost")
         if deliveries:
             self._reaper.at(Point.FETCHED)
         return deliveries
@@ -176,9 +181,9 @@ class Watched:
         try:
             yield
         except ConnectionLost:
-            first, self._lost = not self._lost, True
-            if first:
-                self.note_risk("connection lost")
+            with self._lock:
+                self._is_lost = True
+                self._note_risk("connection lost")
             raise
 
 

@@ -3,8 +3,9 @@
 from typing import ClassVar
 from uuid import uuid4
 
-from postbus.testing import TransportContract
-from postbus_in_memory import GUARANTEES
+from postbus.testing import TransportContract, TransportHistories
+from postbus.transport import QueueTransport
+from postbus_in_memory import GUARANTEES, Clock, InMemoryTransport
 
 
 class TestInMemory(TransportContract):
@@ -16,3 +17,18 @@ class TestInMemory(TransportContract):
 
     def dsn(self) -> str:
         return f"in-memory://{uuid4()}"
+
+
+class TestHistories(TransportHistories):
+    plugin = "postbus_in_memory"
+    guarantees = GUARANTEES
+    short_lease: ClassVar = {"lease": 60}
+    short_delay = 20
+    histories = 100
+
+    def dsn(self) -> str:
+        return f"in-memory://{uuid4()}"
+
+    def clock_of(self, transport: QueueTransport) -> Clock:
+        assert isinstance(transport, InMemoryTransport)
+        return transport.clock

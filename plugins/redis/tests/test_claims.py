@@ -216,3 +216,18 @@ def test_released_messages_can_be_claimed_by_symfony(client, stream, connect):
     claimed = client.xclaim(stream, "postbus", "symfony", 3_600_000, [delivery.id], justid=True)
 
     assert [delivery.id] == claimed
+
+
+def test_the_tag_of_what_was_given_back_settles_no_later_delivery(connect):
+    """Who released a message, and got it again, can settle it by the tag that came then, and by no other."""
+    worker = connect()
+    worker.publish(MESSAGES[:1])
+    [earlier] = worker.fetch(1, 5)
+    worker.release([earlier.tag])
+    [later] = worker.fetch(1, 5)
+
+    worker.ack([earlier.tag])
+
+    assert [earlier.tag] == worker.keepalive([earlier.tag, later.tag])
+    worker.ack([later.tag])
+    assert 0 == worker.count().in_flight

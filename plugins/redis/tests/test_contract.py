@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from postbus.testing import TransportContract
+from postbus.testing import TransportContract, TransportHistories
 from postbus.testing.rules.restarts import Restarts
 from postbus.testing.workbench import Broker as Breakable
 from postbus.testing.workbench import Workbench
@@ -86,3 +86,12 @@ class TestBreakable(OnRedis, Restarts):
 
     def broker(self) -> Breakable:
         return self.redis
+
+
+class TestHistories(OnRedis, TransportHistories):
+    short_lease: ClassVar = {"redeliver_timeout": 0.15, "claim_interval": 10}
+    short_delay = 0.05
+
+    @pytest.fixture(autouse=True)
+    def _use(self, redis_plain: Redis) -> None:
+        self.redis = redis_plain

@@ -144,6 +144,20 @@ def test_a_released_tag_does_not_settle_the_claim_of_the_same_second(connect):
     assert [] == second.keepalive([held.tag])
 
 
+def test_keepalive_tells_two_deliveries_of_one_message_apart(connect, sql):
+    """Who lost a message, and got it again, keeps the second delivery, and hears that the first one is lost."""
+    connection = connect()
+    connection.publish([Outgoing(b"{}", {})])
+    [first] = connection.fetch(1, 0)
+    sql("UPDATE messenger_messages SET delivered_at = ?", LONG_AGO)
+    first.tag.since = LONG_AGO
+    [second] = connection.fetch(1, 0)
+
+    assert [first.tag] == connection.keepalive([first.tag, second.tag])
+    connection.ack([first.tag])
+    assert 1 == connection.count().in_flight
+
+
 def test_a_release_is_not_counted(connect):
     """What was given back unhandled is delivered for the first time again."""
     connection = connect()

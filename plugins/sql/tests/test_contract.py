@@ -1,12 +1,13 @@
 """The contract, on SQLite files."""
 
+import time
 from typing import ClassVar
 from uuid import uuid4
 
 import pytest
 
-from postbus.testing import TransportContract
-from postbus.transport import Outgoing
+from postbus.testing import TransportContract, TransportHistories
+from postbus.transport import Outgoing, QueueTransport
 from postbus_sql import GUARANTEES, stamps
 
 
@@ -20,3 +21,42 @@ class TestSqlite(TransportContract):
     def dsn(self) -> str:
         # No test pulls the plug, so none need wait for the disk.
         return f"sqlite:///{self.tmp_path}/messages.db?synchronous=normal&queue_name={uuid4()}"
+
+
+class Clock:
+    """In place of the module `time`: time stands still until it is moved."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    def __init__(self) -> None:
+        self._now = time.time()
+
+    def now(self) -> float:
+        return self._now
+
+    time = now
+
+    def move(self, seconds: float) -> None:
+        self._now += seconds
+
+
+@pytest.mark.slow
+class TestHistories(TransportHistories):
+    plugin = "postbus_sql"
+    guarantees = GUARANTEES
+    short_lease: ClassVar = {"redeliver_timeout": 10}
+    short_delay = 4.0
+    rounding = 1.0
+    histories = 60
+
+    @pytest.fixture(autouse=True)
+    def _stop_the_clock(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._clock = Clock()
+        for module in ("connection", "queue"):
+            monkeypatch.setattr(f"postbus_sql.{module}.time", self._clock)
+
+    def dsn(self) -> str:
+        return f"sqlite:///{self.tmp_path}/messages.db?synchronous=normal&queue_name={uuid4()}"
+
+    def clock_of(self, transport: QueueTransport) -> Clock:
+        return self._clock

@@ -1,7 +1,8 @@
 """What users and plugin authors test with.
 
-`RecordingTransport` takes the place of a transport in a user's tests. `TransportContract` holds a
-plugin to what `postbus.transport` promises; it needs pytest: ``pip install "postbus[testing]"``.
+`RecordingTransport` takes the place of a transport in a user's tests. `TransportContract` and
+`TransportHistories` hold a plugin to what `postbus.transport` promises: each promise by itself, and many
+steps together. They need pytest and Hypothesis: ``pip install "postbus[testing]"``.
 """
 
 import sys
@@ -12,23 +13,26 @@ from postbus.testing.recording import RecordingTransport
 
 if TYPE_CHECKING:
     from postbus.testing.contract import TransportContract
+    from postbus.testing.histories import TransportHistories
 
-__all__ = ["RecordingTransport", "TransportContract"]
+__all__ = ["RecordingTransport", "TransportContract", "TransportHistories"]
+
+_MODULES = {"TransportContract": "contract", "TransportHistories": "histories"}
 
 if (pytest := sys.modules.get("pytest")) is not None:
     # A rule that fails then shows both sides of its assertion. It must be said before one of these is imported.
-    pytest.register_assert_rewrite("postbus.testing.rules", "postbus.testing.workbench")
+    pytest.register_assert_rewrite("postbus.testing.rules", "postbus.testing.model", "postbus.testing.workbench")
 
 
 def __getattr__(name: str) -> object:
-    # Only who asks for the contract needs pytest: not the tests of an app, nor the processes that the rules start.
-    if name != "TransportContract":
+    # Only who asks for these needs pytest: not the tests of an app, nor the processes that the rules start.
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        contract = import_module("postbus.testing.contract").TransportContract
+        found = getattr(import_module(f"postbus.testing.{_MODULES[name]}"), name)
     except ModuleNotFoundError as error:
-        if error.name != "pytest":
+        if error.name not in ("pytest", "hypothesis"):
             raise
-        raise ImportError('TransportContract needs pytest. Install it: pip install "postbus[testing]"') from error
-    globals()[name] = contract
-    return contract
+        raise ImportError(f'{name} needs {error.name}. Install it: pip install "postbus[testing]"') from error
+    globals()[name] = found
+    return found

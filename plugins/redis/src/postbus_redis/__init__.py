@@ -30,6 +30,7 @@ def make_transport(dsn: Dsn, context: TransportContext) -> QueueTransport:
     """Return a transport on a stream."""
     from postbus_redis.connection import RedisConnection
     from postbus_redis.keys import keys_for
+    from postbus_redis.leases import Lease
     from postbus_redis.options import address_of
     from postbus_redis.server import Server
     from postbus_redis.tls import tls_settings
@@ -42,7 +43,7 @@ def make_transport(dsn: Dsn, context: TransportContext) -> QueueTransport:
     keys = keys_for(options.stream, cluster=address.cluster)
     # The same after a reconnection, so that what is in flight can still be settled; another name after a fork.
     suffix = secrets.token_hex(4)
-    in_hand = set[bytes]()
+    in_hand = set[Lease]()
 
     def connect() -> RedisConnection:
         consumer = options.consumer or f"{socket.gethostname()}-{os.getpid()}-{suffix}"

@@ -25,7 +25,7 @@ from postbus_redis.server import Server
 class RedisConnection:
     """Moves messages into and out of one stream, as one consumer of a group."""
 
-    def __init__(self, server: Server, keys: Keys, options: RedisOptions, consumer: str, in_hand: set[bytes]) -> None:
+    def __init__(self, server: Server, keys: Keys, options: RedisOptions, consumer: str, in_hand: set[Lease]) -> None:
         self._links = Links(server, [script.load for script in (*scripts.FOR_MESSAGES, *FOR_QUEUES)])
         self._keys = keys
         self._options = options
@@ -56,7 +56,7 @@ class RedisConnection:
             self._run(scripts.SETTLE, b"1" if delete else b"0", *ids_and_counts(tags))
         else:
             self._settle_certain(ids, delete=delete)
-        self._in_hand.difference_update(ids)
+        self._in_hand.difference_update(tags)
 
     def _settle_certain(self, ids: Sequence[bytes], *, delete: bool) -> None:
         parts = pack_parts(ids)
@@ -69,7 +69,9 @@ class RedisConnection:
     def release(self, tags: Sequence[Lease]) -> None:
         if tags:
             self._run(scripts.RELEASE, scripts.RELEASED, *ids_and_counts(tags))
-            self._in_hand.difference_update([tag.id for tag in tags])
+            self._in_hand.difference_update(tags)
+            for tag in tags:
+                tag.end()
 
     @property
     def lease(self) -> float:
@@ -77,10 +79,16 @@ class RedisConnection:
 
     def keepalive(self, tags: Sequence[Lease]) -> Sequence[Lease]:
         now = time.monotonic()
-        lost: set[int] = set(self._run(scripts.KEEPALIVE, *ids_and_counts(tags)))
+        positions: set[int] = set(self._run(scripts.KEEPALIVE, *ids_and_counts(tags)))
+        lost: list[Lease] = []
         for position, tag in enumerate(tags):
-            tag.certain_until = 0.0 if position in lost else now + CERTAIN * self.lease
-        return [tags[position] for position in sorted(lost)]
+            if position in positions:
+                lost.append(tag)
+                tag.end()
+            else:
+                tag.certain_until = now + CERTAIN * self.lease
+        self._in_hand.difference_update(lost)
+        return lost
 
     def replace(self, tag: Lease, message: Outgoing) -> str | None:
         delete = b"1" if self._options.delete_after_ack else b"0"
@@ -88,7 +96,7 @@ class RedisConnection:
         id = self._publisher.replace(original, message)
         if id is None:
             raise TransportError(f"The lease on message {tag.id.decode()} was lost; its copy was not stored.")
-        self._in_hand.discard(tag.id)
+        self._in_hand.discard(tag)
         return id
 
     def count(self) -> Counts:

@@ -19,7 +19,7 @@ from postbus.transport import Delivery
 from postbus_redis.errors import is_gone, translate
 from postbus_redis.group import Group
 from postbus_redis.keys import Keys
-from postbus_redis.leases import CERTAIN, claimed_deliveries, deliveries, ids_and_counts
+from postbus_redis.leases import CERTAIN, Lease, claimed_deliveries, deliveries, ids_and_counts
 from postbus_redis.links import Link, Links, Reply
 from postbus_redis.options import RedisOptions
 from postbus_redis.resp import pack
@@ -45,7 +45,7 @@ class Fetcher:
     """Fetches for one consumer. At any moment at most one thread is in `fetch`."""
 
     def __init__(
-        self, links: Links, keys: Keys, options: RedisOptions, group: Group, consumer: bytes, in_hand: set[bytes]
+        self, links: Links, keys: Keys, options: RedisOptions, group: Group, consumer: bytes, in_hand: set[Lease]
     ) -> None:
         self._links = links
         self._keys = keys
@@ -77,7 +77,7 @@ class Fetcher:
             if found and self._is_stopping:
                 self._give_back(found)
                 return []
-            self._in_hand.update([delivery.tag.id for delivery in found])
+            self._in_hand.update([delivery.tag for delivery in found])
             return found
         except ConnectionLost:
             if not self._is_stopping:  # else another thread has closed the connection
@@ -192,13 +192,14 @@ class Fetcher:
 
     def _find_left(self) -> list[bytes]:
         """Return ids and counts of what this consumer was given, in replies that were lost with a connection."""
+        in_hand = {tag.id for tag in self._in_hand.copy()}
         left: list[bytes] = []
         start = b"-"
         while True:
             command = pack(b"XPENDING", self._keys.stream, self._group_name, start, b"+", MOVE, self._consumer)
             [pending] = self._call([command])
             for id, _, _, count in pending:
-                if id not in self._in_hand:
+                if id not in in_hand:
                     left += (id, b"%d" % count)
             if not pending:
                 return left

@@ -23,6 +23,10 @@ class Lease(Struct, eq=False, gc=False):
     count: int
     certain_until: float
 
+    def end(self) -> None:
+        """Be the tag of nothing any more: the same consumer may be given the message again, and count the same."""
+        self.count, self.certain_until = -1, 0.0
+
 
 def deliveries(found: Iterable[tuple[bytes, Sequence[bytes]]], certain_until: float) -> list[Delivery]:
     """Return what was delivered for the first time."""

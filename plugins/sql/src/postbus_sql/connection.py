@@ -126,7 +126,7 @@ class SqlConnection:
         with self._leases:
             now, held = self._write(lambda cursor: self._queue.extend(cursor, tags))
             for lease in tags:
-                lease.since = now if lease.id in held else None
+                lease.since = now if (lease.id, lease.since) in held else None
             return [lease for lease in tags if lease.since is None]
 
     def replace(self, tag: Lease, message: Outgoing) -> str | None:

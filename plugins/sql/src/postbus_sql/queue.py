@@ -89,13 +89,16 @@ class Queue:
         for since, ids in _grouped(leases):
             cursor.execute(with_ids(self._sql.release, len(ids)), (since, *ids))
 
-    def extend(self, cursor: DBAPICursor, leases: Iterable[Lease]) -> tuple[str, set[int]]:
-        """Begin each lease anew that is still held; return since when they run, and the ids of their messages."""
+    def extend(self, cursor: DBAPICursor, leases: Iterable[Lease]) -> tuple[str, set[tuple[int, str | None]]]:
+        """Begin each lease anew that is still held; return since when they run, and which those are.
+
+        A worker that lost a message, and got it again, holds two leases with the same id.
+        """
         now = self._dialect.timestamp(math.floor(time.time()))
-        held: set[int] = set()
+        held: set[tuple[int, str | None]] = set()
         for since, ids in _grouped(leases):
             cursor.execute(with_ids(self._sql.extend, len(ids)), (now, since, *ids))
-            held.update(id for (id,) in cursor.fetchall())
+            held.update((id, since) for (id,) in cursor.fetchall())
         return now, held
 
     def count(self, cursor: DBAPICursor) -> Counts:

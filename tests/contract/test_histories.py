@@ -1,0 +1,112 @@
+"""`TransportHistories` finds what is wrong: also what shows only after several steps that are each right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pytest
+from msgspec.structs import replace
+
+from postbus.testing.histories import Clock, TransportHistories
+from postbus.transport import Delivery, QueueTransport
+from postbus_in_memory.queue import Queue
+from tests.contract.healthy import Limited, Plain
+from tests.contract.mutants import MUTANTS
+from tests.contract.mutants.entry import Remembering
+
+pytestmark = [pytest.mark.slow, pytest.mark.once]
+
+
+class Healthy(TransportHistories):
+    """The histories of a connection that keeps the contract, or should."""
+
+    __test__ = False
+    connection: ClassVar[type[Plain]]
+    guarantees = Plain.guarantees
+    short_lease: ClassVar = {"lease": 60}
+    short_delay = 20.0
+    patience = 0.1
+    histories = 200
+
+    def __init_subclass__(cls, connection: type[Plain] | None = None) -> None:
+        if connection is None:
+            return
+        cls.__test__ = True
+        cls.connection = connection
+        cls.plugin = f"{connection.__module__}:{connection.__name__}"
+        cls.guarantees = connection.guarantees
+
+    def dsn(self) -> str:
+        return self.connection.new_dsn(self.tmp_path)
+
+    def clock_of(self, transport: QueueTransport) -> Clock:
+        connection = transport.connection
+        assert isinstance(connection, Plain)
+        return connection.queue.clock
+
+
+class TestLimited(Healthy, connection=Limited):
+    """A healthy one passes, so that it is the fault of the others if they do not."""
+
+    histories = 50
+
+
+class KnowsDeliveriesByMessage(Plain):
+    """Takes the tag of an earlier delivery for that of the one which the same connection has of the message now."""
+
+    def __init__(self, queue: Queue, *, lease: float) -> None:
+        super().__init__(queue, lease=lease)
+        self.tags: dict[int, int] = {}
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        deliveries = super().fetch(limit, wait)
+        self.tags |= {int(delivery.id or 0): delivery.tag for delivery in deliveries}
+        return [replace(delivery, tag=int(delivery.id or 0)) for delivery in deliveries]
+
+    def ack(self, tags: Sequence[int]) -> None:
+        super().ack([self.tags[tag] for tag in tags if tag in self.tags])
+
+    def reject(self, tags: Sequence[int]) -> None:
+        super().reject([self.tags[tag] for tag in tags if tag in self.tags])
+
+    def release(self, tags: Sequence[int]) -> None:
+        super().release([self.tags[tag] for tag in tags if tag in self.tags])
+
+    def keepalive(self, tags: Sequence[int]) -> Sequence[int]:
+        lost = super().keepalive([self.tags[tag] for tag in tags if tag in self.tags])
+        return [tag for tag in tags if self.tags.get(tag) in lost]
+
+
+class LosesWhatIsReleasedTwice(Remembering):
+    """Drops a message that the same connection gives back for the second time."""
+
+    def __init__(self, queue: Queue, *, lease: float) -> None:
+        super().__init__(queue, lease=lease)
+        self.released: set[str | None] = set()
+
+    def release(self, tags: Sequence[int]) -> None:
+        again = [tag for tag in tags if tag in self.fetched and self.fetched[tag].id in self.released]
+        self.released |= {self.fetched[tag].id for tag in tags if tag in self.fetched}
+        self.ack(again)
+        super().release([tag for tag in tags if tag not in again])
+
+
+class Broken(Healthy):
+    """The histories of one that breaks a promise."""
+
+    def test_any_history_is_one_of_a_queue(self) -> None:
+        """One of them is not."""
+        with pytest.raises(AssertionError):
+            super().test_any_history_is_one_of_a_queue()
+
+
+# Some of those that the contract finds out, of each kind that one client after the other can meet with.
+KNOWN = """
+    ForgetsAcks ForgetsReleases AcksAllBefore ReleasesTwo RevivesWhatItReleases DeliversItsOwnAgain DeliversTheNewest
+    HalvesDelays CountsFromZero CountsReleases CountsOneInFlight
+    NeverEndsALease EndsLeasesEarly NeverTellsWhatIsLost ReleasesByMessage
+""".split()
+
+for mutant in (KnowsDeliveriesByMessage, LosesWhatIsReleasedTwice, *(MUTANTS[name].connection for name in KNOWN)):
+    globals()[f"Test{mutant.__name__}"] = type(f"Test{mutant.__name__}", (Broken,), {}, connection=mutant)
