@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from postbus import Limits, Postbus, stamps
+from postbus import HandlerFailed, Limits, Postbus, stamps
 from postbus.errors import ConnectionLost, NotDecoded, Unrecoverable
 from postbus.failures import MOST_ERRORS
 from postbus.hookspecs import RegisterTransport, hookimpl
@@ -17,6 +20,11 @@ from postbus.transport import Delivery, Outgoing, QueueTransport
 @dataclass(frozen=True)
 class OrderPlaced:
     order_id: int
+
+
+@dataclass(frozen=True)
+class Task:
+    number: int
 
 
 def test_a_message_does_not_grow_with_its_failures() -> None:
@@ -114,3 +122,25 @@ def test_an_error_with_half_a_character_is_buried_all_the_same() -> None:
     transport: Any = app.transport("failed")
     (buried,) = transport.receive(1, 0)
     assert ["cannot read 'caf\\udce9.txt'"] == [error.message for error in buried.all(stamps.ErrorDetails)]
+
+
+def test_a_message_that_failed_is_let_go_of_at_once() -> None:
+    """Nothing waits for the garbage collector: many large messages that fail would fill the memory until it comes."""
+    app = Postbus()
+
+    @app.handler
+    def fail(task: Task) -> None:
+        raise ValueError("no")
+
+    def dispatch() -> weakref.ref[Task]:
+        task = Task(1)
+        with contextlib.suppress(HandlerFailed):
+            app.dispatch(task)
+        return weakref.ref(task)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert dispatch()() is None
+    finally:
+        gc.enable()

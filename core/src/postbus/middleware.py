@@ -282,7 +282,11 @@ class HandleMessage:
             if result is not None:
                 outcome = outcome.with_(stamps.Result(handler.name, result))
         if errors:
-            raise HandlerFailed(type(envelope.message).__qualname__, errors, _succeeded(envelope, outcome))
+            try:
+                raise HandlerFailed(type(envelope.message).__qualname__, errors, _succeeded(envelope, outcome))
+            finally:
+                # Else they hold this frame and it holds them, and the message waits for the garbage collector.
+                del errors
         return call_next(outcome)
 
 

@@ -590,8 +590,8 @@ HOLDING = """
     def bury(number: int) -> None:
         from postbus import Envelope, stamps
         to_failed = (stamps.TransportNames(["failed"]), stamps.Buried("orders"))
-        app.dispatch_many(Envelope.wrap(Holding(n), *to_failed) for n in range(number))
-        Held.most = Held.now
+        with app:
+            app.dispatch_many(Envelope.wrap(Holding(n), *to_failed) for n in range(number))
 """
 
 
