@@ -17,7 +17,7 @@ import pytest
 
 from postbus import Envelope, Limits, Postbus, StopWorker, TransportError, stamps
 from postbus.errors import ConfigurationError
-from postbus.events import MessageHandled, MessageReceived, WorkerStopped
+from postbus.events import MessageHandled, MessageReceived, MessageReleased, WorkerStopped
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
@@ -367,6 +367,50 @@ def test_a_lower_transport_has_its_turn_while_a_higher_one_does_not_answer(app: 
     over.set()
     worker.stop()
     join(running)
+
+
+@pytest.mark.slow
+def test_what_a_broker_brings_that_hung_goes_back(app: Postbus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that stops does not wait for a broker that hangs; what that brings later is not kept from others."""
+    tasks = transport(app, "tasks")
+    receive, hangs, over = tasks.receive, threading.Event(), threading.Event()
+
+    def hang(limit: int, wait: float, queues: Any = ()) -> Any:
+        hangs.set()
+        over.wait(PATIENCE)
+        return receive(limit, wait, queues)
+
+    monkeypatch.setattr(tasks, "receive", hang)
+    released = threading.Event()
+    app.observe(lambda event: released.set() if isinstance(event, MessageReleased) else None)
+    app.dispatch(Task(1))
+    worker = app.worker("tasks", concurrency=2)
+    running = in_background(worker.run)
+    assert hangs.wait(PATIENCE)
+    worker.stop()
+    join(running)
+    over.set()
+    assert released.wait(PATIENCE)
+    counts = tasks.connection.count()
+    assert (1, 0) == (counts.waiting, counts.in_flight)
+
+
+def test_where_threads_are_short_fewer_are_handled_at_once(
+    app: Postbus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that may start only so many threads works on with those, and says so once."""
+    start = threading.Thread.start
+
+    def start_some(thread: threading.Thread) -> None:
+        if thread.name.startswith("postbus-slot-") and int(thread.name.rpartition("-")[2]) > 3:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    app.handler(handles=Task)(lambda task: None)
+    app.dispatch_many(Task(n) for n in range(200))
+    assert 200 == run(app, 200, concurrency=10).handled
+    assert 1 == caplog.text.count("Handling no more than 3 messages at once from now on: can't start new thread.")
 
 
 @pytest.mark.parametrize(

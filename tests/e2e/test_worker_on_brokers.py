@@ -220,7 +220,7 @@ def test_stopping_gives_back(broker: str, concurrency: int, dsn_of: Any, make_ap
         begun.wait(PATIENCE)
         if task.number == 0:
             os.kill(os.getpid(), signal.SIGTERM)
-            wait_until(lambda: len(there) == 20 - concurrency, "another worker has handled the rest")
+            wait_until(lambda: len(there) >= 20 - concurrency, "another worker has handled the rest")
         begun.wait(PATIENCE)
         handled.append(task.number)
 
@@ -234,7 +234,7 @@ def test_stopping_gives_back(broker: str, concurrency: int, dsn_of: Any, make_ap
         if type(event).__name__ == "MessageReceived" and not taking:
             taking.append(in_background(lambda: second.run() if not handled else None))
 
-    stopped = app.worker("tasks", concurrency=concurrency, fetch_size=20).run()
+    stopped = app.worker("tasks", concurrency=concurrency, fetch_size=20, grace=None).run()
     second.stop()
     join(taking[0])
     assert "it got SIGTERM" == stopped.reason

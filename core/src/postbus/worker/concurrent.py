@@ -332,6 +332,8 @@ class Concurrent:
         # As long as one of them waits, it might get back what is given back here.
         while self._may_arrive():
             self._take_in_last(WAIT)
+        for receiver in self._receivers.values():
+            receiver.abandon()
         self._take_in_last(0.0)
         self._give_back()
         self._give_up_stuck()

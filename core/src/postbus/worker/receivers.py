@@ -68,6 +68,7 @@ class WaitingReceiver:
         self._inbox = inbox
         self._asked: SimpleQueue[tuple[int, Sequence[str]] | None] = SimpleQueue()
         self._is_stopping = False
+        self._is_abandoned = False
         self._is_recalled = False
         self._asked_at = 0.0
         self._is_empty = False
@@ -103,6 +104,10 @@ class WaitingReceiver:
         self._is_stopping = True
         self._asked.put(None)
 
+    def abandon(self) -> None:
+        """Give back at once what still arrives, because nobody takes it in any more."""
+        self._is_abandoned = True
+
     def _run(self) -> None:
         error: BaseException | None = None
         try:
@@ -120,4 +125,7 @@ class WaitingReceiver:
             self._inbox.put(Arrived(self, (), since, is_waiting=True))
         while not envelopes and not (self._is_recalled or self._is_stopping):
             envelopes, since = fetch(1, WAIT, queues)
+        if self._is_abandoned:
+            self.holding.release(envelopes)
+            return
         self._inbox.put(Arrived(self, envelopes, since))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from contextvars import Context, copy_context
@@ -15,6 +16,8 @@ from postbus.errors import Interrupted
 from postbus.running import TimedRun, interrupt, is_any_timed, stuck
 from postbus.worker.handling import Handling, Outcome
 from postbus.worker.holdings import Holding
+
+logger = logging.getLogger("postbus")
 
 
 class Finished(Struct, frozen=True):
@@ -61,12 +64,9 @@ class Slots:
         """Handle a message as soon as a slot is free."""
         holding.begun[id(envelope)] = envelope
         self.begun += 1
-        if len(self._threads) < min(self.begun, self._number):
-            name = f"postbus-slot-{len(self._threads) + 1}"
-            thread = threading.Thread(target=self._run, args=(self._context,), name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
         self._ready.put((holding, envelope))
+        if len(self._threads) < min(self.begun, self._number):
+            self._start_thread()
 
     def finish(self, holding: Holding, envelope: Envelope) -> bool:
         """Take note that a slot is free again, or was given up; say whether that is news."""
@@ -104,6 +104,19 @@ class Slots:
         """Let the threads end, each once it is free."""
         for _ in self._threads:
             self._ready.put(None)
+
+    def _start_thread(self) -> None:
+        name = f"postbus-slot-{len(self._threads) + 1}"
+        thread = threading.Thread(target=self._run, args=(self._context,), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._threads:
+                raise
+            self._number = len(self._threads)
+            logger.error("Handling no more than %d messages at once from now on: %s.", self._number, error)
+        else:
+            self._threads.append(thread)
 
     def _run(self, context: Context) -> None:
         handle, inbox, current, me = self._handling.handle, self._inbox, self._current, threading.get_ident()
