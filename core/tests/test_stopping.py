@@ -16,6 +16,7 @@ import pytest
 from postbus import Limits, Postbus
 from postbus.errors import Interrupted
 from postbus.events import Event, MessageFailed, MessageReleased, WorkerStopped
+from postbus.worker.holdings import Holding
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
@@ -217,6 +218,27 @@ def test_without_grace_a_handler_is_waited_for(app: Postbus, concurrency: int) -
     assert [0, 1] == begun
     assert [0, 1] == finished
     assert 2 == len(transport(app).acknowledged)
+
+
+def test_what_was_fetched_ahead_is_back_while_the_last_handler_runs(
+    app: Postbus, concurrency: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is told to stop, a worker gives back at once what it has not begun, not only if that waits for long."""
+    monkeypatch.setattr(Holding, "TOO_LONG", 3600.0)
+    seen: list[bool] = []
+    begun = threading.Barrier(concurrency)
+
+    @app.handler
+    def handle(task: Task) -> None:
+        begun.wait(PATIENCE)
+        if task.number == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        seen.append(until(lambda: 10 - concurrency == transport(app).connection.count().waiting))
+
+    app.dispatch_many(Task(n) for n in range(10))
+    app.worker("tasks", concurrency=concurrency, fetch_size=10, grace=None).run()
+    assert [True] * concurrency == seen
+    assert {1} == {delivery.count for delivery in transport(app).connection.fetch(10, 0)}
 
 
 def test_what_finishes_within_the_grace_is_settled(app: Postbus, concurrency: int) -> None:

@@ -186,7 +186,9 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
 ARRANGEMENTS = pytest.mark.parametrize("options", [(), ("--concurrency", "3")], ids=["one", "three"])
 
 
-@ARRANGEMENTS
+@pytest.mark.parametrize(
+    "options", [(), ("--concurrency", "3"), ("--processes", "1")], ids=["one", "three", "under a parent"]
+)
 @pytest.mark.parametrize("kind", list(WAITING))
 def test_after_the_grace_the_message_goes_back_and_the_exit_is_clean(
     shop: Shop, kind: str, options: tuple[str, ...]
@@ -223,8 +225,9 @@ def test_what_was_fetched_ahead_is_there_for_others_at_once(shop: Shop, options:
     assert (0, 0) == shop.left()
 
 
-@ARRANGEMENTS
-@pytest.mark.parametrize("kind", list(WAITING))
+@pytest.mark.parametrize(
+    ("kind", "options"), [("sleeps", ()), ("computes", ("--concurrency", "3")), ("awaits", ())], ids=list(WAITING)
+)
 def test_a_handler_of_many_leases_runs_once(shop: Shop, kind: str, options: tuple[str, ...]) -> None:
     """While a handler works for several times the lease, no other worker gets its message."""
     (shop.folder / "shop.py").write_text(APP + WAITING[kind])

@@ -165,7 +165,7 @@ class Sequential:
     # in the thread of the keeper
 
     def _look(self, now: float) -> None:
-        """Give a sign of life; interrupt a handler when the grace, or its time, is over.
+        """Give a sign of life, and on stopping what waits; interrupt a handler when the grace, or its time, is over.
 
         One that nothing can interrupt keeps its message no longer.
         """
@@ -173,6 +173,8 @@ class Sequential:
         if self._is_given_up:
             return
         self._health.show(now)
+        if self._stopping.told is not None:
+            self._holding.release_waiting()
         is_over = now >= self._stopping.deadline or self._signals.is_second
         if not is_over:
             self._look_for_stuck(now)
