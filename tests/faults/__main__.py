@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.brokers.broker import Brokers, find_variants
-from tests.faults import kills, outages
+from tests.faults import kills, outages, restarts
 from tests.faults.account import Account
 from tests.faults.report import Report
 from tests.faults.subjects import find_subjects
@@ -32,6 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="nox -s faults --", description="Breaks workers and brokers, and counts.")
     parser.add_argument("names", nargs="*", metavar="TRANSPORT", help=f"by default all: {', '.join(subjects)}")
     parser.add_argument("--kills", type=int, default=200, help="how many workers are killed on each")
+    parser.add_argument("--restarts", type=int, default=50, help="how many workers are replaced on each")
     parser.add_argument("--outages", type=int, default=1, help="how often each thing is done to each broker")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     arguments = parser.parse_args()
@@ -68,6 +69,9 @@ def main() -> int:
             if arguments.kills:
                 killing = partial(kills.run, subject, broker, kills=arguments.kills, seed=arguments.seed)
                 do(name, f"{arguments.kills} kills", arguments.seed, killing)
+            if arguments.restarts:
+                replacing = partial(restarts.run, subject, broker, restarts=arguments.restarts, seed=arguments.seed)
+                do(name, f"{arguments.restarts} restarts", arguments.seed, replacing)
             for seed in range(arguments.seed, arguments.seed + arguments.outages):
                 for fault in dict.fromkeys(subject.faults) if broker is not None else ():
                     broker.mend()

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.brokers.broker import Broker
 from tests.faults.account import Account
 from tests.faults.deaths import Death, Point
-from tests.faults.stage import Stage
+from tests.faults.stage import ARRANGEMENTS, Stage
 from tests.faults.subjects import Subject
 
 VISITS = {
@@ -40,21 +40,17 @@ def schedule(kills: int, seed: int) -> list[Death]:
 
 
 def run(subject: Subject, broker: Broker | None, folder: Path, *, kills: int, seed: int) -> Account:
-    """Kill so many workers, and a producer, while messages come in; stop others as one should; return the account."""
+    """Kill so many workers, and a producer, while messages come in; return the account."""
     address = broker.dsn if broker is not None else str(folder)
     with Stage(folder, *subject.new_queues(address), unanswered=subject.unanswered, seed=seed) as stage:
         stage.start_producer("producer-1")
         for number, death in enumerate(schedule(kills, seed), start=1):
             stage.until(lambda: stage.workers < SIDE_BY_SIDE, "a worker dead")
-            stage.start_worker(f"worker-{number}", death)
+            stage.start_worker(f"worker-{number}", *ARRANGEMENTS[number % 2], death=death)
         stage.replace_producer("producer-1", "producer-2")
         stage.until(lambda: not stage.workers, "all of them dead")
-        survivors = [f"survivor-{number + 1}" for number in range(SIDE_BY_SIDE)]
-        for name in survivors:
-            stage.start_worker(name)
-        for name in survivors:
-            stage.until_all_workers_handle()
-            stage.restart_worker(name)
+        for number in range(SIDE_BY_SIDE):
+            stage.start_worker(f"survivor-{number + 1}", *ARRANGEMENTS[number % 2])
         stage.until_all_workers_handle()
         stage.finish()
         return stage.account

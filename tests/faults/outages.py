@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from tests.faults.account import Account
-from tests.faults.stage import Stage
+from tests.faults.stage import ARRANGEMENTS, Stage
 from tests.faults.subjects import Subject
 
 MESSAGES = 10_000
@@ -26,6 +26,9 @@ UNDER_WAY = 1000
 
 FEW = 100
 """How many are under way after a fault, until every worker has shown that it is not deaf."""
+
+PAUSE = 10.0
+"""Seconds for which a broker is halted."""
 
 YOUNG = 2.0
 """Seconds. RabbitMQ forgets a quorum queue, and all in it, that is not a second old when it is killed."""
@@ -41,6 +44,8 @@ class Scene(Struct, frozen=True):
     """The network that all messages go through."""
     failed: Any
     """The network that buried messages go through."""
+    pause: float
+    """For how many seconds the broker is halted."""
 
     def until_lost(self) -> None:
         """Wait until every worker has found out that it has no connection."""
@@ -70,9 +75,9 @@ def kill(scene: Scene) -> None:
 
 
 def pause(scene: Scene) -> None:
-    """Halt the broker for ten seconds."""
+    """Halt the broker for a while."""
     scene.broker.pause()
-    scene.stage.go_on_for(10)
+    scene.stage.go_on_for(scene.pause)
     scene.broker.resume()
 
 
@@ -130,7 +135,14 @@ NETWORK = {"cut", "black_hole", "bury_nothing"}
 
 
 def run(
-    subject: Subject, faults: Sequence[str], broker: Any, folder: Path, *, seed: int, messages: int = MESSAGES
+    subject: Subject,
+    faults: Sequence[str],
+    broker: Any,
+    folder: Path,
+    *,
+    seed: int,
+    messages: int = MESSAGES,
+    pause: float = PAUSE,
 ) -> Account:
     """Do this to a broker while messages go through it; end when all are at their end, and return the account."""
     chance = random.Random(seed)
@@ -142,13 +154,13 @@ def run(
             addresses = [work.dsn, failed.dsn]
         queues = subject.new_queues(*addresses)
         stage = stack.enter_context(Stage(folder, *queues, unanswered=subject.unanswered, seed=seed))
-        scene = Scene(stage, broker, urlsplit(queues[0]).path.rpartition("/")[2], work, failed)
+        scene = Scene(stage, broker, urlsplit(queues[0]).path.rpartition("/")[2], work, failed, pause)
 
         stage.under_way = UNDER_WAY
         for number in range(PRODUCERS):
             stage.start_producer(f"producer-{number + 1}")
         for number in range(WORKERS):
-            stage.start_worker(f"worker-{number + 1}")
+            stage.start_worker(f"worker-{number + 1}", *ARRANGEMENTS[number % 2])
         for number, fault in enumerate(faults):
             some = messages * (number + chance.uniform(0.5, 1.0)) / (len(faults) + 0.5)
             stage.until(lambda some=some: stage.account.ended > some, "in the middle")

@@ -30,6 +30,9 @@ PATIENCE = 90.0
 LONGEST = 300.0
 """Seconds after which something takes too long although there is progress."""
 
+ARRANGEMENTS = ((), ("--concurrency", "4"), ("--processes", "2"))
+"""Options of workers: the three ways in which one can be arranged."""
+
 PORTION = 20
 """How many messages a producer is told to dispatch at a time."""
 
@@ -55,7 +58,6 @@ class Stage:
         self._producers: dict[str, Popen[str]] = {}
         self._processes: list[Popen[str]] = []
         self._doomed: set[str] = set()
-        self._started = 0
         self._granted = 0
         self._read: dict[Path, int] = {}
         self._dsns = {"work": work, "failed": failed}
@@ -80,12 +82,9 @@ class Stage:
 
     # processes
 
-    def start_worker(self, name: str, death: Death | None = None) -> None:
-        """Start what an operator would start, by turns with either arrangement; it may be told where to die."""
-        command = ["postbus", "--app", "tests.faults.app:app", "consume", "work", "--time-limit", "15m"]
-        self._started += 1
-        if self._started % 2 == 0:
-            command += ["--concurrency", "4"]
+    def start_worker(self, name: str, *options: str, death: Death | None = None) -> None:
+        """Start what an operator would start; it may be told where to die."""
+        command = ["postbus", "--app", "tests.faults.app:app", "consume", "work", "--time-limit", "15m", *options]
         self._workers[name] = self._start(name, command, FAULTS_DEATH=msgspec.json.encode(death).decode())
         if death is not None:
             self._doomed.add(name)
@@ -116,13 +115,12 @@ class Stage:
         self._processes.append(process)
         return process
 
-    def restart_worker(self, name: str) -> None:
-        """Stop a worker as an operator would, and start it again."""
+    def stop_worker(self, name: str) -> None:
+        """Stop a worker as an operator would; it must end by itself, and well."""
         worker = self._workers.pop(name)
         worker.send_signal(signal.SIGTERM)
         self.until(lambda: worker.poll() is not None, f"{name} stopped")
         assert worker.returncode == 0, f"{name} has ended with {worker.returncode}. {self.state()}"
-        self.start_worker(name)
 
     def replace_producer(self, name: str, successor: str) -> None:
         """Kill a producer, and let another one go on. What it was told to dispatch and had not begun is forgotten."""
