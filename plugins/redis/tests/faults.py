@@ -5,7 +5,7 @@ from tests.faults.subjects import Subject
 
 def redis_dsn(address: str, queue: str) -> str:
     """Return the DSN of a stream."""
-    return f"{address}/{queue}?redeliver_timeout=2&claim_interval=200"
+    return f"{address}/{queue}?redeliver_timeout=2&claim_interval=200&read_timeout=2"
 
 
 def sentinel_dsn(address: str, queue: str) -> str:
