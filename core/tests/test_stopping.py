@@ -355,8 +355,8 @@ def test_signals_in_a_hail_do_no_harm(app: Postbus, concurrency: int) -> None:
             hailing.join(PATIENCE)
             signal.signal(signal.SIGTERM, before)
         acknowledged = {envelope.message.number for envelope in transport(app).acknowledged}
-        assert acknowledged <= set(handled)
         transport(app).clock.move(4000)
         left = {transport(app).decode(one).message.number for one in transport(app).connection.browse(1000)}
-        assert set(range(200)) == acknowledged | left
         assert set() == acknowledged & left
+        # Not by `acknowledged` alone: the signal may come between the settling and its being written down there.
+        assert set(range(200)) - left <= set(handled)
