@@ -255,6 +255,26 @@ def test_a_paused_worker_stops_at_once_and_is_well(concurrency: int, tmp_path: P
     assert time.time() < report["paused"]["tasks"] <= time.time() + FOR_EVER
 
 
+def test_a_pause_is_no_outage(concurrency: int) -> None:
+    """While nobody looks for a broker that was away, how long it is away is not known, and ends no worker."""
+    app = make_app(min_messages=1, pause=0.5)
+    events = watch(app, TransportPaused, TransportResumed)
+
+    @app.handler
+    def work(task: Task) -> None:
+        if task.number == 0:
+            raise ValueError("The database is away, and the broker is that database.")
+
+    when(app, TransportPaused, lambda: app.dispatch(Task(1)))
+    when(app, TransportPaused, lambda: setattr(transport(app), "lost_since", time.monotonic() - FOR_EVER))
+    app.dispatch(Task(0))
+    stopped = app.worker(
+        "tasks", concurrency=concurrency, limits=Limits(messages=2, time=PATIENCE), max_outage=60
+    ).run()
+    assert (1, 1) == (stopped.handled, stopped.failed)
+    assert [TransportPaused, TransportResumed] == [type(event) for event in events]
+
+
 def test_a_window_forgets() -> None:
     """What happened before it counts no more."""
     recent = Recent(0.05)

@@ -155,6 +155,16 @@ def test_a_process_is_replaced_whose_handler_does_not_end(shop: Shop, kind: str,
     assert "died" not in shop.log
 
 
+def test_it_is_replaced_while_code_is_watched_too(shop: Shop) -> None:
+    """With ``--watch`` it does not wait for a change."""
+    pytest.importorskip("watchfiles")
+    shop.dispatch("Hang(1)", "Task(2)")
+    parent = shop.consume("--watch", "--concurrency", "2")
+    shop.until(lambda: shop.counts("-failed") == (1, 0) and shop.told("handled") == [2])
+    parent.send_signal(signal.SIGTERM)
+    assert 0 == parent.wait(PATIENCE), shop.log
+
+
 def test_a_worker_by_itself_asks_to_be_started_again(shop: Shop) -> None:
     """Without a parent it ends with exit code 75, for systemd, Kubernetes, or whoever has started it."""
     shop.dispatch("Hang(1)")

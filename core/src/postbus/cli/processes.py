@@ -262,13 +262,13 @@ class Parent:
             return
         elif is_restarting:
             child.start_at = 0.0
+        elif code == REPLACE:
+            logger.info("Replacing worker %d, which asked for it.", child.number)
+            child.start_at = 0.0
         elif self._changes is not None and code != 0:
             logger.error("Worker %d has ended (%s); starting it again at the next change.", child.number, _shown(code))
         elif code == 0:
             logger.info("Worker %d has ended.", child.number)
-        elif code == REPLACE:
-            logger.info("Replacing worker %d, which asked for it.", child.number)
-            child.start_at = 0.0
         elif code == MISTAKE or not self._replaces:
             self._code = _as_shells_say(code)
             self._stop(signal.SIGTERM)

@@ -75,7 +75,7 @@ class Health:
             offset = time.time() - now
             away = {one.name: one.lost_since + offset for one in self._holdings if one.lost_since is not None}
             switches = {one.name: one.switch for one in self._holdings if one.switch is not None}
-            paused = {name: end + offset for name, one in switches.items() if (end := one.paused_until) is not None}
+            paused = {name: one.paused_until + offset for name, one in switches.items() if one.is_open}
             self._write(Report(os.getpid(), turned_at + offset, sum(map(len, self._holdings)), away, paused))
 
     def __enter__(self) -> Health:

@@ -103,7 +103,11 @@ class Holding:
     @property
     def lost_since(self) -> float | None:
         """Since when the broker cannot be reached, by the monotonic clock; None if it can, as far as is known."""
-        return self.receiver.lost_since if isinstance(self.receiver, QueueTransport) else None
+        since = self.receiver.lost_since if isinstance(self.receiver, QueueTransport) else None
+        if since is None or self.switch is None:
+            return since
+        # Nobody has looked for it during a pause.
+        return None if self.switch.is_open else max(since, self.switch.paused_until)
 
     def fetch(self, limit: int, wait: float, queues: Sequence[str]) -> tuple[Sequence[Envelope], float]:
         """Receive messages, which the holding is to take in; return them, and when their leases began at the earliest.

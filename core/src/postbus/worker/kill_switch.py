@@ -95,17 +95,13 @@ class Switch:
         self._state: Literal["closed", "open", "half-open"] = "closed"
         self._recent = Recent(options.window)
         self._pause = options.pause
-        self._paused_until = 0.0
+        self.paused_until = 0.0
+        """When the last pause was over, or will be, by the monotonic clock."""
 
     @property
     def is_open(self) -> bool:
         """Whether nothing is to be fetched, or begun."""
         return self._state == "open"
-
-    @property
-    def paused_until(self) -> float | None:
-        """When the pause is over, by the monotonic clock; None if there is none."""
-        return self._paused_until if self._state == "open" else None
 
     # what has come of messages
 
@@ -133,7 +129,7 @@ class Switch:
             if not is_tried and (number < self._options.min_messages or failed < self._options.failure_rate * number):
                 return
             pause, self._state = self._pause, "open"
-            self._paused_until = time.monotonic() + pause
+            self.paused_until = time.monotonic() + pause
             self._pause = min(pause * 2, self._options.max_pause)
         reason = "the message that was tried failed" if is_tried else f"{failed} of the last {number} messages failed"
         logger.warning("Pausing %r for %g s, because %s; then one is tried.", self._transport, pause, reason)
@@ -147,7 +143,7 @@ class Switch:
             return sys.maxsize
         event: Event | None = None
         with self._lock:
-            if time.monotonic() < self._paused_until or self._in_hand():
+            if time.monotonic() < self.paused_until or self._in_hand():
                 return 0
             if self._state == "open":
                 self._state, event = "half-open", TransportProbed(self._transport)
@@ -158,7 +154,7 @@ class Switch:
 
     def wait(self) -> float:
         """Return in how many seconds there may be one, if there may be none now."""
-        return max(self.LATER, self._paused_until - time.monotonic())
+        return max(self.LATER, self.paused_until - time.monotonic())
 
     def take(self, number: int) -> int:
         """Return how many of those that were fetched may be kept: none, if the pause began meanwhile."""
