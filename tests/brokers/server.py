@@ -115,6 +115,8 @@ class Server(Guarded):
     def pause(self) -> None:
         """Halt it with SIGSTOP: it keeps its connections and answers nothing."""
         self._signal(signal.SIGSTOP)
+        # The signal halts one thread, which halts the others when it gets its turn.
+        wait_until(self._is_halted, f"{self.name} does not halt.")
 
     def resume(self) -> None:
         """Let a paused server go on."""
@@ -131,6 +133,12 @@ class Server(Guarded):
             output = (self.folder / "output").read_text(errors="replace")
             raise RuntimeError(f"{self.name} ended with code {self._process.returncode}: {output[-2000:]}")
         return self.is_ready()
+
+    def _is_halted(self) -> bool:
+        assert self._process is not None
+        listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+        states = [state for group, state in map(str.split, listed.splitlines()) if int(group) == self._process.pid]
+        return all(state.startswith(("T", "Z")) for state in states)
 
     def _signal(self, number: int) -> None:
         if self.running:
