@@ -40,10 +40,10 @@ def provide(is_there: Callable[[], bool], *packages: str) -> str:
 
     Returns what apt-get said last, and nothing if it was not run.
     """
-    if is_there() or not _may_install():
+    if not _may_install():
         return ""
+    # What another process is installing looks as if it were there before it is complete.
     with locked("install"):
-        # Another run may have installed it while this one waited for the lock.
         return "" if is_there() else _install(packages)
 
 
