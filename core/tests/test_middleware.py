@@ -920,7 +920,11 @@ def test_every_handler_leaves_its_stamp() -> None:
     assert (Mark("mine"), stamps.Handled("a"), stamps.Handled("b")) == envelope.stamps
 
 
-@pytest.mark.parametrize("value", [0, "", [], False, ValueError("returned, not raised"), object()], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [0, "", [], False, ValueError("returned, not raised"), pytest.param(object(), id="object()")],
+    ids=repr,
+)
 def test_the_result_is_for_the_caller(value: object) -> None:
     """What a handler returns is on the envelope as it is, beside the stamp that it was handled."""
     handlers = Handlers()

@@ -22,8 +22,8 @@ Verdict = Mapping[str, str]
 
 ROOT = Path(__file__).parents[2]
 
-# Mutants mostly wait, so more of them run than there are processors.
-AT_ONCE = 6 * (os.cpu_count() or 1)
+# Mutants mostly wait, so more of them run than there are processors; but other tests run beside them.
+AT_ONCE = 4 * (os.cpu_count() or 1)
 
 CONNECTIONS = {connection.__name__: connection for connection in HEALTHY} | {
     name: mutant.connection for name, mutant in MUTANTS.items()
@@ -47,8 +47,13 @@ def failed(verdict: Verdict) -> set[str]:
 
 def prove(names: Iterable[str]) -> dict[str, Future[Verdict]]:
     """Run the contract on the transports of these names."""
-    # Those whose rules start processes take longest, so none of them is left for last.
-    names = sorted(names, key=lambda name: not issubclass(CONNECTIONS[name], Shared))
+    # Those whose rules start processes are spread evenly over the others, to leave the processors to other tests too.
+    kinds: dict[bool, list[str]] = {True: [], False: []}
+    for name in sorted(names):
+        kinds[issubclass(CONNECTIONS[name], Shared)].append(name)
+    names = [
+        name for _, name in sorted((n / len(kind), name) for kind in kinds.values() for n, name in enumerate(kind))
+    ]
     pool = ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn"), _see_the_project, (list(sys.path),))
     verdicts = {name: pool.submit(run, name) for name in names}
     pool.shutdown(wait=False)

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
+from postbus.testing import TransportContract
 from postbus.testing.workbench import Workbench
 
 MARKS = {"passed": "+", "skipped": ".", "failed": "X"}
+PROPERTY = "contract"
 
 
 class Verdicts:
-    """What became of the rules of the contract in this run."""
+    """What became of the rules of the contract in this run, whichever of its processes they ran in."""
 
     def __init__(self) -> None:
-        self._tests: dict[str, tuple[str, str]] = {}
         self._outcomes: dict[tuple[str, str], str] = {}
 
     @pytest.hookimpl(trylast=True)
@@ -25,13 +26,15 @@ class Verdicts:
             cls: type | None = getattr(item, "cls", None)
             if cls is not None and issubclass(cls, Workbench):
                 package = item.path.parent.parent.name
-                variant = f"{package} {cls.__name__.removeprefix('Test')}"
-                self._tests[item.nodeid] = variant, item.name.removeprefix("test_").replace("_", " ")
+                # A test's report takes its properties along, from the process that runs it to the one that prints.
+                item.user_properties.append((PROPERTY, (f"{package} {cls.__name__.removeprefix('Test')}", item.name)))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        test = self._tests.get(report.nodeid)
-        if test is not None and self._outcomes.get(test, "passed") == "passed":
-            self._outcomes[test] = report.outcome
+        for name, value in report.user_properties:
+            if name == PROPERTY:
+                variant, rule = value
+                if self._outcomes.get((variant, rule), "passed") == "passed":
+                    self._outcomes[variant, rule] = report.outcome
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if not self._outcomes:
@@ -43,9 +46,12 @@ class Verdicts:
 
 def table(outcomes: Mapping[tuple[str, str], str]) -> list[str]:
     """Return the lines of the table, of which each variant is a column: + held, . is not promised, X broken."""
-    variants = list(dict.fromkeys(variant for variant, _ in outcomes))
-    rules = list(dict.fromkeys(rule for _, rule in outcomes))
-    width = max(map(len, rules))
+    variants = sorted({variant for variant, _ in outcomes})
+    asked = dict.fromkeys(rule for _, rule in outcomes)
+    in_order = (name for group in TransportContract.__mro__ for name in vars(group))
+    rules = list(dict.fromkeys([*(name for name in in_order if name in asked), *asked]))
+    texts = {rule: rule.removeprefix("test_").replace("_", " ") for rule in rules}
+    width = max(map(len, texts.values()))
     lines = []
     for number, variant in enumerate(variants):
         found = [outcome for (of, _), outcome in outcomes.items() if of == variant]
@@ -53,7 +59,7 @@ def table(outcomes: Mapping[tuple[str, str], str]) -> list[str]:
         lines.append(f"{' ' * width}  {'|  ' * number}{variant}: {counts}")
     for rule in rules:
         marks = [MARKS.get(outcomes.get((variant, rule), ""), " ") for variant in variants]
-        lines.append(f"{rule:{width}}  {'  '.join(marks)}".rstrip())
+        lines.append(f"{texts[rule]:{width}}  {'  '.join(marks)}".rstrip())
     return lines
 
 

@@ -13,28 +13,29 @@ from tests.contract.proof import failed, groups, rules
 pytestmark = [pytest.mark.slow, pytest.mark.once, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("transport", [connection.__name__ for connection in HEALTHY])
-def test_a_transport_that_keeps_the_contract_breaks_no_rule(transport, verdicts):
-    """Every rule passes on a healthy transport, or is skipped for what it does not promise."""
-    verdict = verdicts[transport].result()
+class TestProof:
+    """In one class, so that one process judges the transports, once."""
 
-    assert set(rules()) == set(verdict)
-    assert set() == failed(verdict)
+    @pytest.mark.parametrize("transport", [connection.__name__ for connection in HEALTHY])
+    def test_a_transport_that_keeps_the_contract_breaks_no_rule(self, transport, verdicts):
+        """Every rule passes on a healthy transport, or is skipped for what it does not promise."""
+        verdict = verdicts[transport].result()
 
+        assert set(rules()) == set(verdict)
+        assert set() == failed(verdict)
 
-@pytest.mark.parametrize("transport", MUTANTS)
-def test_a_broken_promise_fails_its_rule_and_no_other(transport, verdicts):
-    """The rule that a mutant is for fails on it; so do only those that cannot hold without that promise."""
-    mutant = MUTANTS[transport]
+    @pytest.mark.parametrize("transport", MUTANTS)
+    def test_a_broken_promise_fails_its_rule_and_no_other(self, transport, verdicts):
+        """The rule that a mutant is for fails on it; so do only those that cannot hold without that promise."""
+        mutant = MUTANTS[transport]
 
-    assert {mutant.rule, *mutant.also} == failed(verdicts[transport].result()) - mutant.perhaps
+        assert {mutant.rule, *mutant.also} == failed(verdicts[transport].result()) - mutant.perhaps
 
+    def test_no_rule_is_skipped_everywhere(self, verdicts):
+        """Each rule passes on one healthy transport at least, so that its mutant is known to be what it fails for."""
+        healthy = [verdicts[connection.__name__].result() for connection in HEALTHY]
 
-def test_no_rule_is_skipped_everywhere(verdicts):
-    """Each rule passes on one healthy transport at least, so that its mutant is known to be what it fails for."""
-    healthy = [verdicts[connection.__name__].result() for connection in HEALTHY]
-
-    assert [] == [rule for rule in rules() if "passed" not in {verdict[rule] for verdict in healthy}]
+        assert [] == [rule for rule in rules() if "passed" not in {verdict[rule] for verdict in healthy}]
 
 
 def test_every_rule_has_a_mutant():

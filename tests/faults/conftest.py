@@ -1,18 +1,15 @@
+from collections.abc import Callable, Iterator
+
 import pytest
-from rich.console import Console
 
 from tests.faults.report import Report
-
-KEY = pytest.StashKey[Report]()
-
-
-@pytest.fixture(scope="session")
-def report(request: pytest.FixtureRequest) -> Report:
-    """Return the table of all runs, which is printed at the end."""
-    return request.config.stash.setdefault(KEY, Report())
+from tests.faults.table import PROPERTY
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if config.stash.get(KEY, None):
-        terminalreporter.section("faults")
-        config.stash[KEY].show(Console(file=terminalreporter._tw._file, width=140))
+@pytest.fixture
+def report(record_property: Callable[[str, object], None]) -> Iterator[Report]:
+    """Return a table, whose rows are among those that are printed at the end."""
+    report = Report()
+    yield report
+    for row in report.rows:
+        record_property(PROPERTY, row)

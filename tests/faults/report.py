@@ -17,15 +17,12 @@ class Report:
     """One row for each run."""
 
     def __init__(self) -> None:
-        self._rows: list[tuple[str, str, int, dict[str, int]]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._rows)
+        self.rows: list[tuple[str, str, int, dict[str, int]]] = []
 
     def run(self, transport: str, faults: str, seed: int, run: Callable[[], Account]) -> None:
         """Run something, enter what came out, and raise if that is not as it must be."""
         figures: dict[str, int] = {}
-        self._rows.append((transport, faults, seed, figures))
+        self.rows.append((transport, faults, seed, figures))
         started = time.monotonic()
         account = run()
         figures |= {**account.figures, "seconds": round(time.monotonic() - started)}
@@ -36,7 +33,7 @@ class Report:
         table = Table("transport", "faults", "seed", *COLUMNS)
         for column in table.columns[2:]:
             column.justify = "right"
-        for transport, faults, seed, figures in self._rows:
+        for transport, faults, seed, figures in self.rows:
             numbers = (f"{figures[column]:,}" if column in figures else "?" for column in COLUMNS)
             table.add_row(transport, faults.replace("_", " "), str(seed), *numbers)
         (console or Console(width=140)).print(table)
