@@ -475,7 +475,7 @@ def test_the_way_to_a_handler_is_short(app: Postbus) -> None:
     run(app, 1)
     [stack] = stacks
     assert [threading.main_thread()] == threads
-    own = stack[stack.index("run", stack.index("run") + 1) :]
+    own = stack[stack.index("test_the_way_to_a_handler_is_short") + 2 :]
     assert ["run", "work", "_take_turn", "_work_through", "handle", "handle", "dispatch"] == own[:7]
 
 
