@@ -114,18 +114,21 @@ def test_the_demo_ends_with_nothing_lost(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_one_variable_moves_it_to_redis(tmp_path, redis_plain):
     """The same program, and the same workers, send through Redis."""
     run_demo(tmp_path, NEWSLETTER_DSN=f"{redis_plain.dsn}/{uuid4()}?redeliver_timeout=5&claim_interval=500")
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_one_variable_moves_it_to_rabbitmq(tmp_path, rabbitmq):
     """The same program, and the same workers, send through RabbitMQ."""
     run_demo(tmp_path, NEWSLETTER_DSN=f"{rabbitmq.dsn}/{uuid4()}")
 
 
 @pytest.mark.slow
+@pytest.mark.once
 def test_what_is_buried_is_counted_where_nobody_can_browse(tmp_path, rabbitmq):
     """With the failure transport on RabbitMQ too, who was not reached is read all the same, and stays there."""
     run_demo(tmp_path, NEWSLETTER_DSN=f"{rabbitmq.dsn}/{uuid4()}", NEWSLETTER_FAILED_DSN=f"{rabbitmq.dsn}/{uuid4()}")

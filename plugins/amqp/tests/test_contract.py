@@ -60,6 +60,7 @@ class TestClassicQueues(OnRabbitMQ, TransportContract):
 
 
 @pytest.mark.slow
+@pytest.mark.once
 class TestQuorumQueues(TestClassicQueues):
     guarantees = QUORUM
     arguments: ClassVar = ARGUMENTS | {"x-queue-type": "quorum"}
