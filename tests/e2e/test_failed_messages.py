@@ -43,6 +43,8 @@ app = Postbus(
     retry={"max_retries": 0},
 )
 at, name = os.environ.get("AT"), os.environ.get("SIGNAL")
+# A shell lets its background jobs ignore Ctrl-C, and with them what they start: the tests, and this.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def tell(number):
