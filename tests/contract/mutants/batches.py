@@ -60,7 +60,7 @@ class KeepsItsLimitsToItself(Limited):
         return QueueTransport(lambda: cls(cls.queue_for(dsn), lease=options.lease), context)
 
 
-@breaks("fetch_returns_no_more_than_its_limit")
+@breaks("fetch_returns_no_more_than_its_limit", also=["order_holds_while_fetches_grow_and_shrink"])
 class FetchesTooMany(Plain):
     """Delivers twice as many as it was asked for."""
 

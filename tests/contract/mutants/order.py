@@ -26,7 +26,7 @@ class DeliversTheNewest(Plain):
 @breaks(
     "a_batch_comes_in_its_order",
     # It fetches a batch one by one.
-    also=["order_holds_from_one_fetch_to_the_next"],
+    also=["order_holds_from_one_fetch_to_the_next", "order_holds_while_fetches_grow_and_shrink"],
 )
 class TurnsBatchesAround(Plain):
     """Stores the last message of a batch first."""
@@ -35,7 +35,7 @@ class TurnsBatchesAround(Plain):
         return list(reversed(super().publish(list(reversed(messages)))))
 
 
-@breaks("order_holds_from_one_fetch_to_the_next")
+@breaks("order_holds_from_one_fetch_to_the_next", also=["order_holds_while_fetches_grow_and_shrink"])
 class FetchesOneFromTheEnd(Plain):
     """Delivers the newest message to who asks for one only."""
 
