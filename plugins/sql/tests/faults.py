@@ -8,4 +8,6 @@ def sqlite_dsn(folder: str, queue: str) -> str:
     return f"sqlite:///{folder}/messages.db?queue_name={queue}&redeliver_timeout=1"
 
 
-SUBJECTS = [Subject(name="sqlite", scheme="sqlite", dsn=sqlite_dsn)]
+SUBJECTS = [
+    Subject(name="sqlite", scheme="sqlite", dsn=sqlite_dsn, broker="own_folder", faults=["cut", "bury_nothing"]),
+]
