@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from postbus.errors import ConnectionLost, TransportError
 from postbus.testing.model import Client, Holding, Model, Span
@@ -62,6 +62,9 @@ class TransportHistories(Workbench):
 
             def dsn(self) -> str:
                 return f"redis://localhost:6379/histories-{uuid4()}"
+
+    It is for brokers that keep a message until it is asked for. One that hands out messages to whoever has once
+    asked, as RabbitMQ does, is another kind of queue: what it has handed to one client, no other gets.
 
     The histories are always the same. With ``POSTBUS_TEST_HISTORIES=1000`` there are so many, and others each time;
     what to do to see a bad one again is shown with it.
@@ -126,6 +129,11 @@ class History(RuleBasedStateMachine):
             for client in self._clients + self._gone:
                 client.transport.close()
 
+    @invariant()
+    def all_is_well(self) -> None:
+        """Take note that a step has come to its end."""
+        self._is_well = True
+
     # the steps
 
     @initialize(delays=DELAYS)
@@ -164,7 +172,6 @@ class History(RuleBasedStateMachine):
         if holdings := _pick(client.past, some):
             self._begin()
             getattr(client.transport.connection, how)([holding.delivery.tag for holding in holdings])
-            self._end()
 
     @rule(who=WHO, some=SOME)
     def keep(self, who: int, some: list[int]) -> None:
@@ -235,8 +242,7 @@ class History(RuleBasedStateMachine):
         self._is_well = False
         return self._now()
 
-    def _end(self, begun: float = 0.0) -> Span:
-        self._is_well = True
+    def _end(self, begun: float) -> Span:
         return Span(begun, self._now())
 
     def _let_pass(self, seconds: float) -> None:
@@ -304,13 +310,11 @@ class History(RuleBasedStateMachine):
         connection = last.transport.connection
         deadline = time.monotonic() + self._bench.patience
         while (missing := self._model.unsettled) or self._is_something_left(connection):
-            self._is_well = False
             assert time.monotonic() < deadline, f"Messages {missing} are lost."
             begun = self._begin()
             deliveries = self._bench.fetch(connection, 100, 0.05)
             self._model.fetch(last, deliveries, self._end(begun))
             self._settle(last, list(last.held), "ack")
-        self._is_well = False
 
     def _is_something_left(self, connection: Connection) -> bool:
         counts = connection.count() if isinstance(connection, SupportsCount) else None
