@@ -24,7 +24,7 @@ class TestHistories(TransportHistories):
     guarantees = GUARANTEES
     short_lease: ClassVar = {"lease": 60}
     short_delay = 20
-    histories = 100
+    histories = 50
 
     def dsn(self) -> str:
         return f"in-memory://{uuid4()}"
