@@ -113,6 +113,15 @@ async def wait(message: Wait) -> None:
 """,
 }
 
+IN_C_CODE = """
+import hashlib
+
+@app.handler
+def wait(message: Wait) -> None:
+    tell("begun", message.number)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+"""
+
 
 class Shop:
     """An app in a folder of its own, and processes that run the program on it."""
@@ -205,6 +214,25 @@ def test_after_the_grace_the_message_goes_back_and_the_exit_is_clean(
     assert (0, 0) == shop.left("failed")
     assert "comes again" in shop.log(worker)
     assert "0 handled, 0 failed" in shop.log(worker)
+
+
+@pytest.mark.parametrize(
+    ("signals", "grace", "code"),
+    [([signal.SIGTERM], "0.3", 0), ([signal.SIGTERM, signal.SIGINT], "60", 130)],
+    ids=["after the grace", "at the second signal"],
+)
+def test_c_code_keeps_no_worker_from_ending(shop: Shop, signals: list[int], grace: str, code: int) -> None:
+    """A handler that is in C code when it is to be interrupted ends with its process, and its message goes back."""
+    (shop.folder / "shop.py").write_text(APP + IN_C_CODE)
+    shop.dispatch("Wait", 1)
+    worker = shop.worker("orders", "--grace", grace)
+    shop.until(lambda: shop.told("begun"), "the handler runs")
+    for number in signals:
+        worker.send_signal(number)
+
+    shop.end(worker, code)
+    assert (1, 0) == shop.left()
+    assert "comes again" in shop.log(worker)
 
 
 @ARRANGEMENTS

@@ -215,3 +215,5 @@ class WorkerStopped(Event):
     """It had reached its limit of memory, so another is to take its place."""
     stuck: bool = False
     """A handler of it did not end within its time limit, so another is to take its place."""
+    interrupted: bool = False
+    """It had not come to its end when it was stopped at once, by a second signal for instance."""

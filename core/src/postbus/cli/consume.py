@@ -219,6 +219,8 @@ def consume(
         )
         for line in summary.lines(time.monotonic() - started):
             logger.info("%s", line)
+        if stopped.interrupted:
+            return 130
         return REPLACE if stopped.stuck or (stopped.outgrown and child is not None) else 0
 
     try:

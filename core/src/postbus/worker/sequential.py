@@ -38,7 +38,7 @@ class Sequential:
         signals: StopSignals,
         observers: Observers,
         health: Health,
-        abandon: Callable[[], None],
+        abandon: Callable[[str | None], None],
         *,
         queue_turns: Turns,
         fetch_size: int | None,
@@ -181,7 +181,10 @@ class Sequential:
         if not is_over or not self._holding.begun or not self._can_be_interrupted:
             return
         if now >= self._interrupt_at:
-            if self._interrupt_at > -math.inf:
+            if self._holding.given_up:
+                self._is_given_up = True
+                self._abandon(None if self._signals.is_second else self._stopping.told)
+            elif self._interrupt_at > -math.inf:
                 self._holding.give_up(list(self._holding.begun.values()))
             # And again after a while, because what is raised may be swallowed.
             self._is_to_be_interrupted, self._interrupt_at = True, now + self.MERCY
@@ -210,5 +213,5 @@ class Sequential:
         self._counters.failed += 1
         if outcome == "stuck":
             self._holding.release([envelope], begun=True)
-        self._abandon()
+        self._abandon(self._stopping.told)
         self._signals.nudge()

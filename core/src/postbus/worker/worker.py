@@ -86,8 +86,8 @@ class Worker:
         one interrupts them. What was fetched and not begun is given back. Raises `TransportError` for what
         a new connection cannot mend, and for a broker that has been away for longer than ``max_outage``.
 
-        A handler that nothing can interrupt, although its time limit is over, may keep this from returning.
-        Once its message is dealt with, ``abandon`` is called, in another thread, and may end the process.
+        A handler that nothing can interrupt, although its time limit or the grace is over, may keep this from
+        returning. Once its message is dealt with, ``abandon`` is called, in another thread, and may end the process.
         """
         self._counters = Counters(self._limits)
         self._abandon = abandon
@@ -177,14 +177,15 @@ class Worker:
             self._counters.failed,
             self._stopping.outgrown,
             self._stopping.is_stuck,
+            interrupted=reason is None,
         )
         logger.debug("Stopping, because %s.", stopped.reason)
         self._observers.notify(stopped)
         return stopped
 
-    def _be_abandoned(self) -> None:
+    def _be_abandoned(self, reason: str | None) -> None:
         if self._abandon is not None:
-            self._abandon(self._tell_stopped(self._stopping.told))
+            self._abandon(self._tell_stopped(reason))
 
     def _interrupt(self) -> None:
         if isinstance(self._arrangement, Sequential):
