@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 from postbus.errors import ConnectionLost, TransportError
@@ -110,11 +111,18 @@ class Channel:
     def write(self, data: bytes) -> None:
         """Send frames that are encoded already, in one piece and at once.
 
-        pika's own methods send frame by frame, which is a system call each, and in the next turn of the loop.
+        pika's own methods send frame by frame, which is a system call each, and in the next turn of the loop,
+        for which they have the socket watched, and then not watched any more.
         """
-        if self.error is None:
-            self._connection._output_marshaled_frames([data])
-            self._connection._transport._on_socket_writable()
+        if self.error is not None:
+            return
+        connection, sent = self._connection, 0
+        socket = connection._transport._sock
+        if socket is not None and not connection._get_write_buffer_size():
+            with suppress(OSError):  # pika will meet it again, and knows what to do.
+                sent = socket.send(data)
+        if sent < len(data):
+            connection._output_marshaled_frames([data[sent:]])
 
     @property
     def number(self) -> int:
