@@ -101,12 +101,16 @@ def test_arguments_that_must_be_numbers_are_made_so():
     """A DSN can only write text, and the broker would refuse it."""
     settings = read(
         "amqp://h/%2f/e?queues[q][arguments][x-max-priority]=9&queues[q][arguments][x-single-active-consumer]=true"
-        "&queues[q][arguments][x-queue-type]=classic&exchange[arguments][alternate-exchange]=other"
+        "&queues[q][arguments][x-queue-version]=2&queues[q][arguments][x-queue-type]=classic"
+        "&exchange[arguments][alternate-exchange]=other"
     )
 
-    assert {"x-max-priority": 9, "x-single-active-consumer": True, "x-queue-type": "classic"} == settings.queues[
-        "q"
-    ].arguments
+    assert {
+        "x-max-priority": 9,
+        "x-single-active-consumer": True,
+        "x-queue-version": 2,
+        "x-queue-type": "classic",
+    } == settings.queues["q"].arguments
     assert {"alternate-exchange": "other"} == settings.exchange.arguments
 
 

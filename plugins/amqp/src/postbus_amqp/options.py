@@ -21,7 +21,8 @@ LEAST_FRAME = 4096
 
 NUMBERS = {
     *("x-delay", "x-expires", "x-max-length", "x-max-length-bytes", "x-max-priority", "x-message-ttl"),
-    *("x-consumer-timeout", "x-delivery-limit", "x-quorum-initial-group-size", "x-stream-max-segment-size-bytes"),
+    *("x-consumer-timeout", "x-delivery-limit", "x-queue-version"),
+    *("x-quorum-initial-group-size", "x-stream-max-segment-size-bytes"),
 }
 BOOLEANS = {"x-single-active-consumer"}
 
