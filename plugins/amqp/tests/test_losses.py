@@ -167,6 +167,31 @@ def test_a_lost_connection_is_not_reported_by_the_client_library(connect, own_ra
     assert [] == [record.getMessage() for record in caplog.records if record.name.startswith("pika")]
 
 
+def has_greeted(client):
+    """Whether an attempt to connect waits for the broker's answer."""
+    connector = client._attempt and client._attempt._connector
+    return bool(connector and connector._amqp_conn)
+
+
+def test_an_attempt_that_is_given_up_leaves_no_thread_and_no_socket(connect, own_rabbitmq, in_background, caplog):
+    """Whoever closes while a broker takes its time to answer ends that, too."""
+
+    def give_up():
+        connection = connect(own_rabbitmq.dsn)
+        publishing = in_background(lambda: connection.publish(numbered(1)))
+        wait_until(lambda: has_greeted(connection._client), "Nobody tries to connect.")
+        connection.close()
+        assert isinstance(publishing.exception(PATIENCE), ConnectionLost)
+        assert connection._client.thread.join(PATIENCE)
+
+    own_rabbitmq.pause()
+    give_up()
+    own_rabbitmq.resume()
+
+    assert [] == [record.getMessage() for record in caplog.records]
+    gc.collect()  # A socket that was left open is a warning, and so an error.
+
+
 def test_a_closed_connection_leaves_no_thread_and_no_socket(connect, own_rabbitmq):
     """Whether the broker said goodbye or not."""
     before = threading.active_count()

@@ -47,6 +47,7 @@ class Client:
         self._is_broken = False
         self._opening = threading.Lock()
         self._attempt: Any = None
+        self._is_aborting = False
         self._links: dict[Purpose, Any] = {}
         self.thread = IoThread(name, settings, settings.options.rpc_timeout or RPC_TIMEOUT, self._break)
 
@@ -120,6 +121,7 @@ class Client:
             self._attempt = None
             if isinstance(result, BaseException):
                 call.fail(explain(result, self.settings))
+                self._stop_if_over()
                 return
             result.add_on_close_callback(self._on_link_closed)
             result.add_on_connection_blocked_callback(self._on_blocked)
@@ -144,12 +146,29 @@ class Client:
 
     def _close_links(self) -> None:
         self.thread.end(ConnectionLost(f"The connection to {self.settings} is closed."))
-        if self._attempt is not None:
-            self._attempt.abort()
+        if self._attempt is not None and not self._is_aborting:
+            self._is_aborting = True
+            self._abort_attempt()
         for link in self._links.values():
             if link.is_open:
                 link.close()
-        if not self._links:
+        self._stop_if_over()
+
+    def _abort_attempt(self) -> None:
+        connector = self._attempt._connector
+        link = connector._amqp_conn if connector is not None else None
+        if link is None:
+            self._attempt.abort()
+            return
+        # pika 1.4 cannot abort it once the broker was greeted: an assertion fails.
+        self._attempt._state = self._attempt._STATE_ABORTING
+        connector._state = connector._STATE_ABORTING
+        if not link.is_closing:
+            link.close()
+
+    def _stop_if_over(self) -> None:
+        """Take no more turns once there is nothing left to close: neither a connection nor an attempt at one."""
+        if self.thread.error is not None and not self._links and self._attempt is None:
             self.thread.stop()
 
     def _abort_links(self) -> None:
