@@ -21,7 +21,7 @@ from postbus.worker.keeper import Keeper
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
 
-LEASE = 0.5
+LEASE = 1.0
 
 
 @dataclass(frozen=True)

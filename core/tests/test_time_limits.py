@@ -23,7 +23,7 @@ from postbus.events import Event, HandlerStuck, MessageFailed, MessageHandled, M
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
 
-LIMIT = 0.05
+LIMIT = 0.2
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def test_an_async_handler_is_cancelled(app: Postbus, concurrency: int) -> None:
     stopped = run(app, 2, concurrency=concurrency)
     assert (0, 2, False) == (stopped.handled, stopped.failed, stopped.stuck)
     assert [asyncio.CancelledError] * 2 == seen
-    assert ["Handler 'wait' took longer than its time limit of 0.05 s and was cancelled."] == buried(app)
+    assert [f"Handler 'wait' took longer than its time limit of {LIMIT:g} s and was cancelled."] == buried(app)
     assert 0 == transport(app).connection.count().in_flight
 
 
@@ -119,7 +119,7 @@ def test_one_at_a_time_a_handler_is_interrupted(app: Postbus, over: threading.Ev
     stopped = run(app, 4)
     assert (0, 4, False) == (stopped.handled, stopped.failed, stopped.stuck)
     assert [Interrupted] * 4 == seen
-    assert ["Handler 'hang' took longer than its time limit of 0.05 s and was interrupted."] * 2 == buried(app)
+    assert [f"Handler 'hang' took longer than its time limit of {LIMIT:g} s and was interrupted."] * 2 == buried(app)
 
 
 def test_the_traceback_says_where_a_handler_was(app: Postbus) -> None:
@@ -209,7 +209,7 @@ def test_a_handler_that_waits_for_another_has_it_cancelled(app: Postbus, concurr
     stopped = run(app, 2, concurrency=concurrency)
     assert (2, False) == (stopped.failed, stopped.stuck)
     assert cancelled.wait(PATIENCE)
-    assert ["Handler 'outer' took longer than its time limit of 0.05 s and was interrupted."] == buried(app)
+    assert [f"Handler 'outer' took longer than its time limit of {LIMIT:g} s and was interrupted."] == buried(app)
 
 
 def test_an_inner_limit_is_a_failure_like_any_other(app: Postbus) -> None:
@@ -240,7 +240,7 @@ def test_outside_of_a_worker_an_async_handler_is_cancelled_too(app: Postbus) -> 
     async def wait(task: Task) -> None:
         await asyncio.Event().wait()
 
-    with pytest.raises(TimeLimitExceeded, match=r"0\.05 s and was cancelled"):
+    with pytest.raises(TimeLimitExceeded, match="and was cancelled"):
         app.query(Task(1))
 
 
@@ -310,7 +310,7 @@ def test_a_stuck_message_does_not_come_for_ever(app: Postbus, over: threading.Ev
     app.dispatch(Task(1))
     assert [True, True] == [run(app, concurrency=2).stuck for _ in range(2)]
     assert ["good"] == seen
-    assert ["Handler 'hang' took longer than its time limit of 0.05 s and could not be stopped."] == buried(app)
+    assert [f"Handler 'hang' took longer than its time limit of {LIMIT:g} s and could not be stopped."] == buried(app)
     counts = transport(app).connection.count()
     assert (0, 0) == (counts.waiting, counts.in_flight)
 

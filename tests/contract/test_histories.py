@@ -50,6 +50,7 @@ class TestLimited(Healthy, connection=Limited):
     """A healthy one passes, so that it is the fault of the others if they do not."""
 
     histories = 50
+    patience = 30.0
 
 
 class KnowsDeliveriesByMessage(Plain):
