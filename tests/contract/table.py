@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,8 @@ class Verdicts:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
             cls: type | None = getattr(item, "cls", None)
-            if cls is not None and issubclass(cls, Workbench):
+            # What lies beside this file is about the kit, not about a transport.
+            if cls is not None and issubclass(cls, Workbench) and item.path.parent != Path(__file__).parent:
                 package = item.path.parent.parent.name
                 # A test's report takes its properties along, from the process that runs it to the one that prints.
                 item.user_properties.append((PROPERTY, (f"{package} {cls.__name__.removeprefix('Test')}", item.name)))
