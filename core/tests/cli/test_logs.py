@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 from postbus.cli import logs
-
-
-@pytest.fixture(autouse=True)
-def _restored() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in (None, "postbus", logs.ANNOUNCEMENTS)]
-    levels = [logger.level for logger in loggers]
-    yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 def test_a_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
