@@ -105,7 +105,7 @@ def test_one_at_a_time_a_handler_is_interrupted(app: Postbus, over: threading.Ev
     """In the main thread a handler that waits, or computes in Python, sees `Interrupted`, and can clear up."""
     seen: list[type] = []
 
-    # Apart, because Python 3.13.0 forgets the `try` around a loop where that jumps back, which is where signals are met.
+    # Apart, because Python 3.13.0 forgets the `try` around a loop where that jumps back, and signals are met there.
     def compute() -> None:
         while True:
             pass
