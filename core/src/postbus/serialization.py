@@ -288,7 +288,7 @@ class JsonSerializer:
                     unknown[name] = value
                 continue
             try:
-                known += stamp_decoder_for(type_)(value)
+                known += (_decoders.get(type_) or stamp_decoder_for(type_))(value)
             except Exception as error:  # A border: a stamp's own checks may raise anything.
                 problem = f"header {name}: {explain(error)}"
 
