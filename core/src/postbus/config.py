@@ -29,6 +29,7 @@ from postbus.transport import Transport
 from postbus.worker.kill_switch import KillSwitch
 
 T = TypeVar("T")
+N = TypeVar("N", Backoff, KillSwitch)
 
 ENVIRONMENT_DSN = "POSTBUS_TRANSPORT_DSN"
 ENVIRONMENT_TRANSPORT = "async"
@@ -276,18 +277,7 @@ class _Reader:
             self.wrong(key, "true, false or a table", _show_value(key, value))
             return None
         options: Mapping[str, object] = value if _is_mapping(value) else {}
-        self.known(key, options, KillSwitch.__struct_fields__)
-        numbers: dict[str, Any] = {
-            name: number
-            for name, number in options.items()
-            if name in KillSwitch.__struct_fields__
-            and self.typed(f"{key}.{name}", number, int if name == "min_messages" else (int, float), "a number")
-        }
-        try:
-            return KillSwitch(**numbers)
-        except ConfigurationError as error:
-            self.problems += [f"{key}: {problem}" for problem in error.problems]
-            return None
+        return self.numbers(key, options, KillSwitch, whole=("min_messages",))
 
     def retry(self, key: str, value: object) -> RetryPolicy | None:
         if value is None or hasattr(value, "next_delay"):
@@ -295,17 +285,23 @@ class _Reader:
         if not _is_mapping(value):
             self.wrong(key, "a table or a RetryPolicy", _show_value(key, value))
             return None
-        self.known(key, value, Backoff.__struct_fields__)
-        whole = ("max_retries", "immediate")
+        errors = self.errors(f"{key}.errors", value.get("errors", {}))
+        return self.numbers(key, value, Backoff, whole=("max_retries", "immediate"), errors=errors)
+
+    def numbers(
+        self, key: str, value: Mapping[str, object], kind: type[N], *, whole: Sequence[str], **rest: Any
+    ) -> N | None:
+        """Return what a table of numbers makes; ``whole`` have no fraction, and ``rest`` was read before."""
+        self.known(key, value, kind.__struct_fields__)
         options: dict[str, Any] = {
             name: number
             for name, number in value.items()
-            if name in Backoff.__struct_fields__
-            and name != "errors"
+            if name in kind.__struct_fields__
+            and name not in rest
             and self.typed(f"{key}.{name}", number, int if name in whole else (int, float), "a number")
         }
         try:
-            return Backoff(**options, errors=self.errors(f"{key}.errors", value.get("errors", {})))
+            return kind(**options, **rest)
         except ConfigurationError as error:
             self.problems += [f"{key}: {problem}" for problem in error.problems]
             return None
