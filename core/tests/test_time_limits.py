@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from postbus import Handlers, Limits, Postbus, handles, running, stamps
+from postbus import Handlers, Limits, Postbus, handles, stamps, time_limits
 from postbus.errors import ConfigurationError, HandlerFailed, Interrupted, TimeLimitExceeded
 from postbus.events import Event, HandlerStuck, MessageFailed, MessageHandled, MessageReleased, WorkerStopped
 
@@ -61,7 +61,7 @@ def concurrency(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def no_mercy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "MERCY", 0.2)
+    monkeypatch.setattr(time_limits, "MERCY", 0.2)
 
 
 def transport(app: Postbus, name: str = "tasks") -> Any:

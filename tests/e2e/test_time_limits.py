@@ -28,9 +28,9 @@ import os
 import threading
 from dataclasses import dataclass
 
-from postbus import Postbus, running
+from postbus import Postbus, time_limits
 
-running.MERCY = 0.5
+time_limits.MERCY = 0.5
 
 app = Postbus(
     transports={"tasks": os.environ["TASKS"], "failed": os.environ["TASKS"] + "-failed"},

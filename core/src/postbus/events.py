@@ -153,6 +153,15 @@ class HandlerStuck(Event):
     seconds: float
 
 
+class EventLoopBlocked(Event):
+    """An ``async def`` handler computes, or waits without ``await``, for ``seconds`` so far; all others wait for it.
+
+    Told once, until the event loop goes on.
+    """
+
+    seconds: float
+
+
 class TransportLost(Event):
     """A broker cannot be reached; told once, until it is back."""
 

@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, qualified_name
-from postbus.running import TimedRun, loop
+from postbus.event_loop import loop
+from postbus.time_limits import TimedRun
 
 T = TypeVar("T")
 
@@ -58,7 +59,9 @@ class Handler(Struct, frozen=True):
             result = self.function(envelope.message, envelope)
         else:
             result = self.function(envelope.message)
-        return loop.run(result, self.name, run) if result.__class__ is CoroutineType else result
+        if result.__class__ is not CoroutineType:
+            return result
+        return loop.run(result, self.name) if run is None else run.wait_for(result)
 
 
 class Handlers:

@@ -254,6 +254,7 @@ class Concurrent:
         if is_due:
             self._settle_at = now + self.SETTLE_AFTER
             self._look_for_stuck(now)
+            self._handling.report_blocked(now)
         for receiver in self._receivers.values():
             holding = receiver.holding
             if is_due:

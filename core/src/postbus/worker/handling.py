@@ -18,10 +18,11 @@ from postbus.errors import (
     Unrecoverable,
     leaves,
 )
-from postbus.events import HandlerStuck, MessageHandled, MessageReceived, Observers, WorkerPaused
+from postbus.event_loop import loop
+from postbus.events import EventLoopBlocked, HandlerStuck, MessageHandled, MessageReceived, Observers, WorkerPaused
 from postbus.failures import Failures, identifiers, label
-from postbus.running import TimedRun
 from postbus.serialization import Undecodable
+from postbus.time_limits import TimedRun
 from postbus.worker.holdings import Holding
 
 logger = logging.getLogger("postbus")
@@ -101,6 +102,18 @@ class Handling:
     def end_pauses(self) -> None:
         """Take note that copies can be stored again."""
         self._pause = 0.0
+
+    def report_blocked(self, now: float) -> None:
+        """Tell, once, that an ``async def`` handler keeps all others waiting, and where it is; ask again and again."""
+        where = loop.blocked(now)
+        if where is not None:
+            logger.warning(
+                "The event loop of the async handlers has not gone on for %.0f s. Await what takes long, or make that "
+                "handler a def one. It is here:\n%s",
+                loop.BLOCKED,
+                where,
+            )
+            self._observers.notify(EventLoopBlocked(loop.BLOCKED))
 
     def report_stuck(self, run: TimedRun, holding: Holding, envelope: Envelope) -> None:
         """Tell, once, that a handler does not end although its time is over, and where it is."""

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 
 from postbus.errors import Interrupted
+from postbus.event_loop import interrupt
 from postbus.events import Observers, WorkerStopping
 from postbus.limits import STUCK, Counters, Stopping
-from postbus.running import expire, interrupt, is_any_timed, stuck
+from postbus.time_limits import expire, is_any_timed, stuck
 from postbus.worker.handling import Handling
 from postbus.worker.health import Health
 from postbus.worker.holdings import Holding
@@ -173,6 +174,7 @@ class Sequential:
         if self._is_given_up:
             return
         self._health.show(now)
+        self._handling.report_blocked(now)
         if self._stopping.told is not None:
             self._holding.release_waiting()
         is_over = now >= self._stopping.deadline or self._signals.is_second

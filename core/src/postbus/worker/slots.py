@@ -13,7 +13,8 @@ from msgspec import Struct
 
 from postbus.envelope import Envelope
 from postbus.errors import Interrupted
-from postbus.running import TimedRun, interrupt, is_any_timed, stuck
+from postbus.event_loop import interrupt
+from postbus.time_limits import TimedRun, is_any_timed, stuck
 from postbus.worker.handling import Handling, Outcome
 from postbus.worker.holdings import Holding
 

@@ -1,20 +1,22 @@
-"""How handlers are run that need more than a call: coroutines, on one event loop, and those with a time limit."""
+"""The one event loop of this process, on which ``async def`` handlers run."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
+import select
 import sys
 import threading
-import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import copy_context
-from types import FrameType
+from selectors import DefaultSelector, SelectorKey
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from postbus.errors import Interrupted, PostbusError, TimeLimitExceeded
+from postbus.errors import Interrupted, PostbusError
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,156 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("postbus")
 
 T = TypeVar("T")
-
-
-MERCY = 5.0
-"""Seconds for which a handler may clear up that was interrupted because its time is over."""
-
-
-class TimedRun:
-    """One run of a handler that has a time limit, and the thread that waits for its end.
-
-    What has come of it is said by whoever claims it first: the handler by ending, or the worker by giving it up.
-    """
-
-    def __init__(self, handler: str, limit: float, message: Any, succeeded: Sequence[str]) -> None:
-        """``succeeded`` are the message's other handlers that have."""
-        self.handler = handler
-        self.message = message
-        self.succeeded = succeeded
-        self.thread = threading.get_ident()
-        self.outer = _runs.get(self.thread)
-        """The run in whose handler the message was dispatched that this one handles."""
-        self.coroutine: Coroutine[Any, Any, Any] | None = None
-        """What the thread waits for, if it is one, which is cancelled without anybody's help."""
-        self.is_interrupted = False
-        self.is_reported = False
-        self._limit = limit
-        self._begun_at = time.monotonic()
-        self.deadline = self._begun_at + limit
-        self._claims = [None]
-
-    def work(self, call: Callable[[], T]) -> T:
-        """Return what a call returns, or raise what it raises: `TimeLimitExceeded`, if it was interrupted for that."""
-        error: BaseException | None = None
-        result: Any = None
-        try:
-            try:
-                _runs[self.thread] = self
-                result = call()
-            finally:
-                self._end()
-        except BaseException as problem:  # A border: after an interruption, a handler may raise anything.
-            error = problem
-        try:
-            self._end()  # Again, for an interruption that came right at its end; there is only one.
-            if not self.claim():
-                raise Interrupted
-            if self.is_interrupted and not isinstance(error, KeyboardInterrupt | SystemExit):
-                end = "was cancelled" if self.coroutine is not None else "was interrupted"
-                raise self.error(end).with_traceback(error.__traceback__ if error is not None else None)
-            if error is not None:
-                raise error
-            return cast(T, result)
-        finally:
-            del error
-
-    @property
-    def left(self) -> float:
-        """The seconds until its time is over."""
-        return min(max(0.0, self.deadline - time.monotonic()), threading.TIMEOUT_MAX)
-
-    @property
-    def seconds(self) -> float:
-        """For how long it has been going on."""
-        return time.monotonic() - self._begun_at
-
-    def claim(self) -> bool:
-        """Say, once, that what has come of it is for who asks."""
-        try:
-            self._claims.pop()
-        except IndexError:
-            return False
-        return True
-
-    def error(self, end: str) -> TimeLimitExceeded:
-        """Return the failure that it comes to, with an end to its sentence."""
-        return TimeLimitExceeded(
-            f"Handler {self.handler!r} took longer than its time limit of {self._limit:g} s and {end}."
-        )
-
-    def where(self) -> str:
-        """Return where the handler is, as the lines of a traceback."""
-        frames = [*self._frames()]
-        return "".join(traceback.StackSummary.extract((frame, frame.f_lineno) for frame in frames).format()).rstrip()
-
-    def _frames(self) -> Iterator[FrameType]:
-        inner: Any = self.coroutine
-        if inner is None:
-            frame = sys._current_frames().get(self.thread)  # pyright: ignore[reportPrivateUsage]  It is documented.
-            stack = [one for one, _ in traceback.walk_stack(frame)] if frame is not None else []
-            codes = [one.f_code for one in stack]
-            if TimedRun.work.__code__ in codes:
-                # Without the one between, which is not the user's either.
-                yield from reversed(stack[: codes.index(TimedRun.work.__code__) - 1])
-        while inner is not None and (frame := getattr(inner, "cr_frame", None)) is not None:
-            yield frame
-            inner = inner.cr_await
-
-    def _end(self) -> None:
-        if self.outer is not None:
-            _runs[self.thread] = self.outer
-        else:
-            _runs.pop(self.thread, None)
-
-
-_runs: dict[int, TimedRun] = {}
-"""The innermost run of each thread in which there is one."""
-os.register_at_fork(after_in_child=_runs.clear)
-
-
-def is_any_timed() -> bool:
-    """Say whether a handler runs that has a time limit."""
-    return bool(_runs)
-
-
-def expire() -> bool:
-    """Say, once, whether this thread is to be interrupted because a handler's time is over."""
-    run = _late(threading.get_ident(), time.monotonic())
-    if run is None or run.coroutine is not None or run.is_interrupted:
-        return False
-    run.is_interrupted = True
-    return True
-
-
-def stuck(thread: int, now: float, nudge: Callable[[], bool]) -> TimedRun | None:
-    """Interrupt what is late in a thread; return it if nothing can, or if it has not ended all the same.
-
-    ``nudge`` has that thread call `expire`, if that is possible.
-    """
-    run = _late(thread, now)
-    if run is None:
-        return None
-    if now >= run.deadline + MERCY:
-        return run
-    if run.coroutine is not None or run.is_interrupted:
-        return None
-    run.is_interrupted = True  # First, as that thread is quick to ask why.
-    if interrupt(thread):  # It waits for the handler of a message that it has dispatched itself.
-        return None
-    run.is_interrupted = False
-    return None if nudge() else run
-
-
-def _late(thread: int, now: float) -> TimedRun | None:
-    """Return the outermost run in a thread whose time is over."""
-    found: TimedRun | None = None
-    run = _runs.get(thread)
-    while run is not None:
-        if now >= run.deadline:
-            found = run
-        run = run.outer
-    return found
 
 
 class _Call:
@@ -200,8 +52,29 @@ class _Call:
             finish(self)
 
 
+class _Selector(DefaultSelector):
+    """Waits as exactly as the clock goes.
+
+    Linux's own waits whole milliseconds (epoll_wait(2)), so that all that is due comes half of one late.
+    """
+
+    EXACT = 0.1
+    """Seconds; for longer waits, a millisecond does not matter."""
+    MOST_FILES = 1024
+    """What select(2) can wait for is numbered below this."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+        if timeout is not None and 0 < timeout < self.EXACT and self.fileno() < self.MOST_FILES:
+            select.select([self], (), (), timeout)
+            timeout = 0
+        return super().select(timeout)
+
+
 class EventLoop:
     """The one event loop of this process for ``async def`` handlers, on a thread of its own."""
+
+    BLOCKED = 1.0
+    """Seconds after which a loop that does not go on is reported."""
 
     def __init__(self) -> None:
         self.start_over()
@@ -216,11 +89,20 @@ class EventLoop:
         self._waiting: dict[int, _Call] = {}
         self._finished: deque[_Call] = deque()
         self._is_waking = False
+        self._looked_at = self._asked_at = -math.inf
+        self._has_answered = True
+        self._is_reported = False
 
-    def run(self, coroutine: Coroutine[Any, Any, T], name: str, timed: TimedRun | None = None) -> T:
-        """Wait for a coroutine, which sees the context variables of the caller; raise what it raises.
+    def run(
+        self,
+        coroutine: Coroutine[Any, Any, T],
+        name: str,
+        seconds: float | None = None,
+        note_interrupted: Callable[[], None] | None = None,
+    ) -> T:
+        """Wait for a handler's coroutine, which sees the context variables of the caller; raise what it raises.
 
-        When its time is over, cancel it, and wait for what comes of that.
+        After so many seconds cancel it, wait for what comes of that, and say that this was done.
         """
         loop = self._loop or self._start()
         me = threading.get_ident()
@@ -237,10 +119,11 @@ class EventLoop:
             if not self._is_called:
                 self._is_called = True
                 loop.call_soon_threadsafe(self._begin)
-            if timed is None:
+            if not call.running.acquire(timeout=-1 if seconds is None else seconds):
+                loop.call_soon_threadsafe(self._cancel, call)
                 call.running.acquire()
-            else:
-                self._wait_within(timed, call)
+                if call.is_interrupted and note_interrupted is not None:  # Else it has ended just then.
+                    note_interrupted()
         except BaseException:  # A signal interrupted this thread, at any line.
             call.is_abandoned = True
             loop.call_soon_threadsafe(self._cancel, call)
@@ -260,14 +143,23 @@ class EventLoop:
         self._loop.call_soon_threadsafe(self._cancel, call)
         return True
 
-    def _wait_within(self, timed: TimedRun, call: _Call) -> None:
-        timed.coroutine = call.coroutine
-        if call.running.acquire(timeout=timed.left):
-            return
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._cancel, call)
-        call.running.acquire()
-        timed.is_interrupted = call.is_interrupted  # Or it has ended just then.
+    def blocked(self, now: float) -> str | None:
+        """Return where it is, once, if a handler keeps it from going on; to be asked every now and then."""
+        if self._loop is None or self._thread is None or not self._waiting:
+            return None
+        # Who was not asked for long may have been stopped with all of its process.
+        was_away, self._looked_at = now - self._looked_at > self.BLOCKED / 2, now
+        if self._has_answered or was_away:
+            self._has_answered, self._is_reported, self._asked_at = False, False, now
+            self._loop.call_soon_threadsafe(self._answer)
+        if self._is_reported or now - self._asked_at < self.BLOCKED:
+            return None
+        self._is_reported = True
+        thread = self._thread.ident or 0
+        return as_text(stack_within(_Call.run.__code__, thread) or stack_within(_run_forever.__code__, thread))
+
+    def _answer(self) -> None:
+        self._has_answered = True
 
     def _start(self) -> asyncio.AbstractEventLoop:
         import asyncio  # noqa: PLC0415  It takes half as long to import as all of the core.
@@ -275,6 +167,9 @@ class EventLoop:
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
+                if type(loop) is asyncio.SelectorEventLoop:  # Else it is a choice of the user's.
+                    loop.close()
+                    loop = asyncio.SelectorEventLoop(_Selector())
                 self._thread = threading.Thread(target=_run_forever, args=(loop,), name="postbus-async", daemon=True)
                 self._thread.start()
                 self._loop = loop
@@ -353,3 +248,16 @@ os.register_at_fork(after_in_child=loop.start_over)
 def interrupt(thread: int) -> bool:
     """Cancel the ``async def`` handler that a thread waits for, where `Interrupted` is raised; say whether it does."""
     return loop.interrupt(thread)
+
+
+def stack_within(code: CodeType, thread: int) -> list[FrameType]:
+    """Return what a thread is in since it is in this function, innermost last; nothing if it is not in it."""
+    frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]  It is documented.
+    stack = [one for one, _ in traceback.walk_stack(frame)] if frame is not None else []
+    codes = [one.f_code for one in stack]
+    return stack[: codes.index(code)][::-1] if code in codes else []
+
+
+def as_text(frames: Iterable[FrameType]) -> str:
+    """Return where these are, as the lines of a traceback."""
+    return "".join(traceback.StackSummary.extract((frame, frame.f_lineno) for frame in frames).format()).rstrip()
