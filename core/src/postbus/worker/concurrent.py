@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from postbus.envelope import Envelope
 from postbus.events import Observers, WorkerStopping
 from postbus.limits import STUCK, Counters, Stopping
 from postbus.worker.handling import Handling
 from postbus.worker.health import Health
 from postbus.worker.holdings import Holding
+from postbus.worker.last_chance import LastChance
 from postbus.worker.receivers import WAIT, Arrived, FetchSize, WaitingReceiver
 from postbus.worker.slots import Finished, Slots, Stuck
 from postbus.worker.strategies import Turns
@@ -34,10 +34,6 @@ class Concurrent:
     """Seconds' worth of messages that wait for a slot, so that none is idle while this thread settles."""
     GATHER = 0.002
     """Seconds in which what is finished gathers, as long as there are messages in line."""
-    TO_ITSELF = 10.0
-    """Seconds for which a message that has its last chance has the worker to itself."""
-    QUIET_AFTER = 1.0
-    """Seconds that it waits for others to finish, at most."""
     MERCY = 1.0
     """Seconds for which interrupted handlers may clear up before their messages are given away."""
     LAST_ARRIVALS = 2.0
@@ -76,9 +72,7 @@ class Concurrent:
         self._settle_at = 0.0
         self._paused_until = 0.0
         self._arrivals_end = math.inf
-        self._reserved_for: Envelope | None = None
-        self._reserved_until = 0.0
-        self._quiet_at = math.inf
+        self._last_chance = LastChance()
         self._stuck: list[Stuck] = []
 
     def wake(self) -> None:
@@ -91,7 +85,7 @@ class Concurrent:
             try:
                 while (reason := self._stopping.reason(self._counters)) is None:
                     self._handling.look_who_watches()
-                    if time.monotonic() >= self._paused_until and not self._is_reserved():
+                    if time.monotonic() >= self._paused_until and not self._last_chance.is_taken:
                         self._ask()
                         self._begin()
                     self._take_in(self._patience())
@@ -111,10 +105,8 @@ class Concurrent:
 
     def _ask(self) -> None:
         """Ask receivers for as much as there is room for, in the order of turns."""
-        left, now = self._left(), time.monotonic()
-        if now > self._quiet_at + self.QUIET_AFTER:  # Whatever it was kept quiet for was given back.
-            self._quiet_at = math.inf
-        if left == 0 or now < self._quiet_at < math.inf:
+        left = self._left()
+        if left == 0 or self._last_chance.is_awaited:
             return
         free = max(0, self._concurrency - self._slots.begun)
         for name in self._turns.order(self._receivers):
@@ -137,6 +129,7 @@ class Concurrent:
         left = self._left()
         if left is not None:
             most = min(most, self._slots.begun + left)
+        receivers = self._receivers.values()
         while self._slots.begun < most:
             # A transport that may have more keeps its turn, although none of its messages is here yet.
             wanting = [name for name, one in self._receivers.items() if one.holding.waiting or not one.is_empty]
@@ -145,7 +138,7 @@ class Concurrent:
                 return
             envelope = holding.waiting[0]
             has_last_chance = holding.has_suspects and holding.has_last_chance(envelope)
-            if has_last_chance and not self._is_quiet():
+            if has_last_chance and not self._last_chance.may_begin(receivers, is_busy=self._slots.begun > 0):
                 return
             self._turns.next(wanting)
             holding.waiting.popleft()
@@ -153,32 +146,11 @@ class Concurrent:
                 continue
             if has_last_chance:
                 self._give_back()
-                self._reserved_for, self._reserved_until = envelope, time.monotonic() + self.TO_ITSELF
+                self._last_chance.begin(envelope)
                 most = 0
             if not self._slots.begun:
                 self._finished_at = time.monotonic()
             self._slots.begin(holding, envelope)
-
-    def _is_quiet(self) -> bool:
-        """Say whether a message may begin that has its last chance: nothing else runs, or is about to arrive.
-
-        That is seen to, and waited for, but not for ever.
-        """
-        now = time.monotonic()
-        self._quiet_at = min(self._quiet_at, now + self.QUIET_AFTER)
-        asked = [receiver for receiver in self._receivers.values() if receiver.is_asked]
-        for receiver in asked:
-            receiver.recall()
-        if (self._slots.begun or asked) and now < self._quiet_at:
-            return False
-        self._quiet_at = math.inf
-        for receiver in self._receivers.values():
-            receiver.holding.settle()
-        return True
-
-    def _is_reserved(self) -> bool:
-        """Say whether a message has the worker to itself at present."""
-        return self._reserved_for is not None and time.monotonic() < self._reserved_until
 
     def _left(self) -> int | None:
         """Return how many more messages may be begun; None for any number."""
@@ -216,8 +188,7 @@ class Concurrent:
         if not self._slots.finish(finished.holding, finished.envelope):
             return  # It came to its end too late, when it had been given up.
         self._finished_at = time.monotonic()
-        if finished.envelope is self._reserved_for:
-            self._reserved_for = None
+        self._last_chance.end(finished.envelope)
         holding, envelope = finished.holding, finished.envelope
         if finished.outcome == "paused":
             holding.waiting.append(envelope)
@@ -269,7 +240,7 @@ class Concurrent:
             self._give_back()
         if now < self._paused_until:
             self._give_back()
-        elif self._is_reserved():
+        elif self._last_chance.is_taken:
             self._give_back_waiting()
 
     def _is_line_overdue(self, now: float) -> bool:
