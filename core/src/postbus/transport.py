@@ -218,7 +218,10 @@ class Guarantees(Struct, frozen=True, kw_only=True):
     shared: bool = True
     """Several processes can use it at once."""
     ordering: Literal["none", "fifo"] = "none"
-    """In which order a single consumer gets messages that became available one after the other."""
+    """In which order a single consumer gets messages that became available one after the other.
+
+    What was given back becomes available anew, so it may come before or after what was behind it.
+    """
     delay: bool = True
     """A message can be sent now, to be delivered later."""
     longest_delay: float | None = None

@@ -5,11 +5,13 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 
+import pika
 import pytest
 
 from postbus import Backoff, Envelope, Limits, Postbus
 from postbus import stamps as core
 from postbus_amqp import stamps
+from tests.brokers.server import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -19,20 +21,47 @@ class Parcel:
     number: int
 
 
+class Notebook:
+    """What came, as a handler notes it."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.again: set[int] = set()
+
+    def take(self, parcel: Parcel, envelope: Envelope) -> None:
+        """Note a parcel."""
+        self.seen.append(parcel.number)
+        if envelope.last(stamps.AmqpReceived).redelivered:
+            self.again.add(parcel.number)
+
+    def assert_in_order(self, number: int, kind: str) -> None:
+        """Assert that each came once, in order; but a quorum queue may put what it is given back elsewhere."""
+        assert [*range(number)] == sorted(self.seen)
+        if kind == "quorum":
+            self.seen = [one for one in self.seen if one not in self.again]
+        assert sorted(self.seen) == self.seen
+
+
 @pytest.fixture
-def app(rabbitmq, name):
+def kind():
+    """Give the type of the queues."""
+    return "quorum"
+
+
+@pytest.fixture
+def app(rabbitmq, name, kind):
     """Give an app with two consumers, each with its own queue on one exchange, and a failure transport."""
 
     def transport(exchange, *queues, **arguments):
         described = {queue: {"arguments": {"x-expires": 600_000, **arguments}} for queue in queues}
         return {"dsn": f"{rabbitmq.dsn}/{exchange}", "options": {"exchange": {"flags": 18}, "queues": described}}
 
-    quorum = {"x-queue-type": "quorum"}
+    typed = {"x-queue-type": kind}
     app = Postbus(
         transports={
-            "parcels": transport(name, f"{name}-a", f"{name}-b", **quorum),
-            "a": transport(name, f"{name}-a", **quorum),
-            "b": transport(name, f"{name}-b", **quorum),
+            "parcels": transport(name, f"{name}-a", f"{name}-b", **typed),
+            "a": transport(name, f"{name}-a", **typed),
+            "b": transport(name, f"{name}-b", **typed),
             "failed": transport(f"{name}-failed", f"{name}-failed"),
         },
         routing={Parcel: "parcels"},
@@ -72,17 +101,38 @@ def test_one_consumer_fails_alone_until_its_message_is_buried(app):
     assert 0 == app.transport("failed").connection.count().waiting
 
 
-def test_many_messages_go_through_in_order(app):
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_many_messages_go_through_in_order(app, kind):
     """Dispatched in batches, pushed ahead, acknowledged together: each comes once, and none overtakes another."""
-    seen = []
-
-    @app.handler(from_transport="a")
-    def note(parcel: Parcel) -> None:
-        seen.append(parcel.number)
+    note = Notebook()
+    app.handler(note.take, from_transport="a")
 
     sent = app.dispatch_many([Parcel(number) for number in range(3000)])
     app.worker("a", limits=Limits(messages=3000)).run()
 
-    assert list(range(3000)) == seen
+    note.assert_in_order(3000, kind)
     assert all(envelope.has(core.Sent) for envelope in sent)
     assert 0 == app.transport("a").connection.count().waiting
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_order_survives_a_message_that_takes_long(app, kind, rabbitmq, name):
+    """What was sent ahead is given back meanwhile, and comes again."""
+    note = Notebook()
+
+    @app.handler(from_transport="a")
+    def handle(parcel: Parcel, envelope: Envelope) -> None:
+        note.take(parcel, envelope)
+        if parcel == Parcel(1000):
+            before = waiting()
+            wait_until(lambda: waiting() > before or waiting() == 1999, "Nothing is given back.")
+
+    def waiting():
+        return channel.queue_declare(f"{name}-a", passive=True).method.message_count
+
+    with closing(pika.BlockingConnection(pika.URLParameters(rabbitmq.dsn))) as somebody:
+        channel = somebody.channel()
+        app.dispatch_many([Parcel(number) for number in range(3000)])
+        app.worker("a", limits=Limits(messages=3000)).run()
+
+    note.assert_in_order(3000, kind)

@@ -22,6 +22,9 @@ PATIENCE = 10.0
 
 LEFT_BEHIND = {"x-expires": 600_000}
 
+# Of a queue that is consumed like this, nothing is given back because a test took its time.
+KEPT = {"x-single-active-consumer": True}
+
 
 def numbered(count):
     return [Outgoing(b"%d" % number, {}) for number in range(count)]
@@ -152,6 +155,52 @@ def test_more_may_be_fetched_while_much_is_unsettled(connect):
         deliveries += fetched
 
     connection.ack([delivery.tag for delivery in deliveries])
+
+
+def test_what_is_given_back_is_not_overtaken(connect):
+    """Who fetches again at once gets it before what was behind it: no consumer begins until the broker has it all."""
+    connection = connect()
+    connection.publish(numbered(1000))
+
+    deliveries = []
+    while len(deliveries) < 1000:
+        fetched = connection.fetch(min(1 + len(deliveries), 100), PATIENCE)
+        assert fetched
+        handled = fetched[: 1 + len(fetched) // 2]
+        connection.ack([delivery.tag for delivery in handled])
+        connection.release([delivery.tag for delivery in fetched[len(handled) :]])
+        deliveries += handled
+
+    assert [b"%d" % number for number in range(1000)] == [delivery.body for delivery in deliveries]
+
+
+def test_what_is_given_back_together_comes_back_in_order(connect, name):
+    """What was fetched is given back before what was sent ahead: a quorum queue keeps to the order of that."""
+    arguments = {"x-queue-type": "quorum", "x-delivery-limit": 100, **KEPT}
+    connection = connect(queues={name: {"arguments": arguments}})
+    connection.publish(numbered(20))
+    fetched = []
+    while len(fetched) < 5:
+        fetched += connection.fetch(5 - len(fetched), PATIENCE)
+
+    connection.release([delivery.tag for delivery in fetched])
+
+    again = fetched_and_acked(connection, 20, 20)
+    assert [b"%d" % number for number in range(20)] == [delivery.body for delivery in again]
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_what_somebody_had_who_is_gone_comes_first_and_in_order(connect, name, kind):
+    """Fetched by him or only sent ahead to him, it is put back in front."""
+    queues = {name: {"arguments": {"x-queue-type": kind, **KEPT}}}
+    gone, connection = connect(queues=queues), connect(queues=queues)
+    connection.publish(numbered(200))
+    assert gone.fetch(50, PATIENCE)
+    gone.close()
+
+    deliveries = fetched_and_acked(connection, 200, 200)
+
+    assert [b"%d" % number for number in range(200)] == [delivery.body for delivery in deliveries]
 
 
 def test_whoever_is_idle_leaves_the_messages_to_others(connect, take):

@@ -93,6 +93,11 @@ class Channel:
         # pika would give back by itself what comes from now on.
         self._raw._cancelled.discard(tag)
 
+    def await_all(self, on_end: Callable[[Any], object]) -> None:
+        """Call back when the broker has done all that it was told here; not if the channel is closed before."""
+        if self._raw.is_open:
+            self._raw.basic_qos(callback=on_end)
+
     def settle(self, how: Settlement, up_to: int | None, alone: Sequence[int]) -> None:
         """Settle every delivery up to one, and some others."""
         frames = [(up_to, True)] if up_to is not None else []

@@ -117,12 +117,12 @@ class Consumer:
         if self._wanted is None:
             return
         queues, prefetch = self._wanted
-        self._end([queue for queue in self._current if queue not in queues])
+        self._settle(self._end([queue for queue in self._current if queue not in queues]), "requeue")
         try:
             for queue in queues:
                 if queue in self._current:
                     self._fit(self._current[queue])
-                else:
+                elif not self._is_coming_back(queue):
                     self._begin(queue, prefetch)
         except TransportError as error:
             self._fail(error)
@@ -143,11 +143,15 @@ class Consumer:
         if subscription.is_full and subscription.prefetch != self._wanted[1]:
             subscription.refit(self._wanted[1])
 
-    def _end(self, queues: Sequence[str]) -> None:
-        """Consume no more from these queues, and give back what they have brought that was not fetched."""
+    def _is_coming_back(self, queue: str) -> bool:
+        """Tell whether messages are on their way back to a queue, which those behind them would overtake."""
+        return any(subscription.is_giving_back for subscription in self._open if subscription.queue == queue)
+
+    def _end(self, queues: Sequence[str]) -> list[Tag]:
+        """Consume no more from these queues; return what they have brought that was not fetched, to be given back."""
         for queue in queues:
-            self._current.pop(queue).end(gives_back=True)
-            self._give_back(queue)
+            self._current.pop(queue).end(gives_back=True, on_end=partial(self._thread.post, self._adjust))
+        return [tag for queue in queues for tag in self._take_back(queue)]
 
     def _on_delivery(self, subscription: Subscription, method: Any, properties: Any, body: bytes) -> None:
         self._arrivals.add((subscription, method, properties, body))
@@ -159,11 +163,13 @@ class Consumer:
         self._is_watched = bool(self._current)
         if not self._is_watched:
             return
+        ahead: list[Tag] = []
         with self._lock:
             is_idle = not self._is_fetching and time.monotonic() - self._last_fetch > IDLE
             has_room = any(not subscription.is_full for subscription in self._current.values())
             if is_idle and (self.waiting or has_room) and not self._prefetch.is_kept(self._current):
-                self._leave()
+                ahead = self._leave()
+        self._settle(ahead, "requeue")
         self._renew()
         self._thread.call_later(IDLE / 2, self._look)
 
@@ -187,20 +193,19 @@ class Consumer:
             return
         former.end(gives_back=False)
 
-    def _leave(self) -> None:
-        """Stop consuming, and give back what was not fetched."""
+    def _leave(self) -> list[Tag]:
+        """Stop consuming; return what was not fetched, to be given back."""
         self._wanted = None
-        self._end([*self._current])
+        return self._end([*self._current])
 
-    def _give_back(self, queue: str) -> None:
-        arrivals = self._arrivals.take_back(queue)
-        self._settle([Tag(by, method.delivery_tag) for by, method, _, _ in arrivals], "requeue")
+    def _take_back(self, queue: str) -> list[Tag]:
+        return [Tag(by, method.delivery_tag) for by, method, _, _ in self._arrivals.take_back(queue)]
 
     def _release(self, tags: Sequence[Tag]) -> None:
         with self._lock:
-            if not self._is_fetching:
-                self._leave()
-        self._settle(tags, "requeue")
+            ahead = [] if self._is_fetching else self._leave()
+        # In one go, since a quorum queue has them in the order in which they are given back.
+        self._settle([*tags, *ahead], "requeue")
 
     def _settle(self, tags: Sequence[Tag], how: Settlement) -> None:
         numbers: dict[Subscription, list[int]] = {}
@@ -238,9 +243,11 @@ class Consumer:
         self._open.remove(subscription)
         if self._current.get(subscription.queue) is subscription:
             del self._current[subscription.queue]
-            self._give_back(subscription.queue)
+            self._settle(self._take_back(subscription.queue), "requeue")
         if error is not None:
             self._fail(self._translated(subscription, error))
+        else:
+            self._adjust()
 
     def _on_lost(self, error: TransportError) -> None:
         self._open, self._current = [], {}

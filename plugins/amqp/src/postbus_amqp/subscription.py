@@ -18,6 +18,9 @@ from postbus_amqp.client import Client
 LINGER = 0.5
 """Seconds for which a channel outlives its consumer: RabbitMQ may still be at work on the last acknowledgements."""
 
+PATIENCE = 5.0
+"""Seconds for which the next consumer waits for what a former one gives back, at most."""
+
 _numbers = itertools.count(1)
 
 
@@ -51,6 +54,8 @@ class Subscription:
         """Whether the broker has said that it consumes."""
         self.silent_since = time.monotonic()
         """Since when it has brought nothing, although it would have been sent something."""
+        self.is_giving_back = False
+        """Whether the broker may not have back yet what is given back: who consumes now might get what is behind it."""
         self._client = client
         self._on_delivery = on_delivery
         self._on_close = on_close
@@ -79,18 +84,26 @@ class Subscription:
         self._consume()
 
     def end(self, *, gives_back: bool, on_end: Callable[[], object] | None = None) -> None:
-        """Consume no more, and give back what still comes, or bring it; what was brought can be settled."""
+        """Consume no more, and give back what still comes, or bring it; what was brought can be settled.
+
+        ``on_end`` is called when nothing comes any more, and the broker has what was given back.
+        """
         self._has_ended, self._gives_back = True, gives_back
 
-        def ended(_: Any) -> None:
+        def ended(_: Any = None) -> None:
+            self.is_giving_back = False
             if on_end is not None:
                 on_end()
             self._leave_if_done()
 
-        if self._consumer is not None:
-            self._channel.cancel(self._consumer, ended)
+        if self._consumer is None:
+            ended()
+        elif gives_back:
+            self.is_giving_back = True
+            self._channel.cancel(self._consumer, lambda _: self._channel.await_all(ended))
+            self._client.thread.call_later(PATIENCE, lambda: ended() if self.is_giving_back else None)
         else:
-            ended(None)
+            self._channel.cancel(self._consumer, ended)
 
     def settle(self, numbers: Collection[int], how: Settlement) -> None:
         """Settle what it has brought. What was settled before is passed over."""
