@@ -30,6 +30,7 @@ from postbus.events import (
     WorkerStopping,
 )
 from postbus.hookspecs import RegisterTransport, hookimpl
+from postbus.limits import Stopping, resident_memory
 from postbus.plugins import Plugin, Plugins
 from postbus.transport import Delivery, Outgoing, QueueTransport
 from postbus.worker.receivers import FetchSize
@@ -467,6 +468,27 @@ def test_limits_stop_the_worker(app: Postbus) -> None:
     app.dispatch_many([OrderPlaced(-1), OrderPlaced(1), OrderPlaced(-2), OrderPlaced(2)])
     assert "2 messages have failed" == app.worker(limits=Limits(failures=2)).run().reason
     assert 1 == waiting(app, "orders")
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_limit_of_memory_holds_where_everything_fails(
+    app: Postbus, concurrency: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who deals with a failure asks whether the worker stops; that it does is no secret of his."""
+    monkeypatch.setattr(Stopping, "LOOK", 0.2)
+    kept: list[bytes] = []
+
+    @app.handler
+    def handle(order: OrderPlaced) -> None:
+        kept.append(b"x" * 2**26)
+        threading.Event().wait(1.5 * Stopping.LOOK)
+        raise ValueError("It fails when the worker is to be looked at.")
+
+    app.dispatch_many(OrderPlaced(n) for n in range(3))
+    limits = Limits(memory=resident_memory() + 2**25, time=PATIENCE)
+    stopped = app.worker(limits=limits, concurrency=concurrency).run()
+    assert concurrency >= stopped.failed
+    assert stopped.outgrown
 
 
 def test_stop_workers_from_another_app(app: Postbus, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

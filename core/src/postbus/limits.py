@@ -115,8 +115,8 @@ class Stopping:
         self._look_at = 0.0
         self.told: str | None = None
         """Why it was told to stop, if it was; a limit does not tell."""
-        self.outgrown = False
-        """Whether the limit of memory is reached."""
+        self.outgrown: str | None = None
+        """How the limit of memory was reached, if it was; that it may be less by now does not matter."""
         self.is_stuck = False
         """Whether it was told to because a handler does not end within its time limit."""
         self.deadline = math.inf
@@ -137,10 +137,8 @@ class Stopping:
             self._look_at = now + self.LOOK
             if self._signal is not None and self._signal.was_sent():
                 self.tell("all workers were told to")
-            if outgrown := counters.outgrown():
-                self.outgrown = True
-                return outgrown
-        return self.told or counters.reached()
+            self.outgrown = self.outgrown or counters.outgrown()
+        return self.outgrown or self.told or counters.reached()
 
 
 def resident_memory() -> int:

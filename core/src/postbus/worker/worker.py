@@ -175,7 +175,7 @@ class Worker:
             reason or "it was interrupted",
             self._counters.handled,
             self._counters.failed,
-            self._stopping.outgrown,
+            self._stopping.outgrown is not None,
             self._stopping.is_stuck,
             interrupted=reason is None,
         )
