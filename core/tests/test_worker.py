@@ -625,6 +625,25 @@ class FlakyPlugin:
         register("flaky", lambda dsn, context: QueueTransport(lambda: Flaky(self.broker), context))
 
 
+def test_a_broker_that_is_only_sent_to_is_found_again() -> None:
+    """A program that only dispatches hears of each outage, and of its end."""
+    broker = Broker()
+    events: list[Event] = []
+    plugins = Plugins()
+    plugins.add(FlakyPlugin(broker), Plugin("flaky", "tests", "0"))
+    app = Postbus(transports={"orders": "flaky://"}, routing={"*": "orders"}, plugins=plugins)
+    app.observe(events.append)
+    for _ in range(2):
+        app.dispatch(OrderPlaced(1))
+        broker.up = False
+        with pytest.raises(TransportError):
+            app.dispatch(OrderPlaced(2))
+        broker.up = True
+        app.dispatch(OrderPlaced(3))
+    journey = [type(event) for event in events if isinstance(event, TransportLost | TransportRestored)]
+    assert [TransportLost, TransportRestored] * 2 == journey
+
+
 def test_a_broker_that_goes_away_is_said_once_and_found_again(caplog: pytest.LogCaptureFixture) -> None:
     """A worker outlives its broker: one line when it is lost, one when it is back, and messages go on."""
     broker = Broker()

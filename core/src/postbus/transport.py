@@ -373,10 +373,13 @@ class QueueTransport:
     def _publish(self, batch: Sequence[Outgoing]) -> Sequence[str | None]:
         connection = self._open()
         try:
-            return connection.publish(batch)
+            ids = connection.publish(batch)
         except ConnectionLost as error:
             self._discard(connection, error)
             stored = dict(error.stored)
+        else:
+            self._found()  # Nobody else finds out about a transport that is only sent to.
+            return ids
 
         # Brokers and load balancers drop idle connections, so one fresh one is tried before the caller hears of it.
         doubtful = [position for position in range(len(batch)) if position not in stored]
