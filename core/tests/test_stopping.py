@@ -149,6 +149,61 @@ def test_a_failure_that_comes_of_an_interruption_is_none(app: Postbus) -> None:
     assert_back(app, 1)
 
 
+@pytest.mark.parametrize("wrap", [False, True], ids=["an error", "a group"])
+def test_a_failure_that_comes_of_a_cancellation_is_none(app: Postbus, concurrency: int, wrap: bool) -> None:
+    """An async handler that fails as it clears up after its cancellation has not failed either."""
+
+    @app.handler
+    async def handle(task: Task) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            error = ValueError("The connection is in an unknown state.")
+            raise ExceptionGroup("clearing up", [error]) if wrap else error
+
+    app.dispatch(Task(1))
+    stopped = app.worker("tasks", concurrency=concurrency, grace=GRACE).run()
+    assert 0 == stopped.failed
+    assert_back(app, 1)
+
+
+def test_an_interruption_in_a_group_is_one(app: Postbus) -> None:
+    """Libraries that run several things at once raise groups, also of an interruption, and of what came of it."""
+
+    @app.handler
+    def handle(task: Task) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            until(lambda: False)
+        except BaseException as error:
+            raise BaseExceptionGroup("several", [error, ValueError("one")]) from None
+
+    app.dispatch(Task(1))
+    assert "it got SIGTERM" == app.worker("tasks", grace=GRACE).run().reason
+    assert_back(app, 1)
+
+
+def test_an_async_handler_clears_up_before_its_message_goes_back(app: Postbus, concurrency: int) -> None:
+    """A cancelled handler is waited for while it clears up, so that nobody else begins its message meanwhile."""
+    cleared: list[int] = []
+
+    @app.handler
+    async def handle(task: Task) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0.01)
+            cleared.append(transport(app).connection.count().waiting)
+
+    app.dispatch(Task(1))
+    app.worker("tasks", concurrency=concurrency, grace=GRACE).run()
+    assert [0] == cleared
+    assert_back(app, 1)
+
+
 @pytest.mark.slow
 def test_an_interruption_that_is_swallowed_keeps_no_message(app: Postbus) -> None:
     """A handler that goes on as if nothing had been has time to clear up; then its message is for others."""

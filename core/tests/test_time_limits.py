@@ -217,6 +217,23 @@ def test_a_handler_that_waits_for_another_has_it_cancelled(app: Postbus, concurr
     assert [f"Handler 'outer' took longer than its time limit of {LIMIT:g} s and was interrupted."] == buried(app)
 
 
+def test_a_handler_that_waits_for_many_others_is_interrupted_between_two(app: Postbus) -> None:
+    """What it waits for may end just as it is to be cancelled; the handler is interrupted all the same."""
+
+    @app.handler
+    async def be_quick(part: Part) -> None:
+        await asyncio.sleep(0)
+
+    @app.handler(time_limit=LIMIT)
+    def outer(task: Task) -> None:
+        while True:
+            app.dispatch(Part())
+
+    app.dispatch_many(Task(n) for n in range(4))
+    stopped = run(app, 8)
+    assert (8, False) == (stopped.failed, stopped.stuck)
+
+
 def test_an_inner_limit_is_a_failure_like_any_other(app: Postbus) -> None:
     """What a handler dispatches has limits of its own; who dispatched it can go on."""
     seen: list[Exception] = []

@@ -37,10 +37,22 @@ class _Call:
         self.task: asyncio.Task[None] | None = None
         self.has_begun = False
         self.is_interrupted = False
+        self.is_called_off = False
+        """Whether it is to be interrupted."""
         self.is_abandoned = False
         """Whether nobody waits for it any more."""
+        self.claims = [None]
+        """For whoever is first: who waits, by going on, or who interrupts that thread for sure."""
         self.result: Any = None
         self.error: BaseException | None = None
+
+    def claim(self) -> bool:
+        """Say, once, that what the thread does next is for who asks."""
+        try:
+            self.claims.pop()
+        except IndexError:
+            return False
+        return True
 
     async def run(self, finish: Callable[[_Call], None]) -> None:
         self.has_begun = True
@@ -130,17 +142,29 @@ class EventLoop:
         finally:
             self._wake_next()
             del self._waiting[me]
+        if not call.claim():
+            raise Interrupted
         if call.error is None:
             return cast(T, call.result)
         raise self._raised(call.error, call)
 
-    def interrupt(self, thread: int) -> bool:
-        """Cancel what this thread waits for; say whether there is anything."""
+    def interrupt(self, thread: int, *, surely: bool = False) -> bool:
+        """Cancel what this thread waits for; say whether there is anything.
+
+        If that has ended just now, nothing comes of it; unless ``surely``, for then the thread is interrupted in any
+        case. That can be had once, as long as it waits for the same thing.
+        """
         call = self._waiting.get(thread)
-        if call is None or self._loop is None:
+        if call is None or self._loop is None or (surely and not call.claim()):
             return False
+        call.is_called_off = True
         self._loop.call_soon_threadsafe(self._cancel, call)
         return True
+
+    def is_called_off(self, thread: int) -> bool:
+        """Say whether a thread waits for the end of what was cancelled by `interrupt`."""
+        call = self._waiting.get(thread)
+        return call is not None and call.is_called_off
 
     def blocked(self, now: float) -> str | None:
         """Return where it is, once, if a handler keeps it from going on; to be asked every now and then."""
@@ -222,13 +246,16 @@ class EventLoop:
             self._finish(call)
 
     def _raised(self, error: BaseException, call: _Call) -> BaseException:
-        """Return what the caller is to see: a handler that cancelled itself has failed as by any other exception."""
+        """Return what the caller is to see: a handler that cancelled itself has failed as by any other exception.
+
+        One that was cancelled has not, whatever it made of that.
+        """
         from asyncio import CancelledError  # noqa: PLC0415
         from concurrent.futures import CancelledError as Cancelled  # noqa: PLC0415
 
-        if not isinstance(error, CancelledError):
-            return error
-        return Interrupted() if call.is_interrupted else Cancelled(*error.args)
+        if call.is_interrupted:
+            return Interrupted().with_traceback(error.__traceback__)
+        return Cancelled(*error.args) if isinstance(error, CancelledError) else error
 
 
 def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
@@ -244,9 +271,17 @@ loop = EventLoop()
 os.register_at_fork(after_in_child=loop.start_over)
 
 
-def interrupt(thread: int) -> bool:
-    """Cancel the ``async def`` handler that a thread waits for, where `Interrupted` is raised; say whether it does."""
-    return loop.interrupt(thread)
+def interrupt(thread: int, *, surely: bool = False) -> bool:
+    """Cancel the ``async def`` handler that a thread waits for, where `Interrupted` is raised; say whether it does.
+
+    If it has ended just now, that is not raised unless ``surely``; see `EventLoop.interrupt`.
+    """
+    return loop.interrupt(thread, surely=surely)
+
+
+def is_called_off(thread: int) -> bool:
+    """Say whether a thread waits for the end of an ``async def`` handler that was cancelled by `interrupt`."""
+    return loop.is_called_off(thread)
 
 
 def stack_within(code: CodeType, thread: int) -> list[FrameType]:

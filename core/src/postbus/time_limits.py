@@ -152,7 +152,7 @@ def stuck(thread: int, now: float, nudge: Callable[[], bool]) -> TimedRun | None
     if run.coroutine is not None or run.is_interrupted:
         return None
     run.is_interrupted = True  # First, as that thread is quick to ask why.
-    if interrupt(thread):  # It waits for the handler of a message that it has dispatched itself.
+    if interrupt(thread, surely=True):  # It waits for the handler of a message that it has dispatched itself.
         return None
     run.is_interrupted = False
     return None if nudge() else run

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from postbus.errors import Interrupted
-from postbus.event_loop import interrupt
+from postbus.event_loop import interrupt, is_called_off
 from postbus.events import Observers, WorkerStopping
 from postbus.limits import STUCK, Counters, Stopping
 from postbus.time_limits import expire, is_any_timed, stuck
@@ -182,18 +182,23 @@ class Sequential:
             self._look_for_stuck(now)
         if not is_over or not self._holding.begun or not self._can_be_interrupted:
             return
+        ident = self._thread.ident or 0
         if now >= self._interrupt_at:
             if self._holding.given_up:
                 self._is_given_up = True
                 self._abandon(None if self._signals.is_second else self._stopping.told)
             elif self._interrupt_at > -math.inf:
                 self._holding.give_up(list(self._holding.begun.values()))
+            else:
+                interrupt(ident)  # An async handler, which is waited for while it clears up.
             # And again after a while, because what is raised may be swallowed.
             self._is_to_be_interrupted, self._interrupt_at = True, now + self.MERCY
+        if is_called_off(ident) and not self._holding.given_up and not self._signals.is_second:
+            return
         # Again at each look, because a signal may come to nothing: see `StopSignals`.
         if self._is_to_be_interrupted and not self._signals.nudge():
             self._is_to_be_interrupted = False
-            interrupt(self._thread.ident or 0)
+            interrupt(ident)
 
     def _look_for_stuck(self, now: float) -> None:
         """Deal with the message of a handler that does not end although its time is over, and end in its place."""
