@@ -234,17 +234,41 @@ def test_stop_worker_lets_the_others_finish(app: Postbus) -> None:
     assert {1, 2} == set(finished)
 
 
-def test_what_no_handler_may_raise_ends_the_worker(app: Postbus) -> None:
-    """SystemExit in a slot comes out of the worker, as it does without slots; the message comes again."""
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_handler_may_end_its_worker_but_not_every_worker(app: Postbus, concurrency: int) -> None:
+    """SystemExit comes out of the worker, with nothing in hand; its message has failed, so it ends not one more."""
+    together = threading.Barrier(concurrency)
 
     @app.handler
     def leave(task: Task) -> None:
+        together.wait(PATIENCE)
         raise SystemExit(3)
 
-    app.dispatch(Task(1))
-    with pytest.raises(SystemExit):
-        app.worker("tasks", concurrency=2).run()
-    assert 1 == transport(app, "tasks").connection.count().waiting
+    app.dispatch_many(Task(n) for n in range(10))
+    with pytest.raises(SystemExit, match="3"):
+        app.worker("tasks", concurrency=concurrency, fetch_size=10).run()
+    counts = transport(app, "tasks").connection.count()
+    assert (10 - concurrency, 0) == (counts.waiting, counts.in_flight)
+    assert concurrency == transport(app, "failed").connection.count().waiting
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit])
+def test_what_is_no_exception_is_a_failure(app: Postbus, concurrency: int, kind: type[BaseException]) -> None:
+    """A handler may raise anything without ending its worker, such as what an event loop of its own raises."""
+
+    @app.handler
+    def handle(task: Task) -> None:
+        if task.number == 0:
+            raise kind("enough")
+
+    app.dispatch_many([Task(0), Task(1)])
+    stopped = run(app, 2, concurrency=concurrency)
+    assert (1, 1) == (stopped.handled, stopped.failed)
+    (buried,) = transport(app, "failed").receive(10, 0)
+    assert [f"What a handler raised is no Exception: {kind.__name__}: enough"] == [
+        details.message for details in buried.all(stamps.ErrorDetails)
+    ]
 
 
 def test_a_transport_that_fails_for_good_ends_the_worker(app: Postbus) -> None:

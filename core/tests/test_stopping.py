@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -376,6 +377,35 @@ def test_a_process_that_a_handler_forks_has_signals_of_its_own(app: Postbus, con
     stopped = app.worker("tasks", concurrency=concurrency, limits=Limits(messages=2)).run()
     assert [-signal.SIGTERM] * 2 == ends
     assert ("it has handled 2 messages", 2) == (stopped.reason, stopped.handled)
+
+
+@pytest.mark.parametrize("how", ["leaves", "fails", "returns"])
+def test_a_process_that_a_handler_forks_is_no_worker(app: Postbus, concurrency: int, how: str) -> None:
+    """It ends when it comes out of the handler, and settles nothing, as all that is in hand is its parent's."""
+    parent = os.getpid()
+    ends: list[int] = []
+
+    @app.handler
+    def fork(task: Task) -> None:
+        child = os.fork()
+        if child == 0:
+            if how == "leaves":
+                sys.exit(3)
+            if how == "fails":
+                raise ValueError("one")
+            return
+        if not until(lambda: os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
+            os.kill(child, signal.SIGKILL)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    app.dispatch_many([Task(1), Task(2)])
+    try:
+        stopped = app.worker("tasks", concurrency=concurrency, fetch_size=2, limits=Limits(messages=1)).run()
+    finally:
+        if os.getpid() != parent:  # Else these tests would go on twice.
+            os._exit(99)
+    assert 1 == stopped.handled
+    assert {"leaves": 3, "fails": 1, "returns": 0}[how] == ends[0]
 
 
 def test_signals_in_a_hail_do_no_harm(app: Postbus, concurrency: int) -> None:

@@ -96,6 +96,13 @@ class TimeLimitExceeded(PostbusError):
     """A handler took longer than its ``time_limit``; tried again as after any other failure."""
 
 
+class Escaped(PostbusError):
+    """A handler in a worker raised what is no `Exception`, such as SystemExit; its cause is that.
+
+    The message has failed, as otherwise it would come again and end one worker after the other.
+    """
+
+
 class StopWorker(PostbusError):
     """Raised by a handler: stop the worker after this message, which counts as failed."""
 

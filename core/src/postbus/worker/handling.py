@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NoReturn
 
 from postbus.envelope import Envelope
 from postbus.errors import (
+    Escaped,
     HandlerFailed,
     Interrupted,
     NotDecoded,
@@ -16,6 +19,7 @@ from postbus.errors import (
     StopWorker,
     TransportError,
     Unrecoverable,
+    describe,
     leaves,
 )
 from postbus.event_loop import loop
@@ -50,6 +54,9 @@ class Handling:
         self._observers = observers
         self._stop = stop
         self._is_stopping = is_stopping
+        self._pid = os.getpid()
+        self.exit: SystemExit | None = None
+        """What the worker is to end by, because a handler raised it."""
         self._is_watched = False
         self._pause = 0.0
         self._repeated: dict[int, tuple[Envelope, Envelope]] = {}
@@ -71,13 +78,19 @@ class Handling:
                     raise Poisonous(f"{deaths} workers died, or lost it, while they had it in hand.")
                 if isinstance(attempt.message, Undecodable):
                     raise NotDecoded(attempt.message.reason)
-                handled = self._dispatch(attempt)
-            except Exception as error:  # A border: what a handler or a middleware raises is a failure of this message.
-                interruption = _interruption_behind(error)
+                try:
+                    handled = self._dispatch(attempt)
+                finally:
+                    if os.getpid() != self._pid:
+                        _end_forked()
+            except (KeyboardInterrupt, Interrupted):
+                raise
+            except BaseException as problem:  # A border: whatever is raised is a failure of this message.
+                interruption = _interruption_behind(problem)
                 if interruption is not None:
-                    raise interruption from error
+                    raise interruption from problem
                 seconds = time.monotonic() - started if started else 0.0
-                outcome = self._deal_with(error, holding, envelope, attempt, repeats, seconds)
+                outcome = self._deal_with(self._failure(problem), holding, envelope, attempt, repeats, seconds)
                 if not isinstance(outcome, Envelope):
                     self._repeated.pop(id(envelope), None)
                     return outcome
@@ -144,6 +157,17 @@ class Handling:
         assert not isinstance(outcome, Envelope)
         return outcome
 
+    def _failure(self, problem: BaseException) -> Exception:
+        """Return what was raised, as a failure of its message; SystemExit ends the worker besides."""
+        if isinstance(problem, Exception):
+            return problem
+        if isinstance(problem, SystemExit):
+            self.exit = problem
+            self._stop(f"a handler raised {describe(problem)}")
+        failure = Escaped(f"What a handler raised is no Exception: {describe(problem)}")
+        failure.__cause__ = problem
+        return failure
+
     def _tell_handled(self, holding: Holding, envelope: Envelope, handled: Envelope, seconds: float) -> None:
         if logger.isEnabledFor(logging.INFO):
             logger.info(
@@ -194,7 +218,23 @@ class Handling:
         return again or "failed"
 
 
-def _interruption_behind(error: Exception) -> BaseException | None:
+def _end_forked() -> NoReturn:
+    """End a process that a handler has forked, as it comes out of that handler: what is in hand is its parent's."""
+    problem = sys.exception()
+    code: object = 0
+    if isinstance(problem, SystemExit):
+        code = problem.code or 0
+    elif problem is not None:
+        code = "A process that a handler has forked failed."
+    if not isinstance(code, int):
+        logger.error("%s", code, exc_info=None if isinstance(problem, SystemExit) else problem)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code & 0xFF)
+
+
+def _interruption_behind(error: BaseException) -> BaseException | None:
     """Return what interrupted a handler if that made it raise this: a library may stumble over it in its own way."""
     for leaf in leaves(error):
         seen: set[int] = set()

@@ -30,7 +30,7 @@ class Finished(Struct, frozen=True):
     """None if it was interrupted; "paused" if it was not begun, because its transport is."""
     seconds: float
     error: BaseException | None = None
-    """What is no failure of the message, but the end of the worker, such as SystemExit."""
+    """What is no failure of the message, but the end of the worker."""
 
 
 class Stuck(Struct, frozen=True):

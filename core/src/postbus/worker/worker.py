@@ -88,6 +88,8 @@ class Worker:
 
         A handler that nothing can interrupt, although its time limit or the grace is over, may keep this from
         returning. Once its message is dealt with, ``abandon`` is called, in another thread, and may end the process.
+
+        A handler that raises `SystemExit` has failed; the worker stops, and raises it.
         """
         self._counters = Counters(self._limits)
         self._abandon = abandon
@@ -106,16 +108,25 @@ class Worker:
             )
             for name, receiver in self._receivers.items()
         ]
+        handling = Handling(
+            self._dispatch,
+            self._failures,
+            self._observers,
+            self.stop,
+            lambda: self._stopping.reason(self._counters) is not None,
+        )
         try:
             with (
                 StopSignals(self.stop, self._interrupt) as signals,
                 Health(holdings, file=self._health_file, max_outage=self._max_outage) as health,
             ):
-                self._arrangement = self._arrange(holdings, signals, health)
+                self._arrangement = self._arrange(holdings, handling, signals, health)
                 try:
                     reason = self._arrangement.work()
                 except Interrupted:  # The grace was over, or a handler came to its end when it had been given up.
                     reason = self._stopping.told
+            if handling.exit is not None:
+                raise handling.exit
         except TransportError as error:
             reason = f"a transport failed: {error}"
             raise
@@ -134,14 +145,9 @@ class Worker:
         if isinstance(self._arrangement, Concurrent):
             self._arrangement.wake()
 
-    def _arrange(self, holdings: Sequence[Holding], signals: StopSignals, health: Health) -> Sequential | Concurrent:
-        handling = Handling(
-            self._dispatch,
-            self._failures,
-            self._observers,
-            self.stop,
-            lambda: self._stopping.reason(self._counters) is not None,
-        )
+    def _arrange(
+        self, holdings: Sequence[Holding], handling: Handling, signals: StopSignals, health: Health
+    ) -> Sequential | Concurrent:
         turns = Turns(tuple(self._receivers), self._strategy, self._weights)
         queue_turns = Turns(self._queues, self._strategy, self._weights)
         if self._concurrency == 1 and len(holdings) == 1:
