@@ -261,6 +261,53 @@ def test_systemd_is_told(app: Postbus, concurrency: int, tmp_path: Path, monkeyp
         assert told == b"STOPPING=1"
 
 
+# One message at a time, nothing runs any more when a limit is reached.
+@pytest.mark.parametrize(("why", "concurrency"), [("told", 1), ("told", 3), ("limit", 3)])
+def test_systemd_is_told_when_stopping_begins(
+    why: str, concurrency: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """STOPPING=1 is sent while handlers still run, which may be for as long as the grace; and only once."""
+    app = Postbus(transports={"tasks": "in-memory://"}, routing={Task: "tasks"})
+    begun, go_on = threading.Event(), threading.Event()
+    address = tmp_path / "notify"
+
+    @app.handler
+    def handle(task: Task) -> None:
+        if task.number == 1:
+            begun.set()
+            assert go_on.wait(PATIENCE)
+        elif why == "limit":
+            raise ValueError("never")
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(address))
+        systemd.settimeout(PATIENCE)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+        worker = app.worker(concurrency=concurrency, limits=Limits(failures=1))
+        app.dispatch(Task(1))
+        working = threading.Thread(target=worker.run)
+        working.start()
+        try:
+            assert begun.wait(PATIENCE)
+            if why == "limit":
+                app.dispatch(Task(2))
+            else:
+                worker.stop()
+            end = time.monotonic() + PATIENCE
+            while systemd.recv(100) != b"STOPPING=1":
+                assert time.monotonic() < end, "It still gives signs of life only."
+            assert working.is_alive()
+        finally:
+            go_on.set()
+            working.join(PATIENCE)
+        systemd.setblocking(False)
+        rest: list[bytes] = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                rest.append(systemd.recv(100))
+        assert b"STOPPING=1" not in rest
+
+
 @pytest.mark.slow
 def test_systemd_hears_nothing_of_a_worker_that_hangs(
     app: Postbus, broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -96,6 +96,7 @@ class Concurrent:
                 self._finish()
                 raise
             self._observers.notify(WorkerStopping(reason))
+            self._health.note_stopping()
             self._finish()
             return reason
         finally:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -42,12 +42,21 @@ class Health:
     INTERVAL = 1.0
     """Seconds between two signs of life."""
 
-    def __init__(self, holdings: Sequence[Holding], *, file: Path | None, max_outage: float | None) -> None:
+    def __init__(
+        self,
+        holdings: Sequence[Holding],
+        is_told_to_stop: Callable[[], bool] = lambda: False,
+        *,
+        file: Path | None,
+        max_outage: float | None,
+    ) -> None:
         self._holdings = holdings
+        self._is_told_to_stop = is_told_to_stop
         self._file = file
         self._max_outage = max_outage
         self._systemd = Systemd()
         self._next = 0.0
+        self._is_stopping = False
 
     def turn(self) -> None:
         """Take note of a turn; raise `TransportError` if a broker has been away, or silent, for too long."""
@@ -64,7 +73,9 @@ class Health:
                 )
 
     def show(self, now: float) -> None:
-        """Give a sign of life, unless there was one just now."""
+        """Give a sign of life, unless there was one just now; say at once that the worker is to stop, if it is."""
+        if self._is_told_to_stop():
+            self.note_stopping()
         if now < self._next:
             return
         self._next = now + self.INTERVAL
@@ -78,13 +89,19 @@ class Health:
             paused = {name: one.paused_until + offset for name, one in switches.items() if one.is_open}
             self._write(Report(os.getpid(), turned_at + offset, sum(map(len, self._holdings)), away, paused))
 
+    def note_stopping(self) -> None:
+        """Tell systemd, once, that the worker receives no more, though handlers may run for a while."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            self._systemd.tell("STOPPING=1")
+
     def __enter__(self) -> Health:
         self._systemd.tell("READY=1")
         self.show(time.monotonic())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._systemd.tell("STOPPING=1")
+        self.note_stopping()
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)

@@ -118,7 +118,12 @@ class Worker:
         try:
             with (
                 StopSignals(self.stop, self._interrupt) as signals,
-                Health(holdings, file=self._health_file, max_outage=self._max_outage) as health,
+                Health(
+                    holdings,
+                    lambda: self._stopping.told is not None,
+                    file=self._health_file,
+                    max_outage=self._max_outage,
+                ) as health,
             ):
                 self._arrangement = self._arrange(holdings, handling, signals, health)
                 try:
