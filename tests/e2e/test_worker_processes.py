@@ -40,7 +40,7 @@ app = Postbus(
         "mails": "sqlite:///shop.db?queue_name=mails&redeliver_timeout=1",
         "failed": "sqlite:///shop.db?queue_name=failed",
     },
-    routing={"shop.Order": "orders", "shop.Wait": "orders", "shop.Mail": "mails", "shop.Grow": "orders"},
+    routing={"shop.Mail": "mails", "*": "orders"},
     failure_transport="failed",
     retry={"max_retries": 0},
 )
@@ -318,6 +318,161 @@ def test_an_idle_worker_stops(shop: Shop, options: tuple[str, ...], number: sign
     worker.send_signal(number)
     shop.end(worker)
     assert f"it got {number.name}" in shop.log(worker)
+
+
+# a signal before there is a worker, and when there is none any more
+
+AT = """
+def stay_at(point):
+    Path(point).touch()
+    end = time.monotonic() + 30
+    while not is_told_to_go_on() and time.monotonic() < end:
+        time.sleep(0.02)
+"""
+
+WHILE_IMPORTED = {
+    "waits": 'stay_at("importing")\n',
+    "swallows": 'try:\n    stay_at("importing")\nexcept BaseException:\n    pass\n',
+    "translates": 'try:\n    stay_at("importing")\nexcept BaseException:\n    raise ImportError("What was that?")\n',
+}
+
+WHEN_STARTED = """
+from postbus.events import WorkerStarted
+
+@app.observe
+def see(event):
+    if isinstance(event, WorkerStarted):
+        stay_at("started")
+"""
+
+AT_THE_END = {
+    "the interpreter ends": 'import atexit\natexit.register(stay_at, "ending")\n',
+    "its modules go": """
+class Last:
+    def __del__(self, stay=stay_at):
+        stay("ending")
+
+last = Last()
+""",
+}
+
+WHEN_THE_HANDLER_CHANGES = """
+install, changes = signal.signal, []
+
+def install_and_get(number, handler):
+    is_it = number == signal.SIGTERM and "POSTBUS_CHILD" not in os.environ
+    if is_it:
+        changes.append(handler)
+    is_it = is_it and len(changes) == {change}
+    if is_it and "{when}" == "before":
+        os.kill(os.getpid(), number)
+    before = install(number, handler)
+    if is_it and "{when}" == "after":
+        os.kill(os.getpid(), number)
+    return before
+
+signal.signal = install_and_get
+"""
+
+
+def write_staying(shop: Shop, code: str) -> None:
+    start = f"import time\n{APP}{WAITING['sleeps']}{AT}"
+    (shop.folder / "shop.py").write_text(start + code)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("options", [(), ("--processes", "2"), ("--watch",)], ids=["one", "parent", "watch"])
+def test_a_signal_while_the_app_is_imported(shop: Shop, options: tuple[str, ...], number: signal.Signals) -> None:
+    """Nothing was fetched yet, so it ends at once, with exit code 0, and says why."""
+    write_staying(shop, WHILE_IMPORTED["waits"])
+    worker = shop.start("consume", "orders", *options)
+    shop.until((shop.folder / "importing").exists, "the app is being imported")
+    worker.send_signal(number)
+    shop.end(worker)
+    assert f"it got {number.name}, before it had begun" in shop.log(worker)
+
+
+@pytest.mark.parametrize("kind", ["swallows", "translates"])
+def test_a_signal_that_the_app_takes_for_something_else(shop: Shop, kind: str) -> None:
+    """An app that catches everything while it is imported does not keep the worker from ending well."""
+    write_staying(shop, WHILE_IMPORTED[kind])
+    worker = shop.start("consume", "orders")
+    shop.until((shop.folder / "importing").exists, "the app is being imported")
+    worker.terminate()
+    shop.end(worker)
+    assert "it got SIGTERM, before it had begun" in shop.log(worker)
+    assert "Consuming" not in shop.log(worker)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@ARRANGEMENTS
+def test_a_signal_as_soon_as_it_is_announced(shop: Shop, options: tuple[str, ...], number: signal.Signals) -> None:
+    """Whoever reads that a signal stops the worker may send it, though the worker is only about to begin."""
+    write_staying(shop, WHEN_STARTED)
+    worker = shop.worker("orders", *options)
+    shop.until((shop.folder / "started").exists, "it is about to begin")
+    worker.send_signal(number)
+    shop.go_on()
+    shop.end(worker)
+    assert f"Stopped, because it got {number.name}: 0 handled" in shop.log(worker)
+
+
+@pytest.mark.parametrize("where", list(AT_THE_END))
+def test_a_late_signal(shop: Shop, where: str) -> None:
+    """One that comes when the worker has stopped, and its process is about to end, does not spoil the exit code."""
+    write_staying(shop, AT_THE_END[where])
+    worker = shop.worker("orders", "--limit", "1")
+    shop.dispatch("Order", 1)
+    shop.until((shop.folder / "ending").exists, "its process is about to end")
+    worker.terminate()
+    shop.go_on()
+    shop.end(worker)
+
+
+def test_three_late_signals(shop: Shop) -> None:
+    """A process that something keeps from ending can be ended all the same."""
+    write_staying(shop, AT_THE_END["the interpreter ends"])
+    worker = shop.worker("orders")
+    worker.terminate()
+    shop.until((shop.folder / "ending").exists, "its process is about to end")
+    while worker.poll() is None:
+        worker.terminate()
+        time.sleep(0.1)
+    shop.end(worker, 130)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("change", [1, 2], ids=["taken", "given back"])
+@pytest.mark.parametrize(
+    "options", [(), ("--concurrency", "3"), ("--processes", "2")], ids=["one", "three", "under a parent"]
+)
+def test_a_signal_when_its_handler_changes(shop: Shop, options: tuple[str, ...], change: int, when: str) -> None:
+    """Right before and after a worker, or a parent, takes the signals, and gives them back: it ends well."""
+    write_staying(shop, WHEN_THE_HANDLER_CHANGES.replace("{change}", str(change)).replace("{when}", when))
+    limit = ("--time-limit", "0.5") if change == 2 else ()
+    shop.end(shop.start("consume", "orders", *limit, *options))
+
+
+def test_what_a_handler_forks_is_ended_by_a_signal(shop: Shop) -> None:
+    """A process that a handler forks is no worker: a signal does with it what it does by default."""
+    code = """
+@dataclass(frozen=True)
+class Fork:
+    number: int
+
+@app.handler
+def fork(message: Fork) -> None:
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    os.kill(pid, signal.SIGTERM)
+    tell("handled", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    write_staying(shop, code)
+    shop.dispatch("Fork", 1)
+    shop.end(shop.worker("orders", "--limit", "1"))
+    assert 1 == shop.told("handled")[-signal.SIGTERM]
 
 
 @ARRANGEMENTS

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
+
+from postbus.worker.signals import STOP_SIGNALS
 
 if TYPE_CHECKING:
     from conftest import Shop
@@ -56,6 +59,14 @@ def test_every_line_of_a_json_log_is_json(shop: Shop) -> None:
 
     records = [json.loads(line) for line in result.stderr.splitlines()]
     assert {"transports", "message_id", "correlation_id", "transport", "handled"} <= set().union(*records)
+
+
+def test_signals_are_as_before(shop: Shop) -> None:
+    """Whoever runs the command in a process of his own, which goes on afterwards, has his signals back."""
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    for arguments in [("orders", "--time-limit", "0.01"), ("nowhere",)]:
+        shop.run("consume", *arguments)
+        assert before == [signal.getsignal(number) for number in STOP_SIGNALS]
 
 
 def test_all_leaves_failure_transports_out(shop: Shop) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Concatenate, Literal, NoReturn, ParamSpec
 
 import click
 
@@ -35,9 +37,32 @@ from postbus.errors import ConfigurationError, PostbusError, TransportError
 from postbus.events import WorkerStopped
 from postbus.limits import GRACE, Limits
 from postbus.transport import Receiver
+from postbus.worker.signals import Standby
 from postbus.worker.strategies import STRATEGIES, Strategy
 
 logger = logging.getLogger(logs.ANNOUNCEMENTS)
+
+P = ParamSpec("P")
+
+
+def pass_standby(
+    command: Callable[Concatenate[Standby, Invocation, P], None],
+) -> Callable[Concatenate[Invocation, P], None]:
+    """Let a signal end the command well from its beginning to the end of the process."""
+
+    @functools.wraps(command)
+    def run(invocation: Invocation, /, *args: P.args, **options: P.kwargs) -> None:
+        standby = Standby(for_good=invocation.owns_process)
+        try:
+            with standby:
+                command(standby, invocation, *args, **options)
+        except BaseException:  # Whatever has come of the exception, in code that is not ours.
+            if standby.called_off is None:
+                raise
+            logger.info("Stopped, because it got %s, before it had begun.", standby.called_off.name)
+            raise SystemExit(0) from None
+
+    return run
 
 
 @click.command(
@@ -130,7 +155,9 @@ logger = logging.getLogger(logs.ANNOUNCEMENTS)
 )
 @click.pass_context
 @pass_invocation
+@pass_standby
 def consume(
+    standby: Standby,
     invocation: Invocation,
     context: click.Context,
     names: tuple[str, ...],
@@ -170,9 +197,9 @@ def consume(
     logs.configure(verbosity, log_format, process=f"worker {child}" if child is not None and processes else None)
     if child is None and watch:
         # Without the app: it may be broken now, and mended by the next change.
-        context.exit(Parent(least, grace=grace, changes=Changes(Path.cwd())).run())
+        context.exit(_run(Parent(least, grace=grace, changes=Changes(Path.cwd())), standby))
     if child is None and processes is None and os.getpid() == 1:
-        context.exit(Parent(1, grace=grace, replaces=False).run())
+        context.exit(_run(Parent(1, grace=grace, replaces=False), standby))
     limits = Limits(messages=limit, failures=failure_limit, time=time_limit, memory=memory_limit)
     app = invocation.loaded_app
     if bus is not None and bus not in app.config.buses:
@@ -185,7 +212,7 @@ def consume(
         )
         number = f"{least}" if backlog is None else f"{least} to {most}"
         logger.info("Consuming %s in %s processes.", ", then ".join(map(repr, chosen)), number)
-        context.exit(Parent(least, grace=grace, backlog=backlog).run())
+        context.exit(_run(Parent(least, grace=grace, backlog=backlog), standby))
 
     worker = app.worker(
         *chosen,
@@ -200,6 +227,7 @@ def consume(
         max_outage=max_outage,
         health_file=own_file(health_file, child) if processes else health_file,
     )
+    standby.hand_over(lambda number: worker.stop(f"it got {number.name}"))
     summary = Summary()
     if verbosity:
         app.observe(summary)
@@ -251,6 +279,11 @@ def stop_workers(invocation: Invocation) -> None:
     app = invocation.app
     app.stop_signal().send()
     click.echo(f"Told every worker of {app.config.name!r} to stop after the messages in hand.")
+
+
+def _run(parent: Parent, standby: Standby) -> int:
+    standby.hand_over(parent.stop)
+    return parent.run()
 
 
 def _end(app: Postbus, code: int) -> NoReturn:

@@ -28,9 +28,11 @@ class Invocation:
     A plugin's command gets one with ``@click.pass_obj``.
     """
 
-    def __init__(self, reference: str | None = None, key: str = "--app") -> None:
+    def __init__(self, reference: str | None = None, key: str = "--app", *, owns_process: bool = False) -> None:
         self._reference = reference
         self._key = key
+        self.owns_process = owns_process
+        """Whether this process ends with the command."""
 
     @cached_property
     def app(self) -> Postbus:

@@ -81,11 +81,16 @@ class Parent:
         self._changes = changes
         self._wanted = number
         self._changed: str | None = None
+        self._told: signal.Signals | None = None
         self._signals = 0
         self._code = 0
         self._systemd = Systemd()
         # To systemd this process is the service, and its children are not.
         os.environ.pop("NOTIFY_SOCKET", None)
+
+    def stop(self, number: signal.Signals) -> None:
+        """Take note of a signal that came before `run` could see to them; then it starts nothing."""
+        self._told = number
 
     def run(self) -> int:
         """Run the children; return the exit code: 0 if all have ended well."""
@@ -95,8 +100,11 @@ class Parent:
             os.set_blocking(end, False)
         self._child_end = life
         os.set_inheritable(life, True)
-        before = {number: signal.signal(number, _note) for number in (*STOP_SIGNALS, signal.SIGCHLD)}
+        # The pipe first: a signal that is handled and not written into it would come to nothing.
         wakeup_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+        before = {number: signal.signal(number, _note) for number in (*STOP_SIGNALS, signal.SIGCHLD)}
+        if self._told is not None:
+            self._stop(self._told)
         if self._backlog is not None:
             self._backlog.watch(self._want)
         if self._changes is not None:
@@ -158,6 +166,8 @@ class Parent:
                         [sys.executable, *sys.orig_argv[1:]],
                         environment,
                         setpgroup=0,
+                        # What we pass on waits until it is handled: see `Standby`.
+                        setsigmask=STOP_SIGNALS,
                         setsigdef=[*STOP_SIGNALS, signal.SIGCHLD],
                     )
                 except OSError as error:  # For want of memory or of processes, as a rule; others go on.

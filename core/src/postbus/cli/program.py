@@ -58,6 +58,13 @@ class Mistake(Failure):
 class Program(click.Group):
     """A group whose commands are imported when they are called for, and whose errors are sentences."""
 
+    owns_process = False
+    """Whether this process ends with the command."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        self.owns_process = options.get("standalone_mode", True)
+        return super().__call__(*args, **options)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(name for name in _commands_of_plugins() if name not in COMMANDS)]
 
@@ -124,4 +131,5 @@ def main(context: click.Context, reference: str | None, debug: bool) -> None:
     logs.configure()
     named_by = context.get_parameter_source("reference")
     key = "POSTBUS_APP" if named_by is ParameterSource.ENVIRONMENT else "--app"
-    context.obj = context.with_resource(Invocation(reference, key))
+    owns_process = cast(Program, context.command).owns_process
+    context.obj = context.with_resource(Invocation(reference, key, owns_process=owns_process))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -93,7 +94,76 @@ class StopSignals:
             self._nudged()
 
 
-_installed: list[StopSignals] = []
+class Standby:
+    """Has the signals that stop a worker while there is none yet, and when there is none any more.
+
+    Nothing is in hand then, so at a signal the process may end, and well. One that comes before `hand_over` raises
+    `SystemExit`, wherever the main thread is; of any later one the worker is told, to which it may be no news.
+    Outside of the main thread this does nothing.
+    """
+
+    ENOUGH = 3
+    """At how many signals the process ends at once, because something keeps it from ending well."""
+
+    def __init__(self, *, for_good: bool) -> None:
+        """``for_good`` says that the process ends with this: nobody gets the signals back, and none spoils its exit."""
+        self._for_good = for_good
+        self._tell: Callable[[signal.Signals], object] | None = None
+        self._before: dict[int, Any] = {}
+        self._count = 0
+        self.called_off: signal.Signals | None = None
+        """The signal because of which there will be no worker."""
+
+    def __enter__(self) -> Standby:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+        _installed.append(self)
+        if self._for_good:
+            atexit.register(self._ignore)  # Before what the app registers, and so called after it.
+        # Who has started this process may have blocked them, until it can handle them: see `Parent`.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._tell = self._tell or _is_no_news
+        if self._before and not self._for_good:
+            _installed.remove(self)
+            self.uninstall()
+
+    def uninstall(self) -> None:
+        """Leave signals to whoever had them before."""
+        before, self._before = self._before, {}
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def hand_over(self, tell: Callable[[signal.Signals], object]) -> None:
+        """Tell this one of every signal from now on; in the main thread, and also when it has ended."""
+        self._tell = tell
+        if self.called_off is not None:  # Something has swallowed the exception.
+            raise SystemExit(0)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        if self._count == self.ENOUGH:
+            os._exit(130)
+        if self._tell is not None:
+            self._tell(signal.Signals(number))
+            return
+        self.called_off = signal.Signals(number)
+        raise SystemExit(0)
+
+    def _ignore(self) -> None:
+        # Soon after this, Python gives signals that it handles their default action back, which is to kill.
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _is_no_news(number: signal.Signals) -> None:
+    """Do nothing about a signal: what it asks for is being done."""
+
+
+_installed: list[StopSignals | Standby] = []
 _masks: list[set[signal.Signals | int]] = []
 
 
