@@ -16,7 +16,7 @@ import pytest
 
 from postbus import Envelope, Limits, Postbus, TransportError
 from postbus.errors import ConnectionLost
-from postbus.events import WorkerPaused
+from postbus.events import LeasesExtended, TransportLost, WorkerPaused
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
 from postbus.transport import QueueTransport
@@ -55,7 +55,8 @@ class Broker:
 
     reject = release = ack
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.over.set()
 
 
 @pytest.fixture
@@ -113,6 +114,36 @@ def test_a_broker_that_comes_back_in_time_does_not(app: Postbus, broker: Broker,
     worker.stop()
     working.join(PATIENCE)
     assert not working.is_alive()
+
+
+def test_an_outage_that_another_thread_finds_lasts(app: Postbus, broker: Broker) -> None:
+    """A fetch that ends because its connection is closed, as another thread has lost the broker, has not reached it."""
+    broker.hanging = True
+    transport: Any = app.transport("tasks")
+    received: list[Any] = []
+    events: list[type[Any]] = []
+    app.observe(lambda event: events.append(type(event)))
+    receiving = threading.Thread(target=lambda: received.append(transport.receive(1, PATIENCE)))
+    receiving.start()
+    assert broker.fetched.wait(PATIENCE)
+
+    def lose(connection: Any) -> None:
+        raise ConnectionLost("The broker is away.")
+
+    with pytest.raises(ConnectionLost):
+        transport.call(lose)
+    receiving.join(PATIENCE)
+    assert [[]] == received
+    assert [TransportLost] == events
+
+
+def test_a_worker_that_holds_nothing_extends_no_lease(concurrency: int) -> None:
+    """The broker is not asked about no messages, for which a worker would have to wait while it is away."""
+    app = Postbus(transports={"tasks": "in-memory://"}, routing={Task: "tasks"})
+    events: list[Any] = []
+    app.observe(events.append)
+    app.worker(concurrency=concurrency, limits=Limits(time=0.5)).run()
+    assert not [event for event in events if isinstance(event, LeasesExtended)]
 
 
 @pytest.mark.slow

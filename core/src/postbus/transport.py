@@ -415,7 +415,9 @@ class QueueTransport:
             self._pause = min(max(self._pause * 2, self.first_pause), self.longest_pause)
             self._retry_at = time.monotonic() + self._pause * random.uniform(0.8, 1.2)
             return []
-        self._found()
+        # Else another thread has found it lost, and closed it, which is why nothing came.
+        if deliveries or self._connection is connection:
+            self._found()
         return [self.decode(delivery) for delivery in deliveries]
 
     def decode(self, delivery: Delivery) -> Envelope:

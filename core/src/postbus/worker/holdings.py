@@ -231,7 +231,7 @@ class Holding:
 
     def extend_leases(self, now: float) -> None:
         """Begin all leases anew, once a third of their time is over."""
-        if now < self._extend_at:
+        if now < self._extend_at or not self:
             return
         lease = self._known_lease()
         due = self._leased_at + lease / 3
