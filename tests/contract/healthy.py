@@ -1,7 +1,7 @@
 """Four transports that keep the contract, for the mutants to break.
 
 Each is the in-memory connection, with what some of the rules need: a broker with limits, one that several
-processes share, or one that can be stopped.
+processes share, or one that can be stopped. And there are slow ones, for the rules about leases.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import os
 import pickle
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -22,6 +23,7 @@ from msgspec.structs import replace
 from postbus.dsn import Dsn
 from postbus.errors import ConnectionLost, TransportError
 from postbus.hookspecs import RegisterTransport, hookimpl
+from postbus.testing.rules.leases import Leases
 from postbus.transport import Delivery, Guarantees, Outgoing, QueueTransport, TransportContext
 from postbus_in_memory import GUARANTEES, InMemoryConnection, InMemoryOptions
 from postbus_in_memory.queue import Queue
@@ -34,6 +36,8 @@ class Plain(InMemoryConnection):
     guarantees: ClassVar[Guarantees] = GUARANTEES
     settings: ClassVar[Mapping[str, Any]] = {}
     """What the contract of this transport sets besides."""
+    only: ClassVar[Sequence[type]] = ()
+    """The groups of rules that are for it; none means all."""
     queue_type: ClassVar[type[Queue]] = Queue
     queues: ClassVar[defaultdict[str, Queue]]
 
@@ -274,4 +278,53 @@ class Served(Plain):
             self.queue.changed.notify_all()
 
 
+class Halting(Plain):
+    """On a machine that stands still once in the course of each rule, before or after a certain step."""
+
+    only = (Leases,)
+    halts_before: ClassVar[int]
+    steps: ClassVar[Counter[str]]
+
+    def __init_subclass__(cls, *, before: int) -> None:
+        super().__init_subclass__()
+        cls.halts_before, cls.steps = before, Counter()
+
+    @contextmanager
+    def step(self) -> Generator[None]:
+        self.tick()
+        yield
+        self.tick()
+
+    def tick(self) -> None:
+        """Stand still for longer than a lease, if it is time to."""
+        rule = os.environ["PYTEST_CURRENT_TEST"]
+        self.steps[rule] += 1
+        if self.steps[rule] == self.halts_before:
+            time.sleep(1.0)
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        with self.step():
+            return super().publish(messages)
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        with self.step():
+            return super().fetch(limit, wait)
+
+    def ack(self, tags: Sequence[int]) -> None:
+        with self.step():
+            super().ack(tags)
+
+    def release(self, tags: Sequence[int]) -> None:
+        with self.step():
+            super().release(tags)
+
+    def keepalive(self, tags: Sequence[int]) -> Sequence[int]:
+        with self.step():
+            return super().keepalive(tags)
+
+
 HEALTHY = (Plain, Limited, Shared, Served)
+HALTING = [type(f"Halting{number}", (Halting,), {}, before=number) for number in (4, 6, 8, 10, 14, 18)]
+
+# Their plugin is found by its name.
+globals().update({connection.__name__: connection for connection in HALTING})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from postbus.testing import TransportContract
 from postbus.testing.workbench import Workbench
-from tests.contract.healthy import HEALTHY, Shared
+from tests.contract.healthy import HALTING, HEALTHY, Shared
 from tests.contract.mutants import MUTANTS
 
 Verdict = Mapping[str, str]
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 # Mutants mostly wait, so more of them run than there are processors; but other tests run beside them.
 AT_ONCE = 4 * (os.cpu_count() or 1)
 
-CONNECTIONS = {connection.__name__: connection for connection in HEALTHY} | {
+CONNECTIONS = {connection.__name__: connection for connection in (*HEALTHY, *HALTING)} | {
     name: mutant.connection for name, mutant in MUTANTS.items()
 }
 
@@ -64,11 +65,16 @@ def run(name: str) -> Verdict:
     """Run the contract on one transport, in this process."""
     listener = _Listener()
     subject = f"{ROOT / 'tests' / 'contract' / 'subjects.py'}::{name}"
+    asked = [f"{subject}::{rule}" for rule in rules(*CONNECTIONS[name].only)]
     options = ["-q", "-c", os.devnull, f"--rootdir={ROOT}", "--import-mode=importlib", "-p", "no:cacheprovider"]
-    with Path(os.devnull).open("w") as nowhere:
+    # Of the folders that pytest makes by itself only the newest few outlive their run, and others run beside this one.
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        tempfile.TemporaryDirectory(prefix="proof-", ignore_cleanup_errors=True) as folder,
+    ):
         out, sys.stdout = sys.stdout, nowhere
         try:
-            pytest.main([subject, *options, "-o", f"python_classes={name}"], plugins=[listener])
+            pytest.main([*asked, f"--basetemp={folder}", *options, "-o", f"python_classes={name}"], plugins=[listener])
         finally:
             sys.stdout = out
     return listener.verdicts

@@ -113,12 +113,22 @@ class PublishesLater(Shared):
 
     queue_type = Late
 
+    def __init__(self, queue: Queue, *, lease: float) -> None:
+        super().__init__(queue, lease=lease)
+        self.flushes: list[threading.Timer] = []
+
     def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
         ids = super().publish(messages)
         flush = threading.Timer(1.0, self.release, [[]])
         flush.daemon = True
         flush.start()
+        self.flushes.append(flush)
         return ids
+
+    def close(self) -> None:
+        for flush in self.flushes:
+            flush.cancel()
+        super().close()
 
 
 @breaks("a_forked_process_has_a_connection_of_its_own")

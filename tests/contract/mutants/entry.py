@@ -1,7 +1,9 @@
-"""How a mutant gets into the list, and two kinds of connection that several mutants are made of."""
+"""How a mutant gets into the list, and three kinds of connection that several mutants are made of."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -69,3 +71,15 @@ class Closing(Plain):
     def close(self) -> None:
         super().close()
         self.closed = True
+
+
+class Locking(Plain):
+    """Holds a lock while it waits for long."""
+
+    def __init__(self, queue: Queue, *, lease: float) -> None:
+        super().__init__(queue, lease=lease)
+        self.lock = threading.Lock()
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        with self.lock if wait > 3 else contextlib.nullcontext():
+            return super().fetch(limit, wait)

@@ -71,9 +71,14 @@ class AcksAllBefore(Plain):
 
 @breaks(
     "a_delivery_is_in_one_hand",
-    # It fetches in vain with a delivery in flight.
-    also=["keepalive_keeps_a_delivery"],
-    perhaps=["a_connection_serves_several_threads", "many_producers_and_consumers_share_a_queue"],
+    # They fetch in vain with a delivery in flight; two of them not if the machine stands still for a whole lease.
+    also=["a_lease_does_not_run_out_early", "keepalive_keeps_a_delivery"],
+    perhaps=[
+        "a_connection_serves_several_threads",
+        "a_late_release_takes_nothing_from_another",
+        "keepalive_tells_what_is_lost",
+        "many_producers_and_consumers_share_a_queue",
+    ],
 )
 class DeliversItsOwnAgain(Plain):
     """Delivers what it has in flight once more when there is nothing else."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Sequence
 
 from postbus.transport import Delivery, Outgoing
-from postbus_in_memory.queue import Queue
 from tests.contract.healthy import Plain
-from tests.contract.mutants.entry import Closing, breaks
+from tests.contract.mutants.entry import Closing, Locking, breaks
 
 
 @breaks(
@@ -20,6 +17,7 @@ from tests.contract.mutants.entry import Closing, breaks
         "a_fetch_returns_when_a_message_arrives",
         "a_fetch_returns_when_a_message_is_released",
         "closing_ends_a_wait",
+        "keepalive_does_not_wait_for_a_fetch",
         "publishing_works_while_a_fetch_waits",
         "settling_works_while_a_fetch_waits",
     ],
@@ -70,18 +68,6 @@ class ClosesUnheard(Plain):
 
     def close(self) -> None:
         pass
-
-
-class Locking(Plain):
-    """Holds a lock while it waits for long."""
-
-    def __init__(self, queue: Queue, *, lease: float) -> None:
-        super().__init__(queue, lease=lease)
-        self.lock = threading.Lock()
-
-    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
-        with self.lock if wait > 3 else contextlib.nullcontext():
-            return super().fetch(limit, wait)
 
 
 @breaks("settling_works_while_a_fetch_waits")

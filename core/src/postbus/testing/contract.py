@@ -49,6 +49,7 @@ class TransportContract(
             def dsn(self) -> str:
                 return f"redis://localhost:6379/contract-{uuid4()}"
 
-    Each test has queues of its own. What may be set besides is listed in `Workbench`: how a message gets
+    Each test has queues of its own. One that notices that the machine stood still, so that what came of it says
+    nothing about the plugin, begins anew. What may be set besides is listed in `Workbench`: how a message gets
     a priority or into a certain queue, and a broker that may be stopped.
     """

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from postbus.testing.rules.delays import CLOCKS_DIFFER
+from postbus.testing.workbench import CLOCKS_DIFFER
 from postbus.transport import Counts, Delivery, Guarantees, Outgoing, QueueTransport
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from functools import partial, wraps
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
@@ -29,10 +30,18 @@ from postbus.transport import (
     Outgoing,
     QueueTransport,
     SupportsCount,
+    SupportsKeepalive,
     SupportsSetup,
 )
 
 T = TypeVar("T")
+W = TypeVar("W", bound="Workbench")
+
+# The clock of a broker and the one of this process, each rounded, may differ by that many seconds.
+CLOCKS_DIFFER = 0.01
+
+# So often a rule is begun anew because the machine stood still; a busy one does so now and then, not always.
+ATTEMPTS = 10
 
 
 class Broker(Protocol):
@@ -49,6 +58,10 @@ class Broker(Protocol):
     def start(self) -> None:
         """Start it at the same address, with what it had stored; return when it answers."""
         ...
+
+
+class TooLate(Exception):
+    """A step of a rule was taken so late that what came of it says nothing about the transport."""
 
 
 class Workbench:
@@ -119,6 +132,10 @@ class Workbench:
             self._queue = self.dsn()
         return self._queue
 
+    def change_queue(self) -> None:
+        """Leave this test's own queue as it is, and go on with another one."""
+        self._queue = None
+
     def subject(self, dsn: str | None = None, *, short_lease: bool = False) -> Subject:
         """Return what makes transports to a queue, this test's own unless another is given."""
         dsn = dsn or self.queue
@@ -182,6 +199,31 @@ class Workbench:
         """Fetch until there are so many deliveries."""
         return self._gather(partial(self.fetch, connection), number)
 
+    def take_on_lease(self, connection: Connection, number: int = 1) -> tuple[list[Delivery], float]:
+        """Fetch until there are so many deliveries; return them, and until when no lease on them can be over."""
+        lease = connection.lease if isinstance(connection, SupportsKeepalive) else math.inf
+        deadline, until = time.monotonic() + self.patience, math.inf
+        deliveries: list[Delivery] = []
+        while len(deliveries) < number:
+            begun = time.monotonic()
+            # In small steps: a lease may have begun as early as the fetch that brought it.
+            fetched = self.fetch(connection, number - len(deliveries), min(lease / 8, self.patience))
+            if fetched:
+                until = min(until, begun + lease - CLOCKS_DIFFER)
+            deliveries += fetched
+            assert len(deliveries) == number or time.monotonic() < deadline, (
+                f"{len(deliveries)} of {number} messages came within {self.patience} s."
+            )
+        return deliveries, until
+
+    def take_all_of(self, connection: Connection, bodies: set[bytes]) -> None:
+        """Fetch until each of these bodies has come; it may come more than once."""
+        deadline = time.monotonic() + self.patience
+        missing = set(bodies)
+        while missing and (left := deadline - time.monotonic()) > 0:
+            missing -= {delivery.body for delivery in self.fetch(connection, 10, left)}
+        assert set() == missing
+
     def receive(self, transport: QueueTransport, number: int) -> list[Envelope]:
         """Receive until there are so many envelopes."""
         return self._gather(lambda limit, wait: transport.receive(min(limit, 100), wait), number)
@@ -194,6 +236,21 @@ class Workbench:
                 if delivery.body == body:
                     return delivery
         raise AssertionError(f"{body!r} did not come within {self.patience} s.")
+
+    def assert_not_early(self, connection: Connection, begun: float, seconds: float) -> None:
+        """See that one message comes, and not before so many seconds have passed since it began."""
+        looked = begun
+        while True:
+            looking = time.monotonic()
+            deliveries = self.fetch(connection, 1, seconds / 8)
+            came = time.monotonic()
+            if deliveries:
+                break
+            assert came - begun < seconds + self.patience, f"Nothing came within {seconds} s and {self.patience} s."
+            looked = looking
+        assert came - begun >= seconds - CLOCKS_DIFFER
+        # Had nobody looked for so long, then one that was early could have come unseen.
+        not_later_than(looked + seconds / 2)
 
     def assert_quiet(self, connection: Connection) -> None:
         """See that nothing is delivered on this connection."""
@@ -239,6 +296,27 @@ class Workbench:
             gathered += get(number - len(gathered), left)
         assert number == len(gathered), f"{len(gathered)} of {number} messages came within {self.patience} s."
         return gathered
+
+
+def punctual(rule: Callable[[W], None]) -> Callable[[W], None]:
+    """Begin a rule anew, on another queue, if it was `TooLate`; where it always is, skip it."""
+
+    @wraps(rule)
+    def judge(self: W) -> None:
+        for _ in range(ATTEMPTS):
+            with suppress(TooLate):
+                rule(self)
+                return
+            self.change_queue()
+        pytest.skip(f"The machine stood still too often, {ATTEMPTS} times, for anything to be said.")
+
+    return judge
+
+
+def not_later_than(moment: float) -> None:
+    """Give up this attempt of a rule if it is later than that."""
+    if time.monotonic() > moment:
+        raise TooLate
 
 
 def unable(connection: Connection, ability: type) -> NoReturn:

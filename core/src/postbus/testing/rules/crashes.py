@@ -10,13 +10,14 @@ import pytest
 
 from postbus.envelope import Envelope
 from postbus.testing.subject import Note
-from postbus.testing.workbench import Workbench, hear
+from postbus.testing.workbench import Workbench, hear, not_later_than, punctual
 from postbus.transport import Outgoing, QueueTransport
 
 
 class Crashes(Workbench):
     """A process that dies takes nothing with it; one that forks disturbs nobody."""
 
+    @punctual
     def test_what_a_killed_process_had_fetched_comes_back_once(self) -> None:
         """All that a process had fetched and not settled when it got SIGKILL comes to another one, no message twice."""
         self.requires(shared=True, redelivery_on_crash=True)
@@ -26,9 +27,10 @@ class Crashes(Workbench):
         with self.child("fetch", 3, short_lease=True) as child:
             assert "fetched 3" == hear(child)
 
-        deliveries = self.take(connection, 3)
-        assert {b"0", b"1", b"2"} == {delivery.body for delivery in deliveries}
+        deliveries, until = self.take_on_lease(connection, 3)
         connection.ack([delivery.tag for delivery in deliveries])
+        not_later_than(until)
+        assert {b"0", b"1", b"2"} == {delivery.body for delivery in deliveries}
         self.assert_empty(connection)
 
     def test_what_a_killed_process_had_not_fetched_is_untouched(self) -> None:

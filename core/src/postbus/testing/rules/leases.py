@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from concurrent.futures import wait
+from functools import partial
 from typing import Protocol, runtime_checkable
 
-from postbus.testing.rules.delays import CLOCKS_DIFFER
-from postbus.testing.workbench import Workbench, in_background
+from postbus.testing.workbench import CLOCKS_DIFFER, Workbench, in_background, not_later_than, punctual
 from postbus.transport import Connection, Delivery, Outgoing, SupportsKeepalive
 
 MESSAGE = Outgoing(b"message", {})
@@ -29,6 +29,7 @@ class Leases(Workbench):
 
         assert MESSAGE.body == again.body
 
+    @punctual
     def test_a_lease_does_not_run_out_early(self) -> None:
         """Nobody else gets the message before the lease has passed since it was fetched."""
         connection = self._leasing_connection()
@@ -36,60 +37,86 @@ class Leases(Workbench):
         fetched = time.monotonic()
         self.take(connection, 1)
 
-        self.take(self._leasing_connection(), 1)
+        self.assert_not_early(self._leasing_connection(), fetched, connection.lease)
 
-        assert time.monotonic() - fetched >= connection.lease - CLOCKS_DIFFER
-
+    @punctual
     def test_keepalive_keeps_a_delivery(self) -> None:
         """As long as it is called, from any thread and while a fetch waits, nobody else gets the message."""
-        connection, delivery = self._one_on_lease()
-        stop = threading.Event()
+        connection = self._leasing_connection()
+        lease = connection.lease
+        connection.publish([MESSAGE])
+        [delivery], until = self.take_on_lease(connection)
+        waiting = in_background(partial(connection.fetch, 1, 3 * lease))
+        lost: list[object] = []
 
-        def keep() -> list[object]:
-            lost: list[object] = []
-            while not stop.wait(connection.lease / 4):
-                lost += connection.keepalive([delivery.tag])
-            return lost
-
-        keeping = in_background(keep)
-        others = connection.fetch(1, 3 * connection.lease)
-        stop.set()
-
-        assert [] == list(others)
-        assert [] == self.in_time(keeping)
+        end = time.monotonic() + 3 * lease + self.patience
+        while time.monotonic() < end and not wait([waiting], lease / 4).done:
+            begun = time.monotonic()
+            lost += connection.keepalive([delivery.tag])
+            not_later_than(until)
+            until = begun + lease - CLOCKS_DIFFER
         connection.ack([delivery.tag])
+        not_later_than(until)
+
+        others = self.in_time(waiting)
+        assert [] == lost
+        assert [] == list(others)
         self.assert_empty(connection)
 
+    def test_keepalive_does_not_wait_for_a_fetch(self) -> None:
+        """A worker that waits for more extends the leases of what it has meanwhile."""
+        self.requires(lease=True)
+        connection = self.connect()
+        assert isinstance(connection, LeasingConnection)
+        connection.publish([MESSAGE])
+        [delivery] = self.take(connection, 1)
+        waiting = in_background(partial(connection.fetch, 1, 3 * self.patience))
+        self.assert_still_waiting(waiting)
+
+        lost = self.in_time(in_background(partial(connection.keepalive, [delivery.tag])))
+
+        assert [] == list(lost)
+        self.assert_still_waiting(waiting)
+
+    @punctual
     def test_keepalive_tells_what_is_lost(self) -> None:
         """It returns the tags of deliveries that others have meanwhile, and of no others."""
         connection, delivery = self._one_on_lease()
         other = self._leasing_connection()
-        [theirs] = self.take(other, 1)
+        [theirs], until = self.take_on_lease(other)
 
-        assert [delivery.tag] == list(connection.keepalive([delivery.tag]))
-        assert [] == list(other.keepalive([theirs.tag]))
+        lost, none = connection.keepalive([delivery.tag]), other.keepalive([theirs.tag])
 
+        not_later_than(until)
+        assert [delivery.tag] == list(lost)
+        assert [] == list(none)
+
+    @punctual
     def test_a_late_ack_is_quiet(self) -> None:
         """Who acks after a lost lease hears nothing; the other one, who has the message now, settles it as ever."""
         connection, delivery = self._one_on_lease()
         other = self._leasing_connection()
-        [theirs] = self.take(other, 1)
+        [theirs], until = self.take_on_lease(other)
 
         connection.ack([delivery.tag])
 
         other.ack([theirs.tag])
+        not_later_than(until)
         self.assert_empty(other)
 
+    @punctual
     def test_a_late_release_takes_nothing_from_another(self) -> None:
         """Who gives back after a lost lease does not give away what another one has now."""
         connection, delivery = self._one_on_lease()
         other = self._leasing_connection()
-        [theirs] = self.take(other, 1)
+        [theirs], until = self.take_on_lease(other)
 
         connection.release([delivery.tag])
 
-        assert [] == list(other.keepalive([theirs.tag]))
+        lost = other.keepalive([theirs.tag])
         other.ack([theirs.tag])
+        not_later_than(until)
+        assert [] == list(lost)
         self.assert_empty(other)
 
     def _one_on_lease(self) -> tuple[LeasingConnection, Delivery]:

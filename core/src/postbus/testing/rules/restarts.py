@@ -15,9 +15,8 @@ import pytest
 from postbus.envelope import Envelope
 from postbus.errors import ConnectionLost, TransportError
 from postbus.events import Event, TransportLost, TransportRestored
-from postbus.testing.rules.delays import CLOCKS_DIFFER
 from postbus.testing.subject import Note
-from postbus.testing.workbench import Broker, Workbench, in_background
+from postbus.testing.workbench import CLOCKS_DIFFER, Broker, Workbench, in_background, not_later_than, punctual
 from postbus.transport import Outgoing, QueueTransport
 
 MESSAGES = [Outgoing(b"%d" % number, {"is": str(number)}) for number in range(3)]
@@ -45,15 +44,16 @@ class Restarts(Workbench):
         with _away(broker):
             pass
 
-        bodies = {delivery.body for delivery in self.take(self.connect(short_lease=True), 3)}
-        assert {message.body for message in MESSAGES} == bodies
+        self.take_all_of(self.connect(short_lease=True), {message.body for message in MESSAGES})
 
+    @punctual
     def test_what_is_delayed_survives_a_restart(self) -> None:
         """It comes when its delay is over, although the broker was away for a while of it, and not before."""
         self.requires(durable=True, delay=True)
         broker = self._breakable()
         published = time.monotonic()
         self.connect().publish([Outgoing(b"later", {}, 2 * self.short_delay), Outgoing(b"never", {}, self.long_delay)])
+        not_later_than(published + self.short_delay)
 
         with _away(broker):
             pass
