@@ -151,6 +151,22 @@ def test_closing_gives_back_what_arrives_at_that_moment(client, stream, connect,
             other.ack([delivery.tag])
 
 
+def test_closing_ends_a_wait_that_is_about_to_begin(own_redis, connect_to, in_background):
+    """Who closes while the fetch still connects, to wait then, does not leave it waiting."""
+    worker = connect_to(own_redis.dsn)
+    worker.setup()
+    own_redis.pause()
+    fetching = in_background(partial(worker.fetch, 1, LONG))
+    wait_until(worker._fetcher._busy.locked, "It does not fetch.")
+
+    closing = in_background(worker.close)
+    wait_until(lambda: not worker._links._idle, "It does not take its leave.")
+    own_redis.resume()
+
+    closing.result(10)
+    assert [] == fetching.result(10)
+
+
 def test_a_stream_that_vanishes_is_made_again(own_redis, connect_to, in_background, caplog):
     """A worker that waits when everything is deleted goes on, says so, and gets what comes next."""
     worker, publisher = connect_to(own_redis.dsn), connect_to(own_redis.dsn)

@@ -133,6 +133,9 @@ class Fetcher:
 
     def _take(self, limit: int) -> list[Delivery]:
         """Return what is there."""
+        self._opened()
+        if self._is_stopping:
+            return []
         if self._is_new:
             self._left = self._find_left()
             self._is_new = False
@@ -152,7 +155,8 @@ class Fetcher:
         link = self._opened()
         now = time.monotonic()
         until = min(deadline, self._claim_at)
-        if until <= now:
+        # Who stops before there is a link cannot end a wait on it.
+        if until <= now or self._is_stopping:
             return []
         block = b"%d" % max(1, (until - now) * 1000)
         if error := link.send([self._make_read(limit, block)]):
