@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postbus import Backoff, ConfigurationError, Envelope, HandlerFailed, Recoverable, StopWorker, Unrecoverable, stamps
@@ -64,7 +64,6 @@ def test_the_newest_stamp_tells_how_often_it_was_retried() -> None:
     assert 1 == retries_of(Envelope.wrap("m", stamps.Retried(7, NOW), stamps.Retried(1, NOW)))
 
 
-@settings(deadline=None)
 @given(
     delay=st.floats(0, 1e6),
     factor=st.floats(1, 100),

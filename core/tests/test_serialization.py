@@ -1348,7 +1348,6 @@ NAMES = st.text(max_size=8) | st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(body=st.binary() | st.text().map(str.encode), headers=st.dictionaries(NAMES, st.text()))
 def test_whatever_comes_is_sent_on(body: bytes, headers: dict[str, str]) -> None:
     """Any bytes with any headers that are not ours come out as they came in."""
@@ -1364,7 +1363,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(value=VALUES, header=VALUES)
 def test_any_json_in_body_and_stamps_is_read_or_explained(value: Any, header: Any) -> None:
     """What is JSON but not ours never makes decoding raise, and is never changed."""
@@ -1376,7 +1374,7 @@ def test_any_json_in_body_and_stamps_is_read_or_explained(value: Any, header: An
     assert body == ORDERS.encode(decoded).body
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.builds(
         Everything,
@@ -1396,7 +1394,6 @@ def test_any_value_of_each_type_comes_back(message: Everything) -> None:
     assert message == round_trip(message).message
 
 
-@settings(deadline=None)
 @given(texts=st.lists(st.text(), max_size=3), id_=st.text(), at=st.datetimes(timezones=st.just(UTC)))
 def test_any_value_of_a_stamp_comes_back(texts: list[str], id_: str, at: datetime) -> None:
     """Whatever the fields of a stamp hold, it is the same after the journey."""

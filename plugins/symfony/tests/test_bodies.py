@@ -291,7 +291,7 @@ def any_message(draw: st.DrawFn) -> Any:
     return draw(values)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(any_message())
 def test_any_message_comes_back(message: Any) -> None:
     """Whatever a message is made of: renamed there and back it is the same, and its dicts have their keys."""

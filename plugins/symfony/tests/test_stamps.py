@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postbus import Envelope, Postbus, Stamp, stamps
@@ -395,7 +395,6 @@ any_serializer = st.sampled_from(
 any_id = st.lists(st.builds(stamps.MessageId, texts | st.uuids().map(str)), max_size=1)
 
 
-@settings(deadline=None)
 @given(any_stamps, any_id, any_serializer)
 def test_between_two_of_us_nothing_is_lost(
     some: Sequence[Stamp], id: Sequence[Stamp], serializer: SymfonySerializer

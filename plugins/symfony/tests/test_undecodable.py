@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postbus import Envelope, stamps
@@ -152,7 +152,6 @@ header_values = (
 )
 
 
-@settings(deadline=None)
 @given(
     st.binary(max_size=5) | st.just(b'{"text":"x"}'),
     st.dictionaries(header_names, header_values),
