@@ -23,7 +23,6 @@ from msgspec.structs import replace
 from postbus.dsn import Dsn
 from postbus.errors import ConnectionLost, TransportError
 from postbus.hookspecs import RegisterTransport, hookimpl
-from postbus.testing.rules.leases import Leases
 from postbus.transport import Delivery, Guarantees, Outgoing, QueueTransport, TransportContext
 from postbus_in_memory import GUARANTEES, InMemoryConnection, InMemoryOptions
 from postbus_in_memory.queue import Queue
@@ -36,8 +35,8 @@ class Plain(InMemoryConnection):
     guarantees: ClassVar[Guarantees] = GUARANTEES
     settings: ClassVar[Mapping[str, Any]] = {}
     """What the contract of this transport sets besides."""
-    only: ClassVar[Sequence[type]] = ()
-    """The groups of rules that are for it; none means all."""
+    only: ClassVar[Sequence[str]] = ()
+    """The names of the groups of rules that are for it; none means all."""
     queue_type: ClassVar[type[Queue]] = Queue
     queues: ClassVar[defaultdict[str, Queue]]
 
@@ -175,7 +174,8 @@ class Turn:
 class Shared(Plain):
     """In a file that several processes use at once, which setup makes."""
 
-    guarantees = Guarantees(durable=True, ordering="fifo", lease=True, delivery_count=True)
+    # Whatever is done, the whole file is read and written, so it is kept short.
+    guarantees = Guarantees(durable=True, ordering="fifo", lease=True, delivery_count=True, publish_batch=100)
     settings: ClassVar = {"patience": 8.0, "load": 100}
     queue: Shelf
     queue_type = Shelf
@@ -281,7 +281,7 @@ class Served(Plain):
 class Halting(Plain):
     """On a machine that stands still once in the course of each rule, before or after a certain step."""
 
-    only = (Leases,)
+    only = ("Leases",)
     halts_before: ClassVar[int]
     steps: ClassVar[Counter[str]]
 
