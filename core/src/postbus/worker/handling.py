@@ -54,7 +54,7 @@ class Handling:
         self._observers = observers
         self._stop = stop
         self._is_stopping = is_stopping
-        self._pid = os.getpid()
+        self._process = _process
         self.exit: SystemExit | None = None
         """What the worker is to end by, because a handler raised it."""
         self._is_watched = False
@@ -81,7 +81,7 @@ class Handling:
                 try:
                     handled = self._dispatch(attempt)
                 finally:
-                    if os.getpid() != self._pid:
+                    if _process is not self._process:
                         _end_forked()
             except (KeyboardInterrupt, Interrupted):
                 raise
@@ -216,6 +216,18 @@ class Handling:
             )
             return "stuck"
         return again or "failed"
+
+
+_process = object()
+"""This process, as a forked one is another; asking the system for its number for each message takes too long."""
+
+
+def _note_fork() -> None:
+    global _process
+    _process = object()
+
+
+os.register_at_fork(after_in_child=_note_fork)
 
 
 def _end_forked() -> NoReturn:
