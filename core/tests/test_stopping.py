@@ -16,7 +16,7 @@ import pytest
 
 from postbus import Limits, Postbus
 from postbus.errors import Interrupted
-from postbus.events import Event, MessageFailed, MessageReleased, WorkerStopped
+from postbus.events import Event, MessageFailed, MessageReleased, WorkerStopped, WorkerStopping
 from postbus.worker.holdings import Holding
 
 PATIENCE = 30.0
@@ -110,6 +110,35 @@ def test_after_the_grace_a_handler_is_interrupted(app: Postbus, concurrency: int
     assert [] == [event for event in events if isinstance(event, MessageFailed)]
     assert 1 <= sum(event.begun for event in events if isinstance(event, MessageReleased))
     assert [WorkerStopped] == [type(event) for event in events[-1:]]
+    endless["over"].set()
+
+
+@pytest.mark.parametrize("limit", [None, GRACE], ids=["", "that has a limit"])
+def test_a_busy_worker_hears_that_all_are_to_stop(
+    app: Postbus,
+    concurrency: int,
+    limit: float | None,
+    endless: dict[str, Any],
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`postbus stop-workers` leaves a running handler as much time as a signal does, and no more."""
+    monkeypatch.setenv("POSTBUS_STATE_DIR", str(tmp_path))
+    events: list[Event] = []
+    app.observe(events.append)
+    app.dispatch(Task(1))
+
+    def stop() -> None:
+        endless["begun"].wait(PATIENCE)
+        if limit is not None and concurrency > 1:
+            until(lambda: any(isinstance(event, WorkerStopping) for event in events))
+        app.stop_signal().send()
+
+    threading.Thread(target=stop).start()
+    worker = app.worker("tasks", concurrency=concurrency, grace=GRACE, limits=Limits(time=limit))
+    stopped = worker.run()
+    assert (0, 0) == (stopped.handled, stopped.failed)
+    assert_back(app, 1)
     endless["over"].set()
 
 

@@ -132,13 +132,17 @@ class Stopping:
 
     def reason(self, counters: Counters) -> str | None:
         """Return why the worker is to stop, also by what it has done; None while it is not."""
-        now = time.monotonic()
-        if now >= self._look_at:
-            self._look_at = now + self.LOOK
-            if self._signal is not None and self._signal.was_sent():
-                self.tell("all workers were told to")
-            self.outgrown = self.outgrown or counters.outgrown()
+        self.look(time.monotonic(), counters)
         return self.outgrown or self.told or counters.reached()
+
+    def look(self, now: float, counters: Counters) -> None:
+        """Find out what does not tell by itself; to be called again and again, in any thread, as long as it works."""
+        if now < self._look_at:
+            return
+        self._look_at = now + self.LOOK
+        if self._signal is not None and self._signal.was_sent():
+            self.tell("all workers were told to")
+        self.outgrown = self.outgrown or counters.outgrown()
 
 
 def resident_memory() -> int:

@@ -289,6 +289,7 @@ class Concurrent:
         while self._slots.begun or self._may_arrive():
             self._give_back()
             now = time.monotonic()
+            self._stopping.look(now, self._counters)  # After a limit, which gives all the time, it may be told to.
             if end == math.inf and now >= self._stopping.deadline:
                 end = now + self.MERCY if self._slots.interrupt() else now
             if now >= end and not self._may_arrive():

@@ -175,6 +175,7 @@ class Sequential:
             return
         self._health.show(now)
         self._handling.report_blocked(now)
+        self._stopping.look(now, self._counters)
         if self._stopping.told is not None:
             self._holding.release_waiting()
         is_over = now >= self._stopping.deadline or self._signals.is_second
