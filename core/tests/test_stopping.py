@@ -408,6 +408,26 @@ def test_a_process_that_a_handler_forks_has_signals_of_its_own(app: Postbus, con
     assert ("it has handled 2 messages", 2) == (stopped.reason, stopped.handled)
 
 
+@pytest.mark.parametrize("when", ["while it runs", "afterwards"])
+def test_an_event_loop_of_a_handlers_own_takes_no_signal_away(app: Postbus, when: str) -> None:
+    """One that handles signals has them written to itself, and to nobody when it is closed; the worker stops yet."""
+
+    async def listen() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, int)
+        if when == "while it runs":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    @app.handler
+    def handle(task: Task) -> None:
+        asyncio.run(listen())
+        if when == "afterwards":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    app.dispatch_many(Task(n) for n in range(5))
+    stopped = app.worker("tasks", limits=Limits(messages=5)).run()
+    assert ("it got SIGTERM", 1) == (stopped.reason, stopped.handled)
+
+
 @pytest.mark.parametrize("how", ["leaves", "fails", "returns"])
 def test_a_process_that_a_handler_forks_is_no_worker(app: Postbus, concurrency: int, how: str) -> None:
     """It ends when it comes out of the handler, and settles nothing, as all that is in hand is its parent's."""
