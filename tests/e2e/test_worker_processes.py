@@ -571,6 +571,19 @@ class TestProcesses:
         assert {"[worker 1]", "[worker 2]"} <= {line[:10] for line in shop.log(parent).splitlines()}
         assert 2 == shop.log(parent).count("it got SIGTERM")
 
+    def test_what_all_are_sent_is_one_signal(self, shop: Shop) -> None:
+        """As systemd stops a service by default: its parent and its children get SIGTERM, and work is finished."""
+        parent = self.start(shop)
+        shop.dispatch("Wait", 1, 2)
+        shop.until(lambda: len(shop.told("begun")) == 2, "both run")
+        for pid in children(parent):
+            os.kill(pid, signal.SIGTERM)
+        parent.terminate()
+        shop.until(lambda: "Stopping 2 workers" in shop.log(parent), "the parent passes it on")
+        shop.go_on()
+        shop.end(parent)
+        assert Counter({1: 1, 2: 1}) == shop.told("handled")
+
     def test_what_dies_is_started_again(self, shop: Shop) -> None:
         """A child that was killed is replaced, and what it had is handled."""
         parent = self.start(shop)

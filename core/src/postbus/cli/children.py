@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
+from postbus.worker.signals import StopSignals
+
 VARIABLE = "POSTBUS_CHILD"
 """What tells a child that it is one: its number, and the pipe that ends when its parent does."""
 
@@ -37,6 +39,7 @@ def adopt(environment: MutableMapping[str, str], stop: Callable[[str], None]) ->
     """As a child, stop when the parent is gone; what this process starts itself is no child of that parent."""
     _, _, pipe = environment.pop(VARIABLE).partition(":")
     os.set_inheritable(int(pipe), False)
+    StopSignals.counts_repeats = False
 
     def wait() -> None:
         os.read(int(pipe), 1)

@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from postbus.cli import logs
 from postbus.cli.children import REPLACE, VARIABLE
@@ -44,6 +44,8 @@ class Child(Struct):
     """When to start it; None while it runs, and when it is over."""
     kill_at: float = math.inf
     """When to kill it, because it was told to stop and has not."""
+    told: set[signal.Signals] = field(default_factory=set[signal.Signals])
+    """The signals that it was sent."""
     crashes: int = 0
     """How often in a row it died soon after it was started."""
     is_restarting: bool = False
@@ -159,6 +161,7 @@ class Parent:
             if child.start_at is not None and child.start_at <= time.monotonic():
                 environment = {**os.environ, VARIABLE: f"{child.number}:{self._child_end}"}
                 child.started_at, child.start_at = time.monotonic(), None
+                child.told.clear()
                 try:
                     # A group of its own, so that Ctrl+C on a terminal comes to it once: from us.
                     child.pid = os.posix_spawn(
@@ -209,6 +212,9 @@ class Parent:
     def _tell(self, child: Child, number: signal.Signals) -> None:
         if child.pid is not None:
             child.kill_at = min(child.kill_at, time.monotonic() + self._grace + self.LAST_GRACE)
+            # Each time another one: for the same again, see `StopSignals`.
+            number = next((one for one in (number, *STOP_SIGNALS) if one not in child.told), number)
+            child.told.add(number)
             os.kill(child.pid, number)
 
     def _kill_late(self) -> None:

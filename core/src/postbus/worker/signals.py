@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -24,6 +24,12 @@ class StopSignals:
     well, where another thread sees it. In a worker outside of the main thread this does nothing.
     """
 
+    counts_repeats: ClassVar[bool] = True
+    """Whether the same signal again is a second one.
+
+    Not in a child: systemd sends a signal to all processes of a service, and the parent passes the same one on.
+    """
+
     def __init__(self, tell: Callable[[str], None], nudged: Callable[[], None]) -> None:
         """``tell`` is told the reason to stop, in any thread; ``nudged`` is called by `nudge`, in the main thread."""
         self._tell = tell
@@ -32,7 +38,7 @@ class StopSignals:
         self._before: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
         self._wakeup_before = -1
-        self._count = 0
+        self._told: list[int] = []
         self._answered = 1
 
     def __enter__(self) -> StopSignals:
@@ -71,14 +77,14 @@ class StopSignals:
             self._note(number)
 
     def _note(self, number: int) -> None:
-        if number in STOP_SIGNALS:
-            self._count += 1
+        if number in STOP_SIGNALS and (self.counts_repeats or number not in self._told):
+            self._told.append(number)
             self._tell(f"it got {signal.Signals(number).name}")
 
     @property
     def is_second(self) -> bool:
         """Whether a second one has come, though the main thread may not have got round to it."""
-        return self._count > 1
+        return len(self._told) > 1
 
     def nudge(self) -> bool:
         """Interrupt what the main thread does, if a worker runs in it; say so."""
@@ -97,13 +103,13 @@ class StopSignals:
         return end != self._pipe[1]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        before = self._count
+        before = len(self._told)
         self.look()
-        if self._is_bypassed() and self._count == before:
+        if self._is_bypassed() and len(self._told) == before:
             self._note(number)
         # Python may call this for two signals that have come together, one right after the other.
-        if self._count > self._answered:
-            self._answered = self._count
+        if len(self._told) > self._answered:
+            self._answered = len(self._told)
             raise KeyboardInterrupt
         if number == NUDGE and not self.is_second:
             self._nudged()
