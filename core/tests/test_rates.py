@@ -105,6 +105,7 @@ def test_a_store_that_is_away_lets_nothing_pass(caplog: pytest.LogCaptureFixture
             "transports.tasks: 'often' is no rate. Write for example 100/second, 10/minute, or 5 per 2",
         ),
         ({"rate": "1/second", "rate_limit_store": "nowhere://user:secret@host"}, "transports.tasks: rate_limit_store"),
+        ({"rate": "1/second", "rate_limit_store": "redis://:secret#1@host"}, "transports.tasks: rate_limit_store"),
     ],
 )
 def test_a_mistake_is_found_at_once(options: dict[str, str], problem: str) -> None:

@@ -42,7 +42,7 @@ class RateLimit:
             ) from None
         try:
             self._limiter = MovingWindowRateLimiter(storage_from_string(store, wrap_exceptions=True))
-        except (LimitsError, NotImplementedError) as error:
+        except (LimitsError, NotImplementedError, ValueError) as error:
             # What the store is called may hold a password.
             raise ConfigurationError(
                 f"rate_limit_store cannot be used: {type(error).__name__}. Write for example redis://localhost:6379, "
