@@ -338,3 +338,24 @@ def test_observers_hear_what_is_kept(concurrency: int) -> None:
     [lost] = [event for event in told if isinstance(event, LeaseLost)]
     assert (Task(0), "tasks") == (lost.envelope.message, lost.transport)
     assert [] == [event for event in told if isinstance(event, MessagesAcknowledged)]
+
+
+@pytest.mark.slow
+def test_an_observer_that_wants_to_exit_ends_no_keeping() -> None:
+    """`sys.exit()` in an observer would end the thread that it is called in, and nothing else would be told."""
+    app = make_app(LEASE)
+    extended: list[LeasesExtended] = []
+
+    @app.observe
+    def leave(event: object) -> None:
+        if isinstance(event, LeasesExtended):
+            extended.append(event)
+            raise SystemExit(1)
+
+    @app.handler
+    def handle(task: Task) -> None:
+        until(lambda: 2 <= len(extended))
+
+    app.dispatch(Task(0))
+    run(app, 1)
+    assert 2 <= len(extended)

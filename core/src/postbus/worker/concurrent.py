@@ -91,7 +91,7 @@ class Concurrent:
                     self._take_in(self._patience())
                     self._keep()
                     self._health.turn()
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # The latter from an observer, for instance.
                 self._stopping.tell(str(error))
                 self._finish()
                 raise

@@ -57,7 +57,7 @@ class Keeper:
                 begun = self._holding.begun.get(0)
                 try:
                     self._look(time.monotonic(), is_slow=begun is not None and begun is last)
-                except Exception:  # A border: without this thread, leases would run out from now on.
+                except BaseException:  # A border: without this thread, leases would run out from now on.
                     logger.exception("Keeping what is in hand failed; trying again.")
                 last = begun
 
