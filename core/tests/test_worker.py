@@ -491,6 +491,31 @@ def test_a_limit_of_memory_holds_where_everything_fails(
     assert stopped.outgrown
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_who_grows_after_another_limit_needs_no_replacement(
+    app: Postbus, concurrency: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker stops for is what it has stopped for, whatever becomes of its memory meanwhile."""
+    monkeypatch.setattr(Stopping, "LOOK", 0.05)
+    kept: list[bytes] = []
+    events: list[Event] = []
+    app.observe(events.append)
+    worker = app.worker(concurrency=concurrency, limits=Limits(memory=resident_memory() + 2**25))
+
+    @app.handler
+    def handle(order: OrderPlaced) -> None:
+        worker.stop("enough")
+        if concurrency > 1:
+            while not any(isinstance(event, WorkerStopping) for event in events):
+                threading.Event().wait(0.01)
+        kept.append(b"x" * 2**26)
+        threading.Event().wait(4 * Stopping.LOOK)
+
+    app.dispatch(OrderPlaced(1))
+    stopped = worker.run()
+    assert ("enough", 1, False) == (stopped.reason, stopped.handled, stopped.outgrown)
+
+
 def test_stop_workers_from_another_app(app: Postbus, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stop signal reaches every running worker of the same name, and none that starts later."""
     monkeypatch.setenv("POSTBUS_STATE_DIR", str(tmp_path))

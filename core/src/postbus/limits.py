@@ -133,7 +133,7 @@ class Stopping:
     def reason(self, counters: Counters) -> str | None:
         """Return why the worker is to stop, also by what it has done; None while it is not."""
         self.look(time.monotonic(), counters)
-        return self.outgrown or self.told or counters.reached()
+        return self.told or self.outgrown or counters.reached()
 
     def look(self, now: float, counters: Counters) -> None:
         """Find out what does not tell by itself; to be called again and again, in any thread, as long as it works."""

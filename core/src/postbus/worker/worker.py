@@ -186,7 +186,7 @@ class Worker:
             reason or "it was interrupted",
             self._counters.handled,
             self._counters.failed,
-            self._stopping.outgrown is not None,
+            reason is not None and reason == self._stopping.outgrown,
             self._stopping.is_stuck,
             interrupted=reason is None,
         )
