@@ -85,10 +85,11 @@ def test_what_others_took_meanwhile_is_given_back() -> None:
     assert 3000 < limit.wait() <= 3600
 
 
-def test_a_store_that_is_away_lets_nothing_pass(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+def test_a_store_that_is_away_lets_nothing_pass(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
     """While nobody can tell how many there were, nothing is fetched, and that is said once."""
     pytest.importorskip("redis")
-    app = make_app("100/second", rate_limit_store="redis://127.0.0.1:1")
+    app = make_app("100/second", rate_limit_store=f"{scheme}://127.0.0.1:1")
     handled: list[int] = []
     app.handler(handles=Task)(lambda task: handled.append(task.number))
     app.dispatch(Task(1))

@@ -123,6 +123,27 @@ def wait(message: Wait) -> None:
 """
 
 
+IN_A_POOL = """
+from concurrent.futures import ThreadPoolExecutor
+
+def wait_here(number):
+    tell("begun", number)
+    while not is_told_to_go_on():
+        threading.Event().wait(0.02)
+
+@app.handler
+def wait(message: Wait) -> None:
+    ThreadPoolExecutor().submit(wait_here, message.number).result()
+"""
+
+EXITS = """
+@app.handler
+def wait(message: Wait) -> None:
+    tell("begun", message.number)
+    raise SystemExit(message.number)
+"""
+
+
 class Shop:
     """An app in a folder of its own, and processes that run the program on it."""
 
@@ -154,9 +175,16 @@ class Shop:
 
     def told(self, what: str) -> Counter[int]:
         """Return how often handlers told this of each number."""
+        return Counter(number for number, _ in self._lines(what))
+
+    def tellers(self, what: str) -> set[int]:
+        """Return the processes in which handlers told this."""
+        return {process for _, process in self._lines(what)}
+
+    def _lines(self, what: str) -> list[tuple[int, int]]:
         path = self.folder / "told"
         lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-        return Counter(int(number) for word, number, _ in lines if word == what)
+        return [(int(number), int(process)) for word, number, process in lines if word == what]
 
     def go_on(self) -> None:
         (self.folder / "go on").touch()
@@ -535,6 +563,18 @@ def test_an_outage_that_is_too_long_ends_a_worker_with_an_error(shop: Shop, opti
     assert 1 == shop.log(worker).count("Lost 'mails'")
 
 
+def test_an_outage_ends_a_worker_whatever_still_runs(shop: Shop) -> None:
+    """Python would wait for the threads that a handler has started; when its grace is over, nobody does."""
+    code = (APP + IN_A_POOL).replace("sqlite:///shop.db?queue_name=mails", "redis://127.0.0.1:1/mails?group=a")
+    (shop.folder / "shop.py").write_text(code.replace("/mails?group=a&redeliver_timeout=1", "/mails?group=a"))
+    shop.dispatch("Wait", 1)
+    worker = shop.start("consume", "orders", "mails", "--concurrency", "2", "--max-outage", "5", "--grace", "0.2")
+    shop.until(lambda: shop.told("begun"), "a handler runs")
+    shop.end(worker, 1)
+    assert "a transport failed for good: Transport 'mails' could not be reached for 5 s." in shop.log(worker)
+    assert (1, 0) == shop.left()
+
+
 def test_a_probe_looks_at_each_process(shop: Shop) -> None:
     """``check --worker`` finds the files of all children, by the name that was given to their parent."""
     probe = ("check", "--worker", "--health-file", "health", "--max-age", "30")
@@ -625,6 +665,43 @@ class TestProcesses:
         shop.until(lambda: shop.told("handled")[2], "the work goes on")
         parent.terminate()
         shop.end(parent)
+
+    def test_a_child_that_cannot_begin_is_replaced_ever_later(self, shop: Shop) -> None:
+        """One that has outgrown its limit as soon as it is there is started again after a pause, and it is said."""
+        parent = shop.start("consume", "orders", "--processes", "1", "--memory-limit", "1M")
+        sentence = "Worker 1 asked to be replaced soon after it was started; starting it again in "
+        shop.until(lambda: sentence in shop.log(parent), "it is started again")
+        parent.terminate()
+        shop.end(parent)
+
+    @pytest.mark.parametrize("code", [0, 2])
+    def test_a_child_that_a_handler_ends_is_replaced(self, shop: Shop, code: int) -> None:
+        """Whatever the code: it says nothing about the worker. The message has failed."""
+        (shop.folder / "shop.py").write_text(APP + EXITS)
+        parent = shop.start("consume", "orders", "--processes", "1")
+        shop.dispatch("Wait", code)
+        shop.dispatch("Order", 1)
+        shop.until(lambda: shop.told("handled"), "the work goes on")
+        assert f"Stopped, because a handler raised SystemExit: {code}." in shop.log(parent)
+        parent.terminate()
+        shop.end(parent)
+        assert ((0, 0), (1, 0)) == (shop.left(), shop.left("failed"))
+        assert Counter({code: 1}) == shop.told("begun")
+
+    def test_a_signal_after_a_mistake_is_the_first(self, shop: Shop) -> None:
+        """When a child finds a mistake, its parent stops the others; that is no signal to end at once."""
+        parent = self.start(shop)
+        shop.dispatch("Wait", 1)
+        shop.until(lambda: shop.told("begun"), "a handler runs")
+        module = shop.folder / "shop.py"
+        module.write_text(module.read_text().replace('failure_transport="failed"', 'failure_transport="nowhere"'))
+        (idle,) = {*children(parent)} - shop.tellers("begun")
+        os.kill(idle, signal.SIGKILL)
+        shop.until(lambda: "Stopping 1 worker" in shop.log(parent), "the mistake was found")
+        parent.terminate()
+        shop.go_on()
+        shop.end(parent, 2)
+        assert Counter({1: 1}) == shop.told("handled")
 
     def test_stop_workers_reaches_the_children(self, shop: Shop) -> None:
         """``stop-workers`` ends all children well, and so their parent."""

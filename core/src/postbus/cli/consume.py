@@ -33,7 +33,7 @@ from postbus.cli.processes import Parent
 from postbus.cli.scaling import Backlog, Scaling
 from postbus.cli.summary import Summary
 from postbus.cli.watching import Changes
-from postbus.errors import ConfigurationError, PostbusError, TransportError
+from postbus.errors import ConfigurationError, PostbusError, TransportError, describe
 from postbus.events import WorkerStopped
 from postbus.limits import GRACE, Limits
 from postbus.transport import Receiver
@@ -212,7 +212,7 @@ def consume(
         )
         number = f"{least}" if backlog is None else f"{least} to {most}"
         logger.info("Consuming %s in %s processes.", ", then ".join(map(repr, chosen)), number)
-        context.exit(_run(Parent(least, grace=grace, backlog=backlog), standby))
+        context.exit(_run(Parent(least, grace=grace, backlog=backlog, health_file=health_file), standby))
 
     worker = app.worker(
         *chosen,
@@ -252,17 +252,19 @@ def consume(
         return REPLACE if stopped.stuck or (stopped.outgrown and child is not None) else 0
 
     try:
-        stopped = worker.run(abandon=lambda stopped: _end(app, tell(stopped)))
+        code = tell(worker.run(abandon=lambda stopped: _end(app, tell(stopped))))
     except TransportError as error:
-        if log_format == "text":
+        if log_format == "text" and not worker.has_unfinished:
             raise
         logger.error("Stopped, because a transport failed for good: %s", error)
-        context.exit(1)
+        code = 1
+    except SystemExit as error:
+        logger.error("Stopped, because a handler raised %s.", describe(error))
+        code = REPLACE if child is not None else int(error.code or 0) if isinstance(error.code, int | None) else 1
     except KeyboardInterrupt:
-        if worker.has_unfinished:
-            _end(app, 130)
-        raise
-    code = tell(stopped)
+        if not worker.has_unfinished:
+            raise
+        code = 130
     if worker.has_unfinished:
         _end(app, code)
     context.exit(code)

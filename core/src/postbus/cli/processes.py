@@ -17,11 +17,12 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
 
 from msgspec import Struct, field
 
 from postbus.cli import logs
-from postbus.cli.children import REPLACE, VARIABLE
+from postbus.cli.children import REPLACE, VARIABLE, own_file
 from postbus.cli.output import count_of
 from postbus.cli.scaling import Backlog
 from postbus.cli.watching import Changes
@@ -59,6 +60,8 @@ class Parent:
 
     SOON = 60.0
     """Seconds; a child that lived longer is started again at once."""
+    YOUNG = 5.0
+    """Seconds; a child that asks to be replaced sooner may be unable to do anything, and waits as one that died."""
     LONGEST_PAUSE = 30.0
     LAST_GRACE = 10.0
     """Seconds, beyond their own, that children get to end before they are killed."""
@@ -71,6 +74,7 @@ class Parent:
         replaces: bool = True,
         backlog: Backlog | None = None,
         changes: Changes | None = None,
+        health_file: Path | None = None,
     ) -> None:
         """Keep so many, as long as the backlog wants no other number; start all anew at each change.
 
@@ -83,8 +87,10 @@ class Parent:
         self._changes = changes
         self._wanted = number
         self._changed: str | None = None
+        self._health_file = health_file
         self._told: signal.Signals | None = None
         self._signals = 0
+        self._is_stopping = False
         self._code = 0
         self._systemd = Systemd()
         # To systemd this process is the service, and its children are not.
@@ -106,7 +112,7 @@ class Parent:
         wakeup_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         before = {number: signal.signal(number, _note) for number in (*STOP_SIGNALS, signal.SIGCHLD)}
         if self._told is not None:
-            self._stop(self._told)
+            self._heed(self._told)
         if self._backlog is not None:
             self._backlog.watch(self._want)
         if self._changes is not None:
@@ -154,7 +160,7 @@ class Parent:
     def _is_needed(self) -> bool:
         is_any_there = any(child.pid is not None or child.start_at is not None for child in self._children)
         # While code is being written, it may well be that none starts.
-        return is_any_there or (self._changes is not None and not self._signals)
+        return is_any_there or (self._changes is not None and not self._is_stopping)
 
     def _start(self) -> None:
         for child in self._children:
@@ -192,13 +198,17 @@ class Parent:
             return
         for number in numbers:
             if number in STOP_SIGNALS:
-                self._stop(signal.Signals(number))
+                self._heed(signal.Signals(number))
+
+    def _heed(self, number: signal.Signals) -> None:
+        self._signals += 1
+        self._stop(number)
 
     def _stop(self, number: signal.Signals) -> None:
         """Pass a signal on; start nothing any more."""
         running = [child for child in self._children if child.pid is not None]
-        self._signals += 1
-        if self._signals == 1:
+        if not self._is_stopping:
+            self._is_stopping = True
             self._systemd.tell("STOPPING=1")
             if running:
                 logger.info("Stopping %s, because of %s.", count_of(len(running), "worker"), number.name)
@@ -227,7 +237,7 @@ class Parent:
     def _restart(self) -> None:
         """Start all anew, if code has changed."""
         file, self._changed = self._changed, None
-        if file is None or self._signals:
+        if file is None or self._is_stopping:
             return
         logger.info("Restarting, because %s has changed.", file)
         for child in self._children:
@@ -239,7 +249,7 @@ class Parent:
 
     def _scale(self) -> None:
         """Start or stop children, if there are to be more or fewer."""
-        if self._backlog is None or self._signals:
+        if self._backlog is None or self._is_stopping:
             return
         staying = [child for child in self._children if not child.is_leaving]
         for child in staying[self._wanted :]:
@@ -270,14 +280,17 @@ class Parent:
     def _consider(self, child: Child, code: int) -> None:
         """Decide what follows the end of a child."""
         is_restarting, child.is_restarting = child.is_restarting, False
-        if self._signals:
+        if self._is_stopping:
             # Killed by the signal itself, it had not begun to work.
             is_well = code in (0, REPLACE) or -code in STOP_SIGNALS
             self._code = self._code or (0 if is_well else _as_shells_say(code))
         elif child.is_leaving:
-            return
+            if (file := own_file(self._health_file, child.number)) is not None:
+                file.unlink(missing_ok=True)  # It may have been killed, and is missed by nobody.
         elif is_restarting:
             child.start_at = 0.0
+        elif code == REPLACE and time.monotonic() - child.started_at < self.YOUNG:
+            self._start_later(child, "asked to be replaced soon after it was started")
         elif code == REPLACE:
             logger.info("Replacing worker %d, which asked for it.", child.number)
             child.start_at = 0.0

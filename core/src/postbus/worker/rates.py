@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from postbus.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from limits.strategies import MovingWindowRateLimiter
     from limits.util import WindowStats
 
 logger = logging.getLogger("postbus")
@@ -40,17 +41,28 @@ class RateLimit:
             raise ConfigurationError(
                 f"{rate!r} is no rate. Write for example 100/second, 10/minute, or 5 per 2 hours."
             ) from None
-        try:
-            self._limiter = MovingWindowRateLimiter(storage_from_string(store, wrap_exceptions=True))
-        except (LimitsError, NotImplementedError, ValueError) as error:
-            # What the store is called may hold a password.
-            raise ConfigurationError(
-                f"rate_limit_store cannot be used: {type(error).__name__}. Write for example redis://localhost:6379, "
-                "and install the client of that store."
-            ) from None
+
+        def connect() -> MovingWindowRateLimiter:
+            try:
+                return MovingWindowRateLimiter(storage_from_string(store, wrap_exceptions=True))
+            except (LimitsError, NotImplementedError, ValueError) as error:
+                # What the store is called may hold a password.
+                raise ConfigurationError(
+                    f"rate_limit_store cannot be used: {type(error).__name__}. Write for example "
+                    "redis://localhost:6379, and install the client of that store."
+                ) from None
+            except Exception as error:  # A border: some clients connect here, and fail in their own way.
+                raise StorageError(error) from error
+
         self._key = key
+        self._connect = connect
+        self._limiter: MovingWindowRateLimiter | None = None
         self._unreachable = StorageError
         self._is_lost = False
+        try:
+            self._limiter = connect()
+        except StorageError as error:
+            self._note_lost(error)
 
     def allowed(self) -> int:
         """Return how many more there may be now."""
@@ -66,16 +78,21 @@ class RateLimit:
         """Use up to so many of what is allowed; return how many that were, since others may have been faster."""
         granted = number
         try:
-            while granted > 0 and not self._limiter.hit(self._rate, self._key, cost=granted):
+            limiter = self._reach()
+            while granted > 0 and not limiter.hit(self._rate, self._key, cost=granted):
                 granted = min(granted - 1, self.allowed())
         except self._unreachable as error:
             self._note_lost(error)
             return 0
         return granted
 
+    def _reach(self) -> MovingWindowRateLimiter:
+        self._limiter = self._limiter or self._connect()
+        return self._limiter
+
     def _stats(self) -> WindowStats | None:
         try:
-            stats = self._limiter.get_window_stats(self._rate, self._key)
+            stats = self._reach().get_window_stats(self._rate, self._key)
         except self._unreachable as error:
             self._note_lost(error)
             return None
