@@ -669,7 +669,7 @@ class TestProcesses:
     def test_a_child_that_cannot_begin_is_replaced_ever_later(self, shop: Shop) -> None:
         """One that has outgrown its limit as soon as it is there is started again after a pause, and it is said."""
         parent = shop.start("consume", "orders", "--processes", "1", "--memory-limit", "1M")
-        sentence = "Worker 1 asked to be replaced soon after it was started; starting it again in "
+        sentence = "Worker 1 died (exit code 1); starting it again in "
         shop.until(lambda: sentence in shop.log(parent), "it is started again")
         parent.terminate()
         shop.end(parent)

@@ -249,7 +249,10 @@ def consume(
             logger.info("%s", line)
         if stopped.interrupted:
             return 130
-        return REPLACE if stopped.stuck or (stopped.outgrown and child is not None) else 0
+        if stopped.outgrown and child is not None:
+            # Another one would do no better than one that had outgrown its limit before it could do anything.
+            return REPLACE if stopped.handled or stopped.failed else 1
+        return REPLACE if stopped.stuck else 0
 
     try:
         code = tell(worker.run(abandon=lambda stopped: _end(app, tell(stopped))))

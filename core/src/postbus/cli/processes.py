@@ -60,8 +60,6 @@ class Parent:
 
     SOON = 60.0
     """Seconds; a child that lived longer is started again at once."""
-    YOUNG = 5.0
-    """Seconds; a child that asks to be replaced sooner may be unable to do anything, and waits as one that died."""
     LONGEST_PAUSE = 30.0
     LAST_GRACE = 10.0
     """Seconds, beyond their own, that children get to end before they are killed."""
@@ -289,8 +287,6 @@ class Parent:
                 file.unlink(missing_ok=True)  # It may have been killed, and is missed by nobody.
         elif is_restarting:
             child.start_at = 0.0
-        elif code == REPLACE and time.monotonic() - child.started_at < self.YOUNG:
-            self._start_later(child, "asked to be replaced soon after it was started")
         elif code == REPLACE:
             logger.info("Replacing worker %d, which asked for it.", child.number)
             child.start_at = 0.0
