@@ -26,10 +26,29 @@ logger = logging.getLogger("postbus")
 T = TypeVar("T")
 
 
-class _Call:
-    """One coroutine on the loop, and the thread that waits for it."""
+class Claimable:
+    """What is for whoever claims it first, in whichever thread."""
+
+    def __init__(self) -> None:
+        self._claims = [None]
+
+    def claim(self) -> bool:
+        """Say, once, that it is for who asks."""
+        try:
+            self._claims.pop()
+        except IndexError:
+            return False
+        return True
+
+
+class _Call(Claimable):
+    """One coroutine on the loop, and the thread that waits for it.
+
+    What that thread does next is said by whoever claims it first: by going on, or by interrupting it for sure.
+    """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        super().__init__()
         self.coroutine = coroutine
         self.context = copy_context()
         self.running = threading.Lock()
@@ -41,18 +60,8 @@ class _Call:
         """Whether it is to be interrupted."""
         self.is_abandoned = False
         """Whether nobody waits for it any more."""
-        self.claims = [None]
-        """For whoever is first: who waits, by going on, or who interrupts that thread for sure."""
         self.result: Any = None
         self.error: BaseException | None = None
-
-    def claim(self) -> bool:
-        """Say, once, that what the thread does next is for who asks."""
-        try:
-            self.claims.pop()
-        except IndexError:
-            return False
-        return True
 
     async def run(self, finish: Callable[[_Call], None]) -> None:
         self.has_begun = True

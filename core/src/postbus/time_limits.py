@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any, TypeVar, cast
 
 from postbus.errors import Interrupted, TimeLimitExceeded
-from postbus.event_loop import as_text, interrupt, loop, stack_within
+from postbus.event_loop import Claimable, as_text, interrupt, loop, stack_within
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ MERCY = 5.0
 """Seconds for which a handler may clear up that was interrupted because its time is over."""
 
 
-class TimedRun:
+class TimedRun(Claimable):
     """One run of a handler that has a time limit, and the thread that waits for its end.
 
     What has come of it is said by whoever claims it first: the handler by ending, or the worker by giving it up.
@@ -27,6 +27,7 @@ class TimedRun:
 
     def __init__(self, handler: str, limit: float, message: Any, succeeded: Sequence[str]) -> None:
         """``succeeded`` are the message's other handlers that have."""
+        super().__init__()
         self.handler = handler
         self.message = message
         self.succeeded = succeeded
@@ -40,7 +41,6 @@ class TimedRun:
         self._limit = limit
         self._begun_at = time.monotonic()
         self.deadline = self._begun_at + limit
-        self._claims = [None]
 
     def work(self, call: Callable[[], T]) -> T:
         """Return what a call returns, or raise what it raises: `TimeLimitExceeded`, if it was interrupted for that."""
@@ -81,14 +81,6 @@ class TimedRun:
     def seconds(self) -> float:
         """For how long it has been going on."""
         return time.monotonic() - self._begun_at
-
-    def claim(self) -> bool:
-        """Say, once, that what has come of it is for who asks."""
-        try:
-            self._claims.pop()
-        except IndexError:
-            return False
-        return True
 
     def error(self, end: str) -> TimeLimitExceeded:
         """Return the failure that it comes to, with an end to its sentence."""

@@ -37,6 +37,7 @@ from postbus.errors import ConfigurationError, PostbusError, TransportError, des
 from postbus.events import WorkerStopped
 from postbus.limits import GRACE, Limits
 from postbus.transport import Receiver
+from postbus.worker.handling import exit_code
 from postbus.worker.signals import Standby
 from postbus.worker.strategies import STRATEGIES, Strategy
 
@@ -263,7 +264,7 @@ def consume(
         code = 1
     except SystemExit as error:
         logger.error("Stopped, because a handler raised %s.", describe(error))
-        code = REPLACE if child is not None else int(error.code or 0) if isinstance(error.code, int | None) else 1
+        code = exit_code(error) if child is None else REPLACE
     except KeyboardInterrupt:
         if not worker.has_unfinished:
             raise

@@ -230,17 +230,23 @@ def _note_fork() -> None:
 os.register_at_fork(after_in_child=_note_fork)
 
 
+def exit_code(error: SystemExit) -> int:
+    """Return the exit code with which Python ends a process for that: 1 if it says something else than a number."""
+    if error.code is None:
+        return 0
+    return error.code if isinstance(error.code, int) else 1
+
+
 def _end_forked() -> NoReturn:
     """End a process that a handler has forked, as it comes out of that handler: what is in hand is its parent's."""
-    problem = sys.exception()
-    code: object = 0
+    problem, code = sys.exception(), 0
     if isinstance(problem, SystemExit):
-        code = problem.code or 0
+        code = exit_code(problem)
+        if not isinstance(problem.code, int | None):
+            logger.error("%s", problem.code)
     elif problem is not None:
-        code = "A process that a handler has forked failed."
-    if not isinstance(code, int):
-        logger.error("%s", code, exc_info=None if isinstance(problem, SystemExit) else problem)
         code = 1
+        logger.error("A process that a handler has forked failed.", exc_info=problem)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code & 0xFF)
