@@ -1,7 +1,8 @@
 """Four transports that keep the contract, for the mutants to break.
 
 Each is the in-memory connection, with what some of the rules need: a broker with limits, one that several
-processes share, or one that can be stopped. And there are slow ones, for the rules about leases.
+processes share, or one that can be stopped. And there are awkward ones, which keep it all the same: slow ones,
+for the rules about leases, and one whose broker repeats itself.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.transport import Delivery, Guarantees, Outgoing, QueueTransport, TransportContext
 from postbus_in_memory import GUARANTEES, InMemoryConnection, InMemoryOptions
 from postbus_in_memory.queue import Queue
-from tests.contract.server import Route, Server, Urgent
+from tests.contract.server import Interrupted, Route, Server, Urgent
 
 
 class Plain(InMemoryConnection):
@@ -278,6 +279,13 @@ class Served(Plain):
             self.queue.changed.notify_all()
 
 
+class HandsOnTwice(Served):
+    """Its broker promises, as every broker does, that a message is delivered at least once."""
+
+    only = ("Restarts",)
+    queue_type = Interrupted
+
+
 class Halting(Plain):
     """On a machine that stands still once in the course of each rule, before or after a certain step."""
 
@@ -325,6 +333,8 @@ class Halting(Plain):
 
 HEALTHY = (Plain, Limited, Shared, Served)
 HALTING = [type(f"Halting{number}", (Halting,), {}, before=number) for number in (4, 6, 8, 10, 14, 18)]
+
+AWKWARD = [HandsOnTwice, *HALTING]
 
 # Their plugin is found by its name.
 globals().update({connection.__name__: connection for connection in HALTING})

@@ -15,7 +15,7 @@ import pytest
 
 from postbus.testing import TransportContract
 from postbus.testing.workbench import Workbench
-from tests.contract.healthy import HALTING, HEALTHY, Shared
+from tests.contract.healthy import AWKWARD, HEALTHY, Shared
 from tests.contract.mutants import MUTANTS
 
 Verdict = Mapping[str, str]
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 # Mutants mostly wait, so more of them run than there are processors; but other tests run beside them.
 AT_ONCE = 4 * (os.cpu_count() or 1)
 
-CONNECTIONS = {connection.__name__: connection for connection in (*HEALTHY, *HALTING)} | {
+CONNECTIONS = {connection.__name__: connection for connection in (*HEALTHY, *AWKWARD)} | {
     name: mutant.connection for name, mutant in MUTANTS.items()
 }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from postbus.stamps import Stamp
 from postbus.transport import Delivery
 from postbus_in_memory.queue import Message, Queue
@@ -77,3 +79,14 @@ class Server(Queue):
 
     def _line_up(self, message: Message) -> None:
         """Whoever fetches looks at all messages."""
+
+
+class Interrupted(Server):
+    """Is always stopped between handing on what is delayed and noting that it did."""
+
+    def go_away(self) -> None:
+        super().go_away()
+        with self.changed:
+            for message in list(self.messages.values()):
+                if (left := message.available_at - self.clock.now()) > 0:
+                    self.put(replace(message.content, delay=left))

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from postbus.testing import TransportContract
-from tests.contract.healthy import HALTING, HEALTHY
+from tests.contract.healthy import AWKWARD, HEALTHY
 from tests.contract.mutants import MUTANTS
 from tests.contract.proof import failed, groups, rules
 
@@ -24,9 +24,9 @@ class TestProof:
         assert set(rules()) == set(verdict)
         assert set() == failed(verdict)
 
-    @pytest.mark.parametrize("transport", [connection.__name__ for connection in HALTING])
-    def test_a_machine_that_stands_still_is_not_taken_for_a_broken_promise(self, transport, verdicts):
-        """A rule that hears too late of what it looks for looks once more."""
+    @pytest.mark.parametrize("transport", [connection.__name__ for connection in AWKWARD])
+    def test_what_is_awkward_is_not_taken_for_a_broken_promise(self, transport, verdicts):
+        """A rule that hears too late of what it looks for looks once more; a broker may hand a message on twice."""
         assert {"passed"} == set(verdicts[transport].result().values())
 
     @pytest.mark.parametrize("transport", MUTANTS)

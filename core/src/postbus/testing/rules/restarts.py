@@ -48,7 +48,10 @@ class Restarts(Workbench):
 
     @punctual
     def test_what_is_delayed_survives_a_restart(self) -> None:
-        """It comes when its delay is over, although the broker was away for a while of it, and not before."""
+        """It comes when its delay is over, although the broker was away for a while of it, and not before.
+
+        It may come twice: a broker that is stopped just as it hands a message on does so again when it is back.
+        """
         self.requires(durable=True, delay=True)
         broker = self._breakable()
         published = time.monotonic()
@@ -62,7 +65,7 @@ class Restarts(Workbench):
         [delivery] = self.take(connection, 1)
         assert b"later" == delivery.body
         assert time.monotonic() - published >= 2 * self.short_delay - CLOCKS_DIFFER
-        self.assert_quiet(connection)
+        assert {b"later"} >= {delivery.body for delivery in self.fetch(connection, 10, self.quiet)}
 
     def test_a_waiting_fetch_hears_of_a_lost_broker(self) -> None:
         """It ends with `ConnectionLost`, long before its wait is over."""
