@@ -14,9 +14,15 @@ from uuid import uuid4
 import pytest
 
 from postbus import Limits, Postbus, TransportError
-from postbus.events import LeaseLost, LeasesExtended, MessagesAcknowledged
+from postbus.errors import ConnectionLost
+from postbus.events import LeaseLost, LeasesExtended, MessagesAcknowledged, TransportLost
+from postbus.hookspecs import RegisterTransport, hookimpl
+from postbus.plugins import Plugin, Plugins
+from postbus.transport import QueueTransport
 from postbus.worker.holdings import Holding
 from postbus.worker.keeper import Keeper
+from postbus_in_memory.connection import InMemoryConnection
+from postbus_in_memory.queue import Queue
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
@@ -294,6 +300,104 @@ def test_a_broker_that_is_away_is_asked_again(caplog: pytest.LogCaptureFixture) 
         run(app, 1)
     assert 1 == caplog.text.count("Could not extend the leases of 1 messages of 'tasks': The broker is away.")
     assert 1 == len(tasks.acknowledged)
+
+
+class Broker:
+    """A queue that can be reached, or not, and the plugin that brings it."""
+
+    def __init__(self, lease: float = 3600.0) -> None:
+        self.queue = Queue()
+        self.lease = lease
+        self.is_up = True
+
+    @hookimpl
+    def register_transports(self, register: RegisterTransport) -> None:
+        register("breakable", lambda dsn, context: QueueTransport(lambda: BreakableConnection(self), context))
+
+    def app(self) -> Postbus:
+        plugins = Plugins()
+        plugins.add(self, Plugin("breakable", "tests", "0"))
+        return Postbus(transports={"tasks": "breakable://"}, routing={Task: "tasks"}, plugins=plugins)
+
+
+class BreakableConnection(InMemoryConnection):
+    """Every delivery can be settled by a later connection."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        super().__init__(broker.queue, lease=broker.lease)
+
+    @property
+    def _queue(self) -> Queue:
+        if not self.broker.is_up:
+            raise ConnectionLost("The broker is away.")
+        return self.broker.queue
+
+    @_queue.setter
+    def _queue(self, queue: Queue) -> None:
+        assert queue is self._queue
+
+    def close(self) -> None:
+        self._closed = True
+
+
+@pytest.mark.parametrize("is_back", ["while idle", "while busy"])
+def test_what_was_handled_while_the_broker_went_away_is_settled_when_it_is_back(
+    concurrency: int, is_back: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message does not come again where it can be settled later."""
+    monkeypatch.setattr(Holding, "SETTLE_AGAIN_AFTER", 0.1)
+    broker = Broker()
+    app = broker.app()
+    handled: list[int] = []
+    lost = threading.Event()
+    app.observe(lambda event: lost.set() if isinstance(event, TransportLost) else None)
+
+    @app.handler
+    def handle(task: Task) -> None:
+        if task.number == 0:
+            broker.is_up = False
+        else:
+            assert lost.wait(PATIENCE)
+            broker.is_up = True
+            assert until(lambda: broker.queue.acknowledged)
+        handled.append(task.number)
+
+    number = 2 if is_back == "while busy" else 1
+    app.dispatch_many(Task(n) for n in range(number))
+    worker = app.worker("tasks", concurrency=concurrency, fetch_size=2)
+    working = threading.Thread(target=worker.run)
+    working.start()
+    assert lost.wait(PATIENCE)
+    broker.is_up = True
+    assert until(lambda: number == len(broker.queue.acknowledged))
+    worker.stop()
+    working.join(PATIENCE)
+
+    assert list(range(number)) == handled
+    assert "come again" not in caplog.text
+
+
+@pytest.mark.parametrize("end", ["the worker ends", "somebody else may have it"])
+def test_what_cannot_be_settled_is_not_kept_for_ever(end: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that ends, or whose lease is over, says that the message comes again."""
+    broker = Broker(LEASE)
+    app = broker.app()
+    app.dispatch(Task(1))
+    tasks = transport(app)
+    holding = Holding("tasks", tasks)
+    since = time.monotonic()
+    holding.take_in(tasks.receive(1, 0), since)
+    holding.done.append(holding.waiting.popleft())
+    broker.is_up = False
+
+    holding.settle()
+    assert ("come again" in caplog.text, len(holding)) == (False, 1)
+    if end == "somebody else may have it":
+        assert until(lambda: time.monotonic() > since + LEASE)
+        holding._settle_again_at = 0.0
+    holding.settle(last=end == "the worker ends")
+    assert ("come again" in caplog.text, len(holding)) == (True, 0)
 
 
 def test_a_lease_that_could_not_be_asked_for_is_kept_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

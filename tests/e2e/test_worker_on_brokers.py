@@ -17,8 +17,9 @@ from uuid import uuid4
 import pytest
 
 from postbus import Envelope, Limits, Postbus, TransportError, stamps
-from postbus.events import Event, TransportPaused
+from postbus.events import Event, TransportLost, TransportPaused
 from postbus_amqp.stamps import AmqpReceived
+from tests.brokers.redis import OwnRedis
 from tests.brokers.server import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
@@ -311,6 +312,38 @@ def test_a_broker_that_restarts(variant: str, concurrency: int, request: pytest.
     worker.stop()
     join(working)
     assert set(range(310)) == set(handled)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_what_was_handled_while_the_broker_went_away(
+    concurrency: int, own_redis: OwnRedis, make_app: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is settled when the broker is back, and so handled once."""
+    app = make_app(f"{own_redis.dsn}/worker-{uuid4().hex[:8]}")
+    handled: list[int] = []
+    begun, away, lost = threading.Event(), threading.Event(), threading.Event()
+    app.observe(lambda event: lost.set() if isinstance(event, TransportLost) else None)
+
+    @app.handler
+    def handle(task: Task) -> None:
+        begun.set()
+        assert away.wait(PATIENCE)
+        handled.append(task.number)
+
+    app.dispatch(Task(1))
+    worker = app.worker("tasks", concurrency=concurrency)
+    working = in_background(worker.run)
+    assert begun.wait(PATIENCE)
+    own_redis.stop()
+    away.set()
+    wait_until(lambda: handled and lost.is_set(), "it has noticed")
+    own_redis.start()
+    tasks = app.transport("tasks")
+    wait_until(lambda: tasks.call(lambda connection: connection.count().in_flight) == 0, "nothing is in flight")
+    worker.stop()
+    join(working)
+    assert [1] == handled
+    assert "come again" not in caplog.text
 
 
 def test_a_rate_that_several_workers_share(dsn_of: Any, request: pytest.FixtureRequest, tmp_path: Path) -> None:

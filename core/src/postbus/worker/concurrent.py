@@ -312,7 +312,7 @@ class Concurrent:
         self._give_back()
         self._give_up_stuck()
         for receiver in self._receivers.values():
-            receiver.holding.settle()
+            receiver.holding.settle(last=True)
             receiver.holding.give_up(list(receiver.holding.begun.values()))
         self._slots.close()
 

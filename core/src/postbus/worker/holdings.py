@@ -11,7 +11,7 @@ from typing import Protocol
 
 from postbus import stamps
 from postbus.envelope import Envelope
-from postbus.errors import TransportError
+from postbus.errors import ConnectionLost, TransportError
 from postbus.events import LeaseLost, LeasesExtended, MessageReleased, MessagesAcknowledged, Observers
 from postbus.failures import identifiers, label
 from postbus.transport import QueueTransport, Receiver
@@ -48,6 +48,8 @@ class Holding:
     """The delivery at which a message has a worker to itself, because two may have died of it."""
     LAST_CHANCE_COUNTED = 20
     """The same where the broker counts, too, what was only given back; there it shares the worker."""
+    SETTLE_AGAIN_AFTER = 5.0
+    """Seconds after which it is tried again, where nobody else finds out whether the broker is back."""
     TOO_LONG = 0.8
     """Seconds after which what waits behind a slow message is given back to the broker, for other workers."""
 
@@ -91,6 +93,8 @@ class Holding:
         self._extend_at = 0.0
         self._mark: Envelope | None = None
         self._look_at = 0.0
+        self._is_owed = False
+        self._settle_again_at = 0.0
 
     def __len__(self) -> int:
         return len(self.begun) + len(self.waiting) + len(self.done)
@@ -103,11 +107,15 @@ class Holding:
     @property
     def lost_since(self) -> float | None:
         """Since when the broker cannot be reached, by the monotonic clock; None if it can, as far as is known."""
-        since = self.receiver.lost_since if isinstance(self.receiver, QueueTransport) else None
+        since = self._broker_lost_since
         if since is None or self.switch is None:
             return since
         # Nobody has looked for it during a pause.
         return None if self.switch.is_open else max(since, self.switch.paused_until)
+
+    @property
+    def _broker_lost_since(self) -> float | None:
+        return self.receiver.lost_since if isinstance(self.receiver, QueueTransport) else None
 
     def fetch(self, limit: int, wait: float, queues: Sequence[str]) -> tuple[Sequence[Envelope], float]:
         """Receive messages, which the holding is to take in; return them, and when their leases began at the earliest.
@@ -172,11 +180,16 @@ class Holding:
 
     # settling
 
-    def settle(self) -> None:
-        """Acknowledge what is done, but not what somebody else has meanwhile."""
-        done = _all_of(self.done)
-        if not done:
+    def settle(self, *, last: bool = False) -> None:
+        """Acknowledge what is done, but not what somebody else has meanwhile.
+
+        If the connection is lost, that is tried again, as long as nobody else can have the messages; unless
+        this is the last time.
+        """
+        if not self.done or (self._is_owed and not last and not self._may_be_back()):
             return
+        self._is_owed = False
+        done = _all_of(self.done)
         try:
             if time.monotonic() - self._leased_at > self._known_lease():
                 self._note_lost(done)
@@ -188,7 +201,21 @@ class Holding:
             if self._observers:
                 self._observers.notify(MessagesAcknowledged(self.name, len(done)))
         except TransportError as error:
+            if isinstance(error, ConnectionLost) and not last and self._is_ours():
+                self._is_owed, self._settle_again_at = True, time.monotonic() + self.SETTLE_AGAIN_AFTER
+                self.done.extendleft(reversed(done))
+                return
             logger.warning("Could not acknowledge %d messages of %r; they come again: %s", len(done), self.name, error)
+
+    def _may_be_back(self) -> bool:
+        """Say whether the broker can be reached, or is to be tried: who fetches finds that out, if somebody does."""
+        if self._broker_lost_since is None:
+            return True
+        return self.fetching_since is None and time.monotonic() >= self._settle_again_at
+
+    def _is_ours(self) -> bool:
+        """Say whether all that is held is on a lease that is not over, so that losing the connection loses nothing."""
+        return time.monotonic() - self._leased_at < self._known_lease() < math.inf
 
     def release(self, envelopes: Sequence[Envelope], *, begun: bool = False) -> None:
         """Give back what was not handled; ``begun`` says whether a handler had it."""

@@ -69,6 +69,7 @@ class Sequential:
                     self._take_turn(keeper)
         finally:
             self._holding.release_waiting()
+            self._holding.settle(last=True)
         self._observers.notify(WorkerStopping(reason))
         return reason
 
@@ -92,6 +93,7 @@ class Sequential:
         limit = self._size.limit if left is None else min(self._size.limit, left)
         envelopes, since = self._holding.fetch(limit, WAIT, self._queue_turns.rotation())
         self._health.turn()
+        self._holding.settle()  # What could not be, because the broker was away.
         if not envelopes:
             return
         self._holding.take_in(envelopes, since)
@@ -211,7 +213,7 @@ class Sequential:
         self._stopping.tell(STUCK, is_stuck=True)
         self._handling.report_stuck(run, self._holding, envelope)
         self._holding.release_waiting()
-        self._holding.settle()
+        self._holding.settle(last=True)
         # First, so that the worker does not give it back, should the handler end now.
         self._holding.begun.pop(0, None)
         outcome = self._handling.give_up(run, self._holding, envelope)
