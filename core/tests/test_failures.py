@@ -14,7 +14,7 @@ from postbus.errors import ConnectionLost, NotDecoded, Unrecoverable
 from postbus.failures import MOST_ERRORS
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
-from postbus.transport import Delivery, Outgoing, QueueTransport
+from postbus.transport import Delivery, Guarantees, Outgoing, QueueTransport
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,15 @@ def test_a_connection_lost_while_replacing_is_replaced_itself() -> None:
     replaced: list[Outgoing] = []
 
     class Flaky:
+        CONTRACT = 1
+
         @hookimpl
         def register_transports(self, register: RegisterTransport) -> None:
-            register("flaky", lambda dsn, context: QueueTransport(lambda: LosesTheFirstReplace(replaced), context))
+            register(
+                "flaky",
+                lambda dsn, context: QueueTransport(lambda: LosesTheFirstReplace(replaced), context),
+                guarantees=Guarantees(durable=True),
+            )
 
     plugins = Plugins()
     plugins.add(Flaky(), Plugin("flaky", "tests", "0"))

@@ -19,9 +19,11 @@ from postbus.errors import ConnectionLost
 from postbus.events import LeasesExtended, TransportLost, WorkerPaused
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
-from postbus.transport import QueueTransport
+from postbus.transport import Guarantees, QueueTransport
 from postbus.worker.handling import Handling
 from postbus.worker.health import Health, ailment
+
+GUARANTEES = Guarantees(durable=True)
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
@@ -69,9 +71,11 @@ def broker() -> Any:
 @pytest.fixture
 def app(broker: Broker) -> Postbus:
     class TestPlugin:
+        CONTRACT = 1
+
         @hookimpl
         def register_transports(self, register: RegisterTransport) -> None:
-            register("test", lambda dsn, context: QueueTransport(lambda: broker, context))
+            register("test", lambda dsn, context: QueueTransport(lambda: broker, context), guarantees=GUARANTEES)
 
     plugins = Plugins()
     plugins.add(TestPlugin(), Plugin("test", "tests", "0"))

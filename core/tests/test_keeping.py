@@ -18,7 +18,7 @@ from postbus.errors import ConnectionLost
 from postbus.events import LeaseLost, LeasesExtended, MessagesAcknowledged, TransportLost
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
-from postbus.transport import QueueTransport
+from postbus.transport import Guarantees, QueueTransport
 from postbus.worker.holdings import Holding
 from postbus.worker.keeper import Keeper
 from postbus_in_memory.connection import InMemoryConnection
@@ -305,6 +305,7 @@ def test_a_broker_that_is_away_is_asked_again(caplog: pytest.LogCaptureFixture) 
 class Broker:
     """A queue that can be reached, or not, and the plugin that brings it."""
 
+    CONTRACT = 1
     lease = 3600.0
 
     def __init__(self) -> None:
@@ -313,7 +314,11 @@ class Broker:
 
     @hookimpl
     def register_transports(self, register: RegisterTransport) -> None:
-        register("breakable", lambda dsn, context: QueueTransport(lambda: BreakableConnection(self), context))
+        register(
+            "breakable",
+            lambda dsn, context: QueueTransport(lambda: BreakableConnection(self), context),
+            guarantees=Guarantees(durable=True),
+        )
 
     def app(self) -> Postbus:
         plugins = Plugins()

@@ -52,11 +52,17 @@ print(json.dumps({
 
 PLUGIN = """
 from postbus.hookspecs import hookimpl
+from postbus.transport import Guarantees
+
+CONTRACT = 1
 
 @hookimpl
 def register_transports(register):
-    register("{scheme}", lambda dsn, context: None)
+    register("{scheme}", lambda dsn, context: None, guarantees=Guarantees(durable=True))
 """
+
+
+HOOKED = "from postbus.hookspecs import hookimpl\n\nCONTRACT = 1\n\n@hookimpl\n"
 
 
 def test_a_broken_plugin_is_reported_and_stops_nobody(tmp_path: Path) -> None:
@@ -91,7 +97,7 @@ def test_a_hook_that_raises_is_reported(tmp_path: Path) -> None:
         tmp_path,
         "acme-bad",
         "aaa_bad",
-        "from postbus.hookspecs import hookimpl\n\n@hookimpl\ndef register_transports(register):\n    1 / 0\n",
+        HOOKED + "def register_transports(register):\n    1 / 0\n",
     )
     answer = run(LOAD, tmp_path)
     assert "in-memory" in answer["schemes"]
@@ -106,7 +112,7 @@ def test_a_hook_of_an_unknown_shape_is_reported(tmp_path: Path) -> None:
         tmp_path,
         "acme-odd",
         "aaa_odd",
-        "from postbus.hookspecs import hookimpl\n\n@hookimpl\ndef register_transports(register, colour):\n    pass\n",
+        HOOKED + "def register_transports(register, colour):\n    pass\n",
     )
     answer = run(LOAD, tmp_path)
     assert "in-memory" in answer["schemes"]
@@ -158,3 +164,65 @@ print(json.dumps({
     answer = run(code, tmp_path)
     assert {"in-memory", "sql", "sync"} <= set(answer["plugins"])
     assert [] == [name for name in CLIENT_LIBRARIES if name in answer["modules"]]
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        pytest.param(
+            PLUGIN.format(scheme="acme").replace("CONTRACT = 1\n", ""),
+            "is left out. It does not say which contract it was written for. Put CONTRACT = 1 into its module",
+            id="no number",
+        ),
+        pytest.param(
+            PLUGIN.format(scheme="acme").replace("CONTRACT = 1", "CONTRACT = 7"),
+            "is left out. It was written for contract 7, and this Postbus serves 1. Upgrade Postbus.",
+            id="a newer number",
+        ),
+        pytest.param(
+            HOOKED + "def register_transport(register):\n    pass\n",
+            "has the hook 'register_transport', which Postbus never calls. Did you mean 'register_transports'?",
+            id="misspelt",
+        ),
+        pytest.param(
+            "CONTRACT = 1\n\ndef register_transports(register):\n    pass\n",
+            "has a function 'register_transports' without @hookimpl, so Postbus never calls it.",
+            id="unmarked",
+        ),
+        pytest.param(
+            HOOKED + "def register_transports(register):\n    register('acme', lambda dsn, context: None)\n",
+            "failed in register_transports: TypeError:",
+            id="no guarantees",
+        ),
+        pytest.param(
+            PLUGIN.format(scheme="acme").replace("Guarantees(durable=True)", "'durable'"),
+            "the guarantees of acme:// are 'durable', not Guarantees(...)",
+            id="other guarantees",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_plugin_is_named(tmp_path: Path, source: str, told: str) -> None:
+    """A plugin that will not work is told what is wrong with it, not found dead when its scheme is used."""
+    install(tmp_path, "acme-odd", "acme_odd", source)
+
+    (problem,) = run(LOAD, tmp_path)["problems"]
+
+    assert "Plugin 'acme_odd' of acme-odd 1.2.3 " in problem
+    assert told in problem
+
+
+def test_a_factory_that_makes_no_transport_is_named(tmp_path: Path) -> None:
+    """Who uses the scheme hears whose factory it is, and what it made."""
+    install(tmp_path, "postbus-acme", "acme", PLUGIN.format(scheme="acme"))
+    code = """
+import json
+from postbus import ConfigurationError, Postbus
+try:
+    Postbus(transports={"a": "acme://"}).transport("a")
+except ConfigurationError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+    error = str(run(code, tmp_path)["error"])
+
+    assert "Plugin 'acme' of postbus-acme 1.2.3 made a NoneType for acme://, which is no transport" in error

@@ -215,7 +215,7 @@ def test_where_the_broker_counts_what_is_given_back_there_are_more_tries() -> No
     """A message that was only fetched ahead and given back is not taken for one that kills."""
     app = make_app()
     tasks = transport(app)
-    tasks.guarantees = replace(tasks.guarantees, release_is_counted=True)
+    tasks.guarantees = replace(tasks.guarantees, release="counted")
     app.dispatch(Task(1))
     for _ in range(19):
         die_with(app, 1)

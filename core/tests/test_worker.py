@@ -32,7 +32,7 @@ from postbus.events import (
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.limits import Stopping, resident_memory
 from postbus.plugins import Plugin, Plugins
-from postbus.transport import Delivery, Outgoing, QueueTransport
+from postbus.transport import Delivery, Guarantees, Outgoing, QueueTransport
 from postbus.worker.receivers import FetchSize
 
 PATIENCE = 30.0
@@ -642,12 +642,18 @@ class Broker:
 
 
 class FlakyPlugin:
+    CONTRACT = 1
+
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
 
     @hookimpl
     def register_transports(self, register: RegisterTransport) -> None:
-        register("flaky", lambda dsn, context: QueueTransport(lambda: Flaky(self.broker), context))
+        register(
+            "flaky",
+            lambda dsn, context: QueueTransport(lambda: Flaky(self.broker), context),
+            guarantees=Guarantees(durable=True),
+        )
 
 
 def test_a_broker_that_is_only_sent_to_is_found_again() -> None:

@@ -33,6 +33,7 @@ from tests.contract.server import Interrupted, Route, Server, Urgent
 class Plain(InMemoryConnection):
     """The in-memory connection as it is, and the plugin that brings it."""
 
+    CONTRACT: ClassVar = 1
     guarantees: ClassVar[Guarantees] = GUARANTEES
     settings: ClassVar[Mapping[str, Any]] = {}
     """What the contract of this transport sets besides."""
@@ -52,7 +53,7 @@ class Plain(InMemoryConnection):
     @classmethod
     def make(cls, dsn: Dsn, context: TransportContext) -> QueueTransport:
         options = InMemoryOptions.from_dsn(dsn)
-        return QueueTransport(lambda: cls(cls.queue_for(dsn), lease=options.lease), context, cls.guarantees)
+        return QueueTransport(lambda: cls(cls.queue_for(dsn), lease=options.lease), context)
 
     @classmethod
     def queue_for(cls, dsn: Dsn) -> Queue:
@@ -86,7 +87,7 @@ class Limited(Plain):
         redelivery_on_crash=False,
         publish_batch=10,
         fetch_batch=10,
-        largest_body=100_000,
+        largest_message=200_000,
     )
     settings: ClassVar = {"refused": Outgoing(b"refused", {})}
 
@@ -213,7 +214,7 @@ class Served(Plain):
         priority=True,
         lease=True,
         delivery_count=True,
-        release_is_counted=True,
+        release="counted",
         redelivery_on_crash=False,
     )
     settings: ClassVar = {

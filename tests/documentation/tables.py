@@ -28,7 +28,7 @@ PLUGINS = sorted(path.parent for path in Path(__file__).parents[2].glob("plugins
 
 BLOCK = re.compile(r"<!-- (options|guarantees): ([^\n]*) -->\n(.*?)<!-- end -->", re.DOTALL)
 
-UNITS = {"longest_delay": " seconds", "largest_body": " bytes"}
+UNITS = {"longest_delay": " seconds", "largest_message": " bytes", "longest_wait": " seconds"}
 
 
 def schemes_of(folder: Path) -> dict[str, Scheme]:
@@ -90,8 +90,6 @@ def guarantees_table(schemes: Sequence[Scheme]) -> str:
     """Return a table of what these schemes guarantee, with a column for all that guarantee the same."""
     promises: dict[Guarantees, list[str]] = {}
     for scheme in schemes:
-        if scheme.guarantees is None:
-            raise ValueError(f"The plugin registers no guarantees for {scheme.name}://.")
         promises.setdefault(scheme.guarantees, []).append(f"{scheme.name}://")
     headings = [_code(names) for names in promises.values()] if len(promises) > 1 else ["Promised"]
     rows = [

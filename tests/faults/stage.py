@@ -16,7 +16,7 @@ from typing import Self
 import msgspec
 
 from postbus import Postbus
-from postbus.transport import Connection, Counts, QueueTransport, SupportsCount, SupportsSetup
+from postbus.transport import Connection, Counts, QueueTransport, SupportsCount, SupportsSetup, supports
 from tests.faults.account import Account
 from tests.faults.deaths import Death
 from tests.faults.ledger import Buried, Ledger, Reader
@@ -67,7 +67,7 @@ class Stage:
     def __enter__(self) -> Self:
         for name in self._dsns:
             connection = self._transport(name).connection
-            if isinstance(connection, SupportsSetup):
+            if supports(connection, SupportsSetup):
                 connection.setup()
         return self
 
@@ -257,7 +257,7 @@ class Stage:
 
     def _counts(self) -> Counts:
         def count(connection: Connection) -> Counts:
-            return connection.count() if isinstance(connection, SupportsCount) else Counts(0)
+            return connection.count() if supports(connection, SupportsCount) else Counts(0)
 
         return self._transport("work").call(count)
 

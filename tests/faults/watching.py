@@ -47,6 +47,8 @@ class Watch:
         watch = self
 
         class Hooks:
+            CONTRACT = 1
+
             @staticmethod
             @hookimpl
             def register_transports(register: RegisterTransport) -> None:

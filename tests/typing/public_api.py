@@ -29,7 +29,7 @@ from postbus.bus import MessageBus, Next
 from postbus.dsn import Dsn, Options, option
 from postbus.events import Event, WorkerStopped
 from postbus.hookspecs import RegisterTransport
-from postbus.transport import Connection, QueueTransport, Transport, TransportContext
+from postbus.transport import Connection, Guarantees, QueueTransport, Transport, TransportContext
 
 
 @dataclass(frozen=True)
@@ -165,4 +165,4 @@ def make_transport(dsn: Dsn, context: TransportContext) -> Transport:
 
 @hookimpl
 def register_transports(register: RegisterTransport) -> None:
-    register("acme", make_transport, options=AcmeOptions)
+    register("acme", make_transport, options=AcmeOptions, guarantees=Guarantees(durable=True))

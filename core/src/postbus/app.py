@@ -439,8 +439,12 @@ class Postbus(Handlers):
         config = self.config.transports[name]
         if not isinstance(config, TransportConfig):
             return config
-        context = TransportContext(name, self._serializer(config), self.handle, self.observers)
-        return self.plugins.make_transport(config.dsn, config.options, context)
+        serializer = self._serializer(config)
+        return self.plugins.make_transport(
+            config.dsn,
+            config.options,
+            lambda guarantees: TransportContext(name, serializer, self.handle, guarantees, self.observers),
+        )
 
     def _serializer(self, config: TransportConfig) -> Serializer:
         """Return the serializer that a transport names; all that name the same one share it."""

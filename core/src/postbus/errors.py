@@ -132,7 +132,23 @@ class TransportError(PostbusError):
 
 
 class ConnectionLost(TransportError):
-    """The broker cannot be reached (any more) through this connection; a new one may do better."""
+    """The broker cannot be reached (any more) through this connection; a new one may do better.
+
+    Nobody knows what became of that which was under way. The transport is to blame, and waits.
+    """
+
+
+class MessageRefused(TransportError):
+    """The broker, or the plugin, will never take a message as it is; trying again is no use, and nothing waits.
+
+    It is too large, or has a delay that cannot be kept, or a header that the broker has no form for. ``refused``
+    maps the positions of such messages to the reason, a sentence each. Their neighbours are not affected: the others
+    of the batch are in ``stored``.
+    """
+
+    def __init__(self, refused: Mapping[int, str], *, stored: Mapping[int, str | None] | None = None) -> None:
+        super().__init__(" ".join(dict.fromkeys(refused.values())), stored=stored)
+        self.refused = refused
 
 
 def leaves(error: BaseException) -> list[BaseException]:

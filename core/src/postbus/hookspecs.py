@@ -1,7 +1,7 @@
 """The plugin contract: the hooks that Postbus calls, once, while an app or the command line is set up.
 
 A plugin is a module that an entry point of the group ``postbus`` names; it implements what it needs of
-these with `hookimpl`. Nothing here is called per message.
+these with `hookimpl`, and says ``CONTRACT = 1``. Nothing here is called per message.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ from postbus.transport import Guarantees, Transport, TransportContext
 if TYPE_CHECKING:
     import click
 
+CONTRACT = 1
+"""The number of this contract, and of that in `postbus.transport`.
+
+A plugin states the one that it was written for. It is served as long as that is this number, or the one before it.
+"""
+
 hookspec = pluggy.HookspecMarker("postbus")
 hookimpl = pluggy.HookimplMarker("postbus")
 
@@ -34,8 +40,8 @@ class RegisterTransport(Protocol):
         scheme: str,
         factory: TransportFactory,
         *,
+        guarantees: Guarantees,
         options: type[Options] | None = None,
-        guarantees: Guarantees | None = None,
     ) -> None: ...
 
 

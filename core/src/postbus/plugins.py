@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -16,9 +17,9 @@ from msgspec import Struct
 from postbus import hookspecs
 from postbus.bus import Middleware
 from postbus.dsn import Dsn, Options
-from postbus.errors import UnknownScheme, describe
+from postbus.errors import ConfigurationError, UnknownScheme, describe
 from postbus.events import Observer
-from postbus.hookspecs import TransportFactory
+from postbus.hookspecs import CONTRACT, TransportFactory
 from postbus.serialization import SerializerFactory
 from postbus.transport import Guarantees, Transport, TransportContext
 
@@ -45,7 +46,7 @@ class Scheme(Struct, frozen=True):
     plugin: Plugin
     factory: TransportFactory
     options: type[Options] | None
-    guarantees: Guarantees | None
+    guarantees: Guarantees
 
 
 class Problem(Struct, frozen=True):
@@ -78,16 +79,24 @@ class Plugins:
 
     def add(self, module: object, plugin: Plugin) -> None:
         """Take in a plugin that is imported already, and let it register what it has."""
+        stated = getattr(module, "CONTRACT", None)
+        if stated not in (CONTRACT, CONTRACT - 1):
+            self._report(plugin, f"is left out. It {_mismatch(stated)}")
+            return
         self._manager.register(module, plugin.name)
         self.loaded.append(plugin)
+        for problem in _hooks_never_called(module):
+            self._report(plugin, problem)
 
         def register_transport(
             scheme: str,
             factory: TransportFactory,
             *,
+            guarantees: Any,
             options: type[Options] | None = None,
-            guarantees: Guarantees | None = None,
         ) -> None:
+            if not isinstance(guarantees, Guarantees):
+                raise TypeError(f"the guarantees of {scheme}:// are {guarantees!r}, not Guarantees(...)")
             self._claim(self.schemes, "scheme", scheme, Scheme(scheme, plugin, factory, options, guarantees), plugin)
 
         self._call(plugin, "register_transports", register=register_transport)
@@ -117,12 +126,27 @@ class Plugins:
             hint = " ".join([f"{hint}. But note:", *notes])
         raise UnknownScheme(f"No plugin serves {dsn.scheme}://. {hint}")
 
-    def make_transport(self, text: str, options: Mapping[str, object], context: TransportContext) -> Transport:
-        """Return the transport of a DSN; ``options`` win over those in its query."""
+    def make_transport(
+        self, text: str, options: Mapping[str, object], make_context: Callable[[Guarantees], TransportContext]
+    ) -> Transport:
+        """Return the transport of a DSN; ``options`` win over those in its query.
+
+        ``make_context`` is told what the plugin promised for the scheme.
+        """
         dsn = Dsn.parse(text)
         if options:
             dsn = dsn.with_options(options)
-        return self.scheme_for(dsn).factory(dsn, context)
+        scheme = self.scheme_for(dsn)
+        transport: Any = scheme.factory(dsn, make_context(scheme.guarantees))
+        if isinstance(transport, Transport):
+            return transport
+        problem = Problem(
+            scheme.plugin,
+            f"made a {type(transport).__name__} for {scheme.name}://, which is no transport: that has a name, send and "
+            "close. Return a QueueTransport from the factory.",
+        )
+        self.problems.append(problem)
+        raise ConfigurationError(str(problem))
 
     def _load(self, entry_point: EntryPoint) -> None:
         plugin = _plugin(entry_point)
@@ -172,6 +196,35 @@ def installed_plugins() -> Plugins:
         [entry_point for entry_point in found if entry_point.name in wanted],
         left_out=[entry_point for entry_point in found if entry_point.name not in wanted],
     )
+
+
+def _mismatch(stated: object) -> str:
+    """Return why a plugin that states this number is not served."""
+    if not isinstance(stated, int):
+        return (
+            f"does not say which contract it was written for. Put CONTRACT = {CONTRACT} into its module, if for this."
+        )
+    served = f"{CONTRACT - 1} and {CONTRACT}" if CONTRACT > 1 else str(CONTRACT)
+    late = "the plugin" if stated < CONTRACT else "Postbus"
+    return f"was written for contract {stated}, and this Postbus serves {served}. Upgrade {late}."
+
+
+def _hooks_never_called(module: object) -> list[str]:
+    """Return a clause for each function that looks like a hook and is none: misspelt, or without its mark."""
+    hooks = [name for name in vars(hookspecs) if hasattr(getattr(hookspecs, name), f"{GROUP}_spec")]
+    problems: list[str] = []
+    for name, function in vars(module).items():
+        function = getattr(function, "__func__", function)
+        if not inspect.isfunction(function) or name.startswith("_"):
+            continue
+        is_marked = hasattr(function, f"{GROUP}_impl")
+        meant = get_close_matches(name, hooks, n=1, cutoff=0.6 if is_marked else 0.9)
+        if is_marked and name not in hooks:
+            hint = f" Did you mean {meant[0]!r}?" if meant else f" Hooks: {', '.join(hooks)}."
+            problems.append(f"has the hook {name!r}, which Postbus never calls.{hint}")
+        elif not is_marked and meant:
+            problems.append(f"has a function {name!r} without @hookimpl, so Postbus never calls it. Mark {meant[0]!r}.")
+    return problems
 
 
 def _plugin(entry_point: EntryPoint) -> Plugin:

@@ -112,13 +112,17 @@ class Received(Stamp, gc=False):
     """Came from a transport; such an envelope is handled, never sent.
 
     ``tag`` is what the connection settles the delivery by. ``count`` says how often the broker has
-    delivered it, this time included; None where the broker does not tell.
+    delivered it, this time included; None where the broker does not tell. ``lease`` is how many seconds this
+    delivery is ours, where that is not what the connection says of all; ``group`` is its ordering key: messages of
+    one group are handled one after the other.
     """
 
     transport: str
     tag: Any = None
     id: str | None = None
     count: int | None = None
+    lease: float | None = None
+    group: str | None = None
 
 
 class Sent(Stamp, gc=False):

@@ -11,17 +11,20 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from msgspec import Struct, field
 
 from postbus import stamps
 from postbus.envelope import Envelope
-from postbus.errors import ConnectionLost, TransportError, describe
+from postbus.errors import ConnectionLost, MessageRefused, TransportError, describe
 from postbus.events import MessageSent, Observers, TransportLost, TransportRestored
 from postbus.serialization import Serializer, Undecodable
 from postbus.stamps import Stamp
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs  # In `typing` since Python 3.13.
 
 logger = logging.getLogger("postbus")
 
@@ -57,6 +60,15 @@ class Delivery(Struct, frozen=True, gc=False):
     """How often it has been delivered, this time included; None where the broker does not tell."""
     stamps: tuple[Stamp, ...] = ()
     """What the plugin wants handlers to see (the queue, the routing key)."""
+    lease: float | None = None
+    """For how many seconds this delivery is ours, where that is not what `SupportsKeepalive.lease` says of all."""
+    group: str | None = None
+    """Its ordering key: messages of one group are handled one after the other, in order, whatever the concurrency."""
+    problem: str | None = None
+    """Why the plugin could not read what came: a clause. ``body`` and ``headers`` are then as much of it as there is.
+
+    It becomes an `Undecodable` and is buried, so that it costs nobody else anything.
+    """
 
 
 @runtime_checkable
@@ -66,16 +78,18 @@ class Connection(Protocol):
     *Threads.* Safe to use from several: at any moment at most one of them is in `fetch`, while others
     publish and settle. Settling works while a `fetch` waits.
 
-    *Errors.* The client's own errors stop here: `ConnectionLost` when the broker cannot be reached, after
-    which this connection is closed and never used again; `TransportError` for everything else. Opening
-    happens in the constructor or at the first use, and raises the same.
+    *Errors.* The client's own errors stop here. `ConnectionLost` when the broker cannot be reached, after
+    which this connection is closed and never used again; `MessageRefused` for what will never be taken as it is;
+    `TransportError` for everything else. Opening happens in the constructor or at the first use, and raises the
+    same.
     """
 
     def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
         """Store all of them, in this order, and return the ids that the broker gave.
 
         Returns only when the broker has taken responsibility (confirm, commit, fsync as configured).
-        Otherwise raises, with ``stored`` telling which it has taken for certain.
+        Otherwise raises, with ``stored`` telling which it has taken for certain. A message that will never be
+        taken is refused alone: all others are stored, and then `MessageRefused` is raised.
         """
         ...
 
@@ -83,24 +97,25 @@ class Connection(Protocol):
         """Return up to ``limit`` deliveries; wait up to ``wait`` seconds when there is none.
 
         Returns as soon as there is at least one. The wait is the broker's own push or long poll, where it
-        has one. Undecodable content is not this method's business: bytes are delivered as they are.
+        has one. Bytes are delivered as they are, and what cannot be read at all comes with a ``problem``: nothing
+        about one message raises.
         """
         ...
 
-    def ack(self, tags: Sequence[Any]) -> None:
+    def ack(self, tags: Sequence[Any]) -> Sequence[Any]:
         """Settle deliveries that were handled, in one round trip where the broker can.
 
-        A tag that was settled before, whose lease has been lost, or that belongs to an earlier
-        connection is settled if the broker still can, and ignored otherwise.
+        Returns those that it did not settle, as far as the broker tells: their lease was lost, they belong to an
+        earlier connection and the broker settles them through no other, or they were settled before.
         """
         ...
 
-    def reject(self, tags: Sequence[Any]) -> None:
-        """Settle deliveries that are finished with, badly: the broker does not deliver them again."""
+    def reject(self, tags: Sequence[Any]) -> Sequence[Any]:
+        """Settle deliveries that are finished with, badly: the broker does not deliver them again; as `ack`."""
         ...
 
-    def release(self, tags: Sequence[Any]) -> None:
-        """Give deliveries back, unhandled and uncounted; other workers see them at once."""
+    def release(self, tags: Sequence[Any]) -> Sequence[Any]:
+        """Give deliveries back, unhandled; `Guarantees.release` says who sees them. Returns the same as `ack`."""
         ...
 
     def close(self) -> None:
@@ -151,9 +166,19 @@ class SupportsBrowse(Protocol):
         """Return up to ``limit`` messages, always in the same order, beginning behind the one with id ``after``."""
         ...
 
+
+@runtime_checkable
+class SupportsFind(Protocol):
+    """Can show one message without delivering it."""
+
     def find(self, id: str) -> Delivery | None:
         """Return the message with this id, or None."""
         ...
+
+
+@runtime_checkable
+class SupportsRemove(Protocol):
+    """Can delete single messages."""
 
     def remove(self, ids: Sequence[str]) -> int:
         """Delete the messages with these ids, whatever their state; return how many there were."""
@@ -207,11 +232,31 @@ class SupportsPurge(Protocol):
         ...
 
 
+A = TypeVar("A")
+
+
+@runtime_checkable
+class Restricted(Protocol):
+    """Lacks some abilities of its class, because of its DSN or of what its broker is."""
+
+    @property
+    def lacks(self) -> Collection[type]:
+        """The ``Supports…`` protocols whose methods are there and must not be called."""
+        ...
+
+
+def supports(connection: object, ability: type[A]) -> TypeIs[A]:
+    """Say whether a connection has an ability: its class does, and it is not one that it lacks all the same."""
+    return isinstance(connection, ability) and not (
+        isinstance(connection, Restricted) and set(connection.lacks).intersection(ability.__mro__)
+    )
+
+
 # --- what a plugin promises ------------------------------------------------------------------------
 
 
 class Guarantees(Struct, frozen=True, kw_only=True):
-    """What a transport promises. The contract tests hold it to that; the documentation prints it."""
+    """What a transport promises. The contract tests hold it to that, the documentation prints it, the core obeys it."""
 
     durable: bool
     """A stored message survives a restart of the broker."""
@@ -226,6 +271,8 @@ class Guarantees(Struct, frozen=True, kw_only=True):
     """A message can be sent now, to be delivered later."""
     longest_delay: float | None = None
     """How long a delay may be, in seconds; None for no limit."""
+    groups: bool = False
+    """A delivery may tell its ordering key; messages of one key are handled one after the other."""
     priority: bool = False
     """A message of a higher priority overtakes those that wait."""
     lease: bool = False
@@ -235,11 +282,11 @@ class Guarantees(Struct, frozen=True, kw_only=True):
 
     So a message that three workers died of is buried at the next delivery. Without this, it comes again for ever.
     """
-    release_is_counted: bool = False
-    """Giving a delivery back counts as a delivery, because the broker counts so.
+    release: Literal["uncounted", "counted", "own"] = "uncounted"
+    """Who sees what was given back: others, at once; or the same consumer alone, later (own).
 
-    Then a message that workers die of is buried at the 21st delivery, and so is one that was fetched along with it
-    each time.
+    Where the broker counts it as a delivery (counted), a message that workers die of is buried at the 21st delivery,
+    and so is one that was fetched along with it each time.
     """
     redelivery_on_crash: bool = True
     """What a process that died had fetched is delivered again."""
@@ -251,8 +298,12 @@ class Guarantees(Struct, frozen=True, kw_only=True):
     """How many messages one `Connection.publish` is given at most."""
     fetch_batch: int = 1000
     """How many messages one `Connection.fetch` is asked for at most."""
-    largest_body: int | None = None
-    """How large a body may be, in bytes; None for no limit of the broker's own."""
+    largest_message: int | None = None
+    """How large a message may be, body and headers as they lie on the broker; None for no limit of its own."""
+    longest_wait: float | None = None
+    """How long one `Connection.fetch` can wait, in seconds; None for any time."""
+    wait_ends_early: bool = True
+    """A waiting `Connection.fetch` ends when another thread closes the connection."""
 
 
 # --- envelopes: what the rest of the core sees -----------------------------------------------------
@@ -275,19 +326,20 @@ class Receiver(Protocol):
         """Return up to ``limit`` envelopes, each with `stamps.Received`; wait up to ``wait`` seconds for the first."""
         ...
 
-    def ack(self, envelopes: Sequence[Envelope]) -> None:
-        """Settle what was handled."""
+    def ack(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
+        """Settle what was handled; return what could not be, because it is somebody else's by now."""
         ...
 
-    def reject(self, envelopes: Sequence[Envelope]) -> None:
-        """Settle what is finished with, badly."""
+    def reject(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
+        """Settle what is finished with, badly; return the same."""
         ...
 
-    def release(self, envelopes: Sequence[Envelope]) -> None:
-        """Give back what was not handled."""
+    def release(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
+        """Give back what was not handled; return the same."""
         ...
 
 
+@runtime_checkable
 class Transport(Sender, Protocol):
     """What the factory of a plugin makes. One that can be consumed is a `Receiver` too."""
 
@@ -309,6 +361,8 @@ class TransportContext(Struct, frozen=True):
     serializer: Serializer
     dispatch: Callable[[Envelope], Envelope]
     """The app's own buses, for a transport that handles in this process."""
+    guarantees: Guarantees
+    """What the plugin promised for the scheme; where the DSN decides, its factory replaces it."""
     observers: Observers = field(default_factory=Observers)
     """Who is told of events."""
 
@@ -323,11 +377,9 @@ class QueueTransport:
     first_pause = 0.2
     longest_pause = 30.0
 
-    def __init__(
-        self, connect: Callable[[], Connection], context: TransportContext, guarantees: Guarantees | None = None
-    ) -> None:
+    def __init__(self, connect: Callable[[], Connection], context: TransportContext) -> None:
         self.name = context.name
-        self.guarantees = guarantees or Guarantees(durable=True)
+        self.guarantees = context.guarantees
         self.serializer = context.serializer
         self._connect = connect
         self._observers = context.observers
@@ -347,18 +399,26 @@ class QueueTransport:
         """Encode, publish in batches, and return the envelopes with `stamps.Sent`.
 
         A connection that turns out to be lost is replaced once, for what is in doubt; a second copy that
-        this may leave has the same message id.
+        this may leave has the same message id. What is refused, here already or by the broker, is so alone: the
+        others are stored before `MessageRefused` is raised.
         """
         outgoing = [self.encode(envelope) for envelope in envelopes]
-        ids: list[str | None] = []
-        for start in range(0, len(outgoing), self.guarantees.publish_batch):
+        refused = {position: why for position, one in enumerate(outgoing) if (why := self.refusal(one)) is not None}
+        accepted = [position for position in range(len(outgoing)) if position not in refused]
+        stored: dict[int, str | None] = {}
+        for start in range(0, len(accepted), self.guarantees.publish_batch):
+            batch = accepted[start : start + self.guarantees.publish_batch]
             try:
-                ids += self._publish(outgoing[start : start + self.guarantees.publish_batch])
+                stored.update(zip(batch, self._publish([outgoing[position] for position in batch]), strict=True))
             except TransportError as error:
-                stored = dict(enumerate(ids)) | {start + position: id for position, id in error.stored.items()}
-                error.stored = stored
-                raise
-        sent = [envelope.with_(stamps.Sent(self.name, id)) for envelope, id in zip(envelopes, ids, strict=True)]
+                stored |= {batch[position]: id for position, id in error.stored.items()}
+                if not isinstance(error, MessageRefused):
+                    error.stored = stored
+                    raise
+                refused |= {batch[position]: why for position, why in error.refused.items()}
+        if refused:
+            raise MessageRefused(refused, stored=stored)
+        sent = [envelope.with_(stamps.Sent(self.name, stored[n])) for n, envelope in enumerate(envelopes)]
         if self._observers:
             for envelope in sent:
                 self._observers.notify(MessageSent(envelope, self.name))
@@ -369,6 +429,21 @@ class QueueTransport:
         body, headers = self.serializer.encode(envelope)
         delay = envelope.last(stamps.Delay)
         return Outgoing(body, headers, max(delay.seconds, 0.0) if delay else 0.0, envelope.stamps)
+
+    def refusal(self, message: Outgoing) -> str | None:
+        """Return why the guarantees say that this will never be taken, in a sentence; None if they do not."""
+        promised = self.guarantees
+        if message.delay > 0 and not promised.delay:
+            return f"{self.name!r} cannot delay a message, and this one is to wait for {message.delay:g} s."
+        if promised.longest_delay is not None and message.delay > promised.longest_delay:
+            return f"{self.name!r} can delay a message for {promised.longest_delay:g} s, not for {message.delay:g} s."
+        # As few bytes as it can have there, so that nothing is refused here which the plugin could store.
+        if promised.largest_message is not None and len(message.body) > promised.largest_message:
+            return (
+                f"{self.name!r} takes messages of up to {promised.largest_message} bytes, and the body of this one "
+                f"alone has {len(message.body)}."
+            )
+        return None
 
     def _publish(self, batch: Sequence[Outgoing]) -> Sequence[str | None]:
         connection = self._open()
@@ -387,6 +462,8 @@ class QueueTransport:
             ids = self._attempt(lambda connection: connection.publish([batch[position] for position in doubtful]))
         except TransportError as error:
             error.stored = stored | {doubtful[position]: id for position, id in error.stored.items()}
+            if isinstance(error, MessageRefused):
+                error.refused = {doubtful[position]: why for position, why in error.refused.items()}
             raise
         stored.update(zip(doubtful, ids, strict=True))
         return [stored[position] for position in range(len(batch))]
@@ -422,45 +499,52 @@ class QueueTransport:
 
     def decode(self, delivery: Delivery) -> Envelope:
         """Return a delivery as an envelope."""
-        try:
-            envelope = self.serializer.decode(delivery.body, delivery.headers)
-        except Exception as error:  # A border: whatever a serializer trips over must not cost the message.
-            envelope = Envelope(Undecodable(delivery.body, dict(delivery.headers), describe(error)))
-        received = stamps.Received(self.name, delivery.tag, delivery.id, delivery.count)
+        if delivery.problem is not None:
+            envelope = Envelope(Undecodable(delivery.body, dict(delivery.headers), delivery.problem))
+        else:
+            try:
+                envelope = self.serializer.decode(delivery.body, delivery.headers)
+            except Exception as error:  # A border: whatever a serializer trips over must not cost the message.
+                envelope = Envelope(Undecodable(delivery.body, dict(delivery.headers), describe(error)))
+        received = stamps.Received(self.name, delivery.tag, delivery.id, delivery.count, delivery.lease, delivery.group)
         return Envelope(envelope.message, (*envelope.stamps, *delivery.stamps, received))
 
     # settling
 
-    def ack(self, envelopes: Sequence[Envelope]) -> None:
-        """Settle what was handled, in one call."""
-        tags = _tags(envelopes)
-        self.call(lambda connection: connection.ack(tags))
+    def ack(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
+        """Settle what was handled, in one call; return what is somebody else's by now."""
+        return self._settle(envelopes, lambda connection, tags: connection.ack(tags))
 
-    def reject(self, envelopes: Sequence[Envelope]) -> None:
-        """Settle what is finished with, badly, in one call."""
-        tags = _tags(envelopes)
-        self.call(lambda connection: connection.reject(tags))
+    def reject(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
+        """Settle what is finished with, badly, in one call; return what is somebody else's by now."""
+        return self._settle(envelopes, lambda connection, tags: connection.reject(tags))
 
-    def release(self, envelopes: Sequence[Envelope]) -> None:
-        """Give back what was not handled, in one call."""
-        tags = _tags(envelopes)
-        self.call(lambda connection: connection.release(tags))
+    def release(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
+        """Give back what was not handled, in one call; return what is somebody else's by now."""
+        return self._settle(envelopes, lambda connection, tags: connection.release(tags))
 
     @property
     def lease(self) -> float | None:
         """For how many seconds a delivery is ours without `keepalive`; None for as long as we are connected."""
         connection = self._open()
-        return connection.lease if isinstance(connection, SupportsKeepalive) else None
+        return connection.lease if supports(connection, SupportsKeepalive) else None
 
     def keepalive(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
         """Begin the leases of all of them anew; return those whose lease was lost already."""
+        return self._settle(envelopes, lambda connection, tags: cast(SupportsKeepalive, connection).keepalive(tags))
+
+    def _settle(
+        self, envelopes: Sequence[Envelope], how: Callable[[Connection, Sequence[Any]], Sequence[Any]]
+    ) -> list[Envelope]:
         tags = _tags(envelopes)
-        lost = self.call(lambda connection: cast(SupportsKeepalive, connection).keepalive(tags))
+        lost = self.call(lambda connection: how(connection, tags))
+        if not lost:
+            return []
         return [envelope for envelope, tag in zip(envelopes, tags, strict=True) if tag in lost]
 
     def replace(self, original: Envelope, copy: Envelope) -> bool:
         """Store the copy and settle the original in one step, where the broker can; say whether it could."""
-        if not isinstance(self._open(), SupportsReplace):
+        if not supports(self._open(), SupportsReplace):
             return False
         (tag,) = _tags([original])
         outgoing = self.encode(copy)
@@ -552,7 +636,7 @@ class QueueTransport:
 def _fetch(connection: Connection, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
     if not queues:
         return connection.fetch(limit, wait)
-    if isinstance(connection, SupportsQueues):
+    if supports(connection, SupportsQueues):
         return connection.fetch_from(queues, limit, wait)
     raise TransportError(f"{type(connection).__name__} cannot fetch from single queues. Leave out --queues.")
 

@@ -38,6 +38,8 @@ COMMAND = """
 import click
 from postbus import hookimpl
 
+CONTRACT = 1
+
 @hookimpl
 def register_commands(group):
     @group.command()

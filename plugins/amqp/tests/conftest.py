@@ -15,6 +15,7 @@ from postbus.dsn import Dsn
 from postbus.serialization import JsonSerializer, TypeRegistry
 from postbus.testing import workbench
 from postbus.transport import Delivery, QueueTransport, TransportContext
+from postbus_amqp import CLASSIC
 from postbus_amqp import make_transport as make_amqp_transport
 from postbus_amqp.connection import AmqpConnection
 from tests.brokers.rabbitmq import RabbitMQ
@@ -52,7 +53,7 @@ def make_transport(request: pytest.FixtureRequest, name: str) -> Iterator[Callab
             }
             own = {"exchange": {"flags": DURABLE_AND_AUTO_DELETE, **(exchange or {})}, "queues": expiring, **options}
             dsn = Dsn.parse(f"{base or broker.dsn}/{name}").with_options(own)
-            context = TransportContext("test", JsonSerializer(TypeRegistry()), lambda envelope: envelope)
+            context = TransportContext("test", JsonSerializer(TypeRegistry()), lambda envelope: envelope, CLASSIC)
             return stack.enter_context(closing(make_amqp_transport(dsn, context)))
 
         yield make

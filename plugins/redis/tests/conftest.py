@@ -14,6 +14,7 @@ from postbus.dsn import Dsn
 from postbus.serialization import JsonSerializer, TypeRegistry
 from postbus.testing import workbench
 from postbus.transport import QueueTransport, TransportContext
+from postbus_redis import GUARANTEES
 from postbus_redis import make_transport as make
 from postbus_redis.connection import RedisConnection
 from tests.brokers.redis import Redis
@@ -31,7 +32,7 @@ def make_transport(stream: str) -> Iterator[Callable[..., QueueTransport]]:
     with ExitStack() as stack:
 
         def make_one(dsn: str, **options: object) -> QueueTransport:
-            context = TransportContext("test", JsonSerializer(TypeRegistry()), lambda envelope: envelope)
+            context = TransportContext("test", JsonSerializer(TypeRegistry()), lambda envelope: envelope, GUARANTEES)
             parsed = Dsn.parse(dsn).with_options({"stream": stream, **options})
             return stack.enter_context(closing(make(parsed, context)))
 

@@ -14,7 +14,7 @@ from postbus.errors import DsnError
 from postbus.plugins import Plugin, Plugins
 from postbus.serialization import JsonSerializer, TypeRegistry
 from postbus.transport import TransportContext
-from postbus_redis import RedisOptions, make_transport
+from postbus_redis import GUARANTEES, RedisOptions, make_transport
 from postbus_redis.keys import Keys, keys_for
 from postbus_redis.options import Address, address_of
 from postbus_redis.tls import tls_settings
@@ -199,7 +199,7 @@ def test_what_belongs_to_php_alone_is_accepted_without_effect():
 )
 def test_what_is_wrong_is_refused(dsn, told):
     """The error names the option, and what is wanted."""
-    context = TransportContext("test", JsonSerializer(TypeRegistry()), lambda envelope: envelope)
+    context = TransportContext("test", JsonSerializer(TypeRegistry()), lambda envelope: envelope, GUARANTEES)
 
     with pytest.raises(DsnError) as caught:
         make_transport(Dsn.parse(dsn), context)
@@ -263,7 +263,7 @@ def test_each_scheme_is_registered_with_its_options(scheme):
 
 def test_a_path_that_looks_like_a_database_is_remarked(caplog):
     """Other clients write the number of the database there; here it names a stream."""
-    context = TransportContext("test", JsonSerializer(TypeRegistry()), lambda envelope: envelope)
+    context = TransportContext("test", JsonSerializer(TypeRegistry()), lambda envelope: envelope, GUARANTEES)
 
     with caplog.at_level(logging.WARNING):
         make_transport(Dsn.parse("redis://localhost:6379/0"), context)

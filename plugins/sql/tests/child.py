@@ -9,11 +9,11 @@ import time
 from postbus.dsn import Dsn
 from postbus.serialization import JsonSerializer, TypeRegistry
 from postbus.transport import Outgoing, TransportContext
-from postbus_sql import make_sqlite_transport
+from postbus_sql import GUARANTEES, make_sqlite_transport
 
 
 def main(verb: str, dsn: str) -> None:
-    context = TransportContext("child", JsonSerializer(TypeRegistry()), lambda envelope: envelope)
+    context = TransportContext("child", JsonSerializer(TypeRegistry()), lambda envelope: envelope, GUARANTEES)
     connection = make_sqlite_transport(Dsn.parse(dsn), context).connection
     print("ready", flush=True)
     sys.stdin.readline()

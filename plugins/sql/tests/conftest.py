@@ -18,7 +18,7 @@ from postbus.dsn import Dsn
 from postbus.serialization import JsonSerializer, TypeRegistry
 from postbus.testing import workbench
 from postbus.transport import QueueTransport, TransportContext
-from postbus_sql import make_engine_transport, make_sqlite_transport
+from postbus_sql import GUARANTEES, make_engine_transport, make_sqlite_transport
 from postbus_sql.connection import SqlConnection
 
 SYMFONY_TABLE = """
@@ -49,7 +49,7 @@ def make_transport(file: Path) -> Iterator[Callable[..., QueueTransport]]:
     with ExitStack() as stack:
 
         def make(dsn: str | None = None, **options: object) -> QueueTransport:
-            context = TransportContext("test", JsonSerializer(TypeRegistry()), lambda envelope: envelope)
+            context = TransportContext("test", JsonSerializer(TypeRegistry()), lambda envelope: envelope, GUARANTEES)
             parsed = Dsn.parse(dsn or f"sqlite:///{file}?synchronous=normal").with_options(options)
             factory = make_engine_transport if parsed.scheme == "doctrine" else make_sqlite_transport
             return stack.enter_context(closing(factory(parsed, context)))

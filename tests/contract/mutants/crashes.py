@@ -142,7 +142,7 @@ class SharesItsSocket(Shared):
     @classmethod
     def make(cls, dsn: Dsn, context: TransportContext) -> QueueTransport:
         connection = cls(cls.queue_for(dsn), lease=InMemoryOptions.from_dsn(dsn).lease)
-        return QueueTransport(lambda: connection, context, cls.guarantees)
+        return QueueTransport(lambda: connection, context)
 
     def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
         if self.pid != os.getpid():

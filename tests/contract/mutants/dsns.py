@@ -45,7 +45,7 @@ class ShowsItsPassword(Plain):
             return connection
 
         connect()
-        return QueueTransport(connect, context, cls.guarantees)
+        return QueueTransport(connect, context)
 
     def __repr__(self) -> str:
         return f"<ShowsItsPassword {self.password}>"

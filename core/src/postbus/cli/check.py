@@ -18,7 +18,7 @@ from postbus.cli.output import count_of, print_json, print_table
 from postbus.config import TransportConfig
 from postbus.dsn import Dsn
 from postbus.errors import ConfigurationError, describe
-from postbus.transport import Receiver, SupportsCount, SupportsSetup
+from postbus.transport import Receiver, SupportsCount, SupportsSetup, supports
 from postbus.worker.health import ailment
 
 Status = Literal["ok", "warning", "problem"]
@@ -112,8 +112,8 @@ def _look_at_transport(app: Postbus, name: str) -> Iterator[Finding]:
         transport = app.transport(name)
         connection = connection_of(transport)
         # Opening a connection need not talk to the broker. These do; and counting might set up what is missing.
-        missing = connection.missing() if isinstance(connection, SupportsSetup) else ()
-        if not isinstance(connection, SupportsSetup) and isinstance(connection, SupportsCount):
+        missing = connection.missing() if supports(connection, SupportsSetup) else ()
+        if not supports(connection, SupportsSetup) and supports(connection, SupportsCount):
             connection.count()
     except Exception as error:  # A border: a client library may miss something, and that is what is to be found out.
         yield Finding(what, "problem", f"{about}: {describe(error)}")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from tempfile import SpooledTemporaryFile
-from typing import cast
+from typing import TypeVar, cast
 
 from msgspec import Struct
 
@@ -15,7 +15,18 @@ from postbus.app import Postbus
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, TransportError, qualified_name
 from postbus.serialization import Undecodable
-from postbus.transport import Connection, Delivery, QueueTransport, SupportsBrowse, SupportsCount
+from postbus.transport import (
+    Connection,
+    Delivery,
+    QueueTransport,
+    SupportsBrowse,
+    SupportsCount,
+    SupportsFind,
+    SupportsRemove,
+    supports,
+)
+
+A = TypeVar("A")
 
 PAGE = 100
 """How many messages are fetched, and held, at a time."""
@@ -122,7 +133,10 @@ class FailedMessages:
 
     def __init__(self, app: Postbus, name: str) -> None:
         transport = app.transport(name)
-        if not isinstance(transport, QueueTransport) or not isinstance(transport.connection, SupportsBrowse):
+        abilities = (SupportsBrowse, SupportsFind, SupportsRemove)
+        if not isinstance(transport, QueueTransport) or not all(
+            supports(transport.connection, ability) for ability in abilities
+        ):
             raise ConfigurationError(
                 f"Transport {name!r} cannot show or remove single messages. To retry them all: postbus consume {name}"
             )
@@ -150,22 +164,22 @@ class FailedMessages:
 
     def count(self) -> int | None:
         """Return how many there are; None if their broker cannot tell."""
-        if not isinstance(self._transport.connection, SupportsCount):
+        if not supports(self._transport.connection, SupportsCount):
             return None
         counts = self._transport.call(lambda connection: cast(SupportsCount, connection).count())
         return counts.waiting + (counts.delayed or 0) + (counts.in_flight or 0)
 
     def find(self, id: str) -> FailedMessage | None:
         """Return the message with this id, or None."""
-        delivery = self._transport.call(lambda connection: _browsable(connection).find(id))
+        delivery = self._transport.call(lambda connection: _able(connection, SupportsFind).find(id))
         return self._read(delivery) if delivery is not None else None
 
     def remove(self, ids: Sequence[str]) -> int:
         """Delete messages; return how many there were."""
-        return self._transport.call(lambda connection: _browsable(connection).remove(ids))
+        return self._transport.call(lambda connection: _able(connection, SupportsRemove).remove(ids))
 
     def _browse(self, after: str | None) -> Sequence[Delivery]:
-        return self._transport.call(lambda connection: _browsable(connection).browse(PAGE, after))
+        return self._transport.call(lambda connection: _able(connection, SupportsBrowse).browse(PAGE, after))
 
     def _read(self, delivery: Delivery) -> FailedMessage:
         """Decode a message; what the failure transport cannot read, the transport that it came from perhaps can."""
@@ -195,8 +209,8 @@ class FailedMessages:
         return names + [name for name, type_ in self._app.types if type_ is type(message.envelope.message)]
 
 
-def _browsable(connection: Connection) -> SupportsBrowse:
-    if not isinstance(connection, SupportsBrowse):
+def _able(connection: Connection, ability: type[A]) -> A:
+    if not supports(connection, ability):
         raise TransportError(f"{type(connection).__name__} cannot show single messages.")
     return connection
 

@@ -101,7 +101,7 @@ def _scheme_line(alike: list[Scheme]) -> SchemeLine:
     scheme = alike[0]
     return SchemeLine(
         [scheme.name for scheme in alike],
-        asdict(scheme.guarantees) if scheme.guarantees is not None else None,
+        asdict(scheme.guarantees),
         [_option_line(info) for info in scheme.options.describe()] if scheme.options is not None else [],
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from postbus.cli.invocation import connection_of
 from postbus.errors import ConfigurationError, TransportError
-from postbus.transport import SupportsCount, Transport
+from postbus.transport import SupportsCount, Transport, supports
 
 logger = logging.getLogger("postbus")
 
@@ -83,7 +83,7 @@ class Backlog:
         waiting, ages = 0, list[float | None]()
         for transport in self._transports.values():
             connection = connection_of(transport)
-            assert isinstance(connection, SupportsCount)
+            assert supports(connection, SupportsCount)
             counts = connection.count()
             waiting += counts.waiting
             if counts.waiting:

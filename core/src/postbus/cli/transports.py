@@ -10,7 +10,7 @@ from postbus.cli.invocation import Invocation, connection_of, pass_invocation, t
 from postbus.cli.options import complete_transports, confirm, format_option
 from postbus.cli.output import age, count_of, print_json, print_table
 from postbus.errors import ConfigurationError, PostbusError
-from postbus.transport import Counts, SupportsCount, SupportsPurge, SupportsSetup
+from postbus.transport import Counts, SupportsCount, SupportsPurge, SupportsSetup, supports
 
 
 class Outcome(Struct, frozen=True):
@@ -40,7 +40,7 @@ def stats(invocation: Invocation, context: click.Context, names: tuple[str, ...]
     for name in transport_names(app, names) or app.transports:
         try:
             connection = connection_of(app.transport(name))
-            if isinstance(connection, SupportsCount):
+            if supports(connection, SupportsCount):
                 counted[name] = connection.count()
             else:
                 uncountable.append(name)
@@ -89,7 +89,7 @@ def setup(invocation: Invocation, context: click.Context, names: tuple[str, ...]
 def _set_up(app: Postbus, name: str) -> Outcome:
     try:
         connection = connection_of(app.transport(name))
-        if not isinstance(connection, SupportsSetup):
+        if not supports(connection, SupportsSetup):
             return Outcome(name, "nothing to set up")
         connection.setup()
     except PostbusError as error:
@@ -122,7 +122,7 @@ def purge(invocation: Invocation, context: click.Context, names: tuple[str, ...]
 
 def _content(app: Postbus, name: str) -> str:
     connection = connection_of(app.transport(name))
-    if not isinstance(connection, SupportsCount):
+    if not supports(connection, SupportsCount):
         return "it does not tell how many"
     counts = connection.count()
     return count_of(counts.waiting + (counts.delayed or 0) + (counts.in_flight or 0), "message")
@@ -130,7 +130,7 @@ def _content(app: Postbus, name: str) -> str:
 
 def _purge(app: Postbus, name: str) -> Outcome:
     connection = connection_of(app.transport(name))
-    assert isinstance(connection, SupportsPurge)
+    assert supports(connection, SupportsPurge)
     try:
         removed = connection.purge()
     except PostbusError as error:

@@ -13,7 +13,7 @@ import time
 import msgspec
 
 from postbus.testing.subject import Task
-from postbus.transport import Connection, Outgoing, SupportsSetup
+from postbus.transport import Connection, Outgoing, SupportsSetup, supports
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def _fetch(connection: Connection, task: Task) -> int:
 
 
 def _set_up(connection: Connection) -> None:
-    assert isinstance(connection, SupportsSetup)
+    assert supports(connection, SupportsSetup)
     _say("ready")
     sys.stdin.readline()
     connection.setup()

@@ -26,6 +26,7 @@ from postbus.transport import (
     SupportsCount,
     SupportsKeepalive,
     SupportsReplace,
+    supports,
 )
 
 CLIENTS = 3
@@ -115,7 +116,7 @@ class History(RuleBasedStateMachine):
         self._clock = bench.clock_of(self._clients[0].transport)
         self._gone: list[Client] = []
         connection = self._clients[0].transport.connection
-        self._lease = connection.lease if isinstance(connection, SupportsKeepalive) else 0.0
+        self._lease = connection.lease if supports(connection, SupportsKeepalive) else 0.0
         self._model = Model(bench.guarantees, self._lease or float("inf"), bench.rounding)
         self._delays = (0.0, 0.0, bench.short_delay, 2 * bench.short_delay) if bench.guarantees.delay else (0.0,)
         self._is_well = True
@@ -178,7 +179,7 @@ class History(RuleBasedStateMachine):
         """Keep deliveries alive."""
         client = self._clients[who]
         connection, holdings = client.transport.connection, self._held_by(client, some)
-        if holdings and isinstance(connection, SupportsKeepalive):
+        if holdings and supports(connection, SupportsKeepalive):
             begun = self._begin()
             lost = connection.keepalive([holding.delivery.tag for holding in holdings])
             self._model.keep(client, holdings, lost, self._end(begun))
@@ -188,7 +189,7 @@ class History(RuleBasedStateMachine):
         """Put a copy in the place of a message."""
         client = self._clients[who]
         connection, holdings = client.transport.connection, self._held_by(client, [which])
-        if not holdings or not isinstance(connection, SupportsReplace):
+        if not holdings or not supports(connection, SupportsReplace):
             return
         [copy] = self._make([delay])
         begun = self._begin()
@@ -225,7 +226,7 @@ class History(RuleBasedStateMachine):
     def count(self, who: int) -> None:
         """Count what is there."""
         connection = self._clients[who].transport.connection
-        if isinstance(connection, SupportsCount):
+        if supports(connection, SupportsCount):
             begun = self._begin()
             counts = connection.count()
             self._model.check_counts(counts, self._end(begun))
@@ -317,7 +318,7 @@ class History(RuleBasedStateMachine):
             self._settle(last, list(last.held), "ack")
 
     def _is_something_left(self, connection: Connection) -> bool:
-        counts = connection.count() if isinstance(connection, SupportsCount) else None
+        counts = connection.count() if supports(connection, SupportsCount) else None
         if counts is None or counts.in_flight is None:
             return False
         return bool(counts.waiting or counts.delayed or counts.in_flight)

@@ -122,7 +122,7 @@ class Model:
         """Take note of a `release`; one that may be too late may be ignored."""
         for holding in filter(lambda holding: holding.is_current, holdings):
             message, is_certain = holding.message, holding.is_lost(when) is False
-            if not self._guarantees.release_is_counted:
+            if self._guarantees.release != "counted":
                 first, last = message.deliveries
                 message.deliveries = Span(first - 1, last - is_certain)
             holding.lease_end = Span(-math.inf, holding.lease_end.last)

@@ -35,8 +35,11 @@ class Subject(Struct, frozen=True):
         """Return a new transport, as an app would get it from the plugin."""
         registry = TypeRegistry()
         registry.register(Note, "note")
-        context = TransportContext("contract", JsonSerializer(registry), _refuse, observers or Observers())
-        transport = self.scheme().factory(Dsn.parse(self.dsn), context)
+        scheme = self.scheme()
+        context = TransportContext(
+            "contract", JsonSerializer(registry), _refuse, scheme.guarantees, observers or Observers()
+        )
+        transport = scheme.factory(Dsn.parse(self.dsn), context)
         assert isinstance(transport, QueueTransport), (
             f"The contract is about connections, and {type(transport).__name__} is not a QueueTransport."
         )

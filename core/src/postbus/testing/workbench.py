@@ -32,6 +32,7 @@ from postbus.transport import (
     SupportsCount,
     SupportsKeepalive,
     SupportsSetup,
+    supports,
 )
 
 T = TypeVar("T")
@@ -148,7 +149,7 @@ class Workbench:
         dsn = dsn or self.queue
         if setup and dsn not in self._prepared:
             self._prepared.add(dsn)
-            if isinstance(transport.connection, SupportsSetup):
+            if supports(transport.connection, SupportsSetup):
                 transport.connection.setup()
         return transport
 
@@ -201,7 +202,7 @@ class Workbench:
 
     def take_on_lease(self, connection: Connection, number: int = 1) -> tuple[list[Delivery], float]:
         """Fetch until there are so many deliveries; return them, and until when no lease on them can be over."""
-        lease = connection.lease if isinstance(connection, SupportsKeepalive) else math.inf
+        lease = connection.lease if supports(connection, SupportsKeepalive) else math.inf
         deadline, until = time.monotonic() + self.patience, math.inf
         deliveries: list[Delivery] = []
         while len(deliveries) < number:
@@ -260,7 +261,7 @@ class Workbench:
     def assert_empty(self, connection: Connection) -> None:
         """See that nothing is delivered any more, to anybody, and that nothing is still in flight."""
         assert [] == [delivery.body for delivery in self.fetch(connection, 10, 0)]
-        if isinstance(connection, SupportsCount) and connection.count().in_flight is not None:
+        if supports(connection, SupportsCount) and connection.count().in_flight is not None:
             self.until(connection, waiting=0, in_flight=0)
             return
         connection.close()

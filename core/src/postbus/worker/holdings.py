@@ -170,7 +170,7 @@ class Holding:
 
     @property
     def _counts_releases(self) -> bool:
-        return self._guarantees is not None and self._guarantees.release_is_counted
+        return self._guarantees is not None and self._guarantees.release == "counted"
 
     def _look_for_suspects(self, envelopes: Sequence[Envelope]) -> None:
         for envelope in envelopes:

@@ -12,18 +12,20 @@ from postbus_amqp.options import AmqpOptions, Settings
 
 __all__ = ["CLASSIC", "QUORUM", "WITH_PRIORITIES", "AmqpOptions", "make_transport", "stamps"]
 
+CONTRACT = 1
+
 CLASSIC = Guarantees(
     durable=True,
     ordering="fifo",
     longest_delay=40 * 86_400.0,
-    largest_body=16 * 1024 * 1024,
+    largest_message=16 * 1024 * 1024,
 )
 """What a transport on classic queues promises."""
 
 WITH_PRIORITIES = replace(CLASSIC, priority=True)
 """What a transport promises whose queues all have the argument ``x-max-priority``."""
 
-QUORUM = replace(CLASSIC, delivery_count=True, release_is_counted=True)
+QUORUM = replace(CLASSIC, delivery_count=True, release="counted")
 """What a transport on quorum queues promises: these count how often they have delivered a message."""
 
 
@@ -39,7 +41,8 @@ def make_transport(dsn: Dsn, context: TransportContext) -> QueueTransport:
     from postbus_amqp.connection import AmqpConnection
 
     settings = Settings(dsn)
-    return QueueTransport(lambda: AmqpConnection(settings, context.name), context, guarantees_for(settings))
+    context = replace(context, guarantees=guarantees_for(settings))
+    return QueueTransport(lambda: AmqpConnection(settings, context.name), context)
 
 
 def guarantees_for(settings: Settings) -> Guarantees:

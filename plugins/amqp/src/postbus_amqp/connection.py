@@ -65,14 +65,14 @@ class AmqpConnection:
         self._queues.update(queues)
         return self._consumer.fetch(tuple(queues), limit, wait)
 
-    def ack(self, tags: Sequence[Tag]) -> None:
-        self._consumer.settle(tags, "ack")
+    def ack(self, tags: Sequence[Tag]) -> Sequence[Tag]:
+        return self._consumer.settle(tags, "ack")
 
-    def reject(self, tags: Sequence[Tag]) -> None:
-        self._consumer.settle(tags, "reject")
+    def reject(self, tags: Sequence[Tag]) -> Sequence[Tag]:
+        return self._consumer.settle(tags, "reject")
 
-    def release(self, tags: Sequence[Tag]) -> None:
-        self._consumer.release(tags)
+    def release(self, tags: Sequence[Tag]) -> Sequence[Tag]:
+        return self._consumer.release(tags)
 
     def setup(self) -> None:
         with control_channel(self._client, "consume") as channel:

@@ -80,13 +80,22 @@ class Consumer:
             for by, method, properties, body in arrivals
         ]
 
-    def settle(self, tags: Sequence[Tag], how: Settlement) -> None:
-        """Settle deliveries. Those of an earlier connection, and those settled before, are passed over."""
+    def settle(self, tags: Sequence[Tag], how: Settlement) -> list[Tag]:
+        """Settle deliveries; return those of an earlier connection, and those settled before."""
+        lost = self._lost(tags)
         self._send(partial(self._settle, tags, how))
+        return lost
 
-    def release(self, tags: Sequence[Tag]) -> None:
+    def release(self, tags: Sequence[Tag]) -> list[Tag]:
         """Give deliveries back; unless somebody fetches, also what has not been fetched yet, and consume no more."""
+        lost = self._lost(tags)
         self._send(partial(self._release, tags))
+        return lost
+
+    def _lost(self, tags: Sequence[Tag]) -> list[Tag]:
+        """Return what is out of our hands, because its channel is, or it was settled before."""
+        open = self._open
+        return [tag for tag in tags if tag.subscription not in open or tag.number not in tag.subscription.unsettled]
 
     def drop(self) -> int:
         """Settle everything that is here, fetched or not; return how many messages there were."""

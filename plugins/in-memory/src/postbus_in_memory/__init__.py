@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 
+from msgspec.structs import replace
+
 from postbus.dsn import Dsn, Options, option
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.transport import Guarantees, TransportContext
@@ -13,6 +15,8 @@ from postbus_in_memory.queue import Clock, Queue
 from postbus_in_memory.transport import ByReference, InMemoryTransport
 
 __all__ = ["GUARANTEES", "Clock", "InMemoryConnection", "InMemoryOptions", "InMemoryTransport", "make_transport"]
+
+CONTRACT = 1
 
 GUARANTEES = Guarantees(
     durable=False,
@@ -44,7 +48,7 @@ def make_transport(dsn: Dsn, context: TransportContext) -> InMemoryTransport:
     """Return a transport on the queue that the host names, which this process has once; without host on a new one."""
     options = InMemoryOptions.from_dsn(dsn)
     if not options.serialize:
-        context = TransportContext(context.name, ByReference(), context.dispatch, context.observers)
+        context = replace(context, serializer=ByReference())
     with _lock:
         queue = _queues[dsn.host] if dsn.host else Queue()
-    return InMemoryTransport(queue, context, GUARANTEES, lease=options.lease)
+    return InMemoryTransport(queue, context, lease=options.lease)

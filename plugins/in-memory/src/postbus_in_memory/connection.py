@@ -41,19 +41,25 @@ class InMemoryConnection:
                 self._queue.changed.wait(min(left, self._queue.seconds_until_next()))
         return []
 
-    def ack(self, tags: Sequence[int]) -> None:
+    def ack(self, tags: Sequence[int]) -> Sequence[int]:
         with self._queue.changed:
+            lost = self._lost(tags)
             self._queue.acknowledged += self._settle(tags)
+        return lost
 
-    def reject(self, tags: Sequence[int]) -> None:
+    def reject(self, tags: Sequence[int]) -> Sequence[int]:
         with self._queue.changed:
+            lost = self._lost(tags)
             self._queue.rejected += self._settle(tags)
+        return lost
 
-    def release(self, tags: Sequence[int]) -> None:
+    def release(self, tags: Sequence[int]) -> Sequence[int]:
         with self._queue.changed:
+            lost = self._lost(tags)
             for message in filter(None, map(self._queue.put_back, tags)):
                 message.count -= 1
             self._queue.changed.notify_all()
+        return lost
 
     def close(self) -> None:
         with self._queue.changed:
@@ -70,7 +76,7 @@ class InMemoryConnection:
             for tag in tags:
                 if tag in in_flight:
                     in_flight[tag].lease_end = self._queue.clock.now() + self._lease
-            return [tag for tag in tags if tag not in in_flight]
+            return self._lost(tags)
 
     def replace(self, tag: int, message: Outgoing) -> str | None:
         with self._queue.changed:
@@ -117,6 +123,8 @@ class InMemoryConnection:
         with self._queue.changed:
             return self.remove(list(self._queue.messages))
 
+    def _lost(self, tags: Sequence[int]) -> list[int]:
+        return [tag for tag in tags if tag not in self._queue.in_flight]
+
     def _settle(self, tags: Sequence[int]) -> list[Delivery]:
-        # A tag that was settled before, or whose lease was lost, is ignored.
         return [delivery for tag in tags if (delivery := self._queue.settle(tag))]

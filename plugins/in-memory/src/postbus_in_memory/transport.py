@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.serialization import Encoded
-from postbus.transport import Guarantees, QueueTransport, TransportContext
+from postbus.transport import QueueTransport, TransportContext
 from postbus_in_memory.connection import InMemoryConnection
 from postbus_in_memory.queue import Clock, Queue
 
@@ -15,8 +15,8 @@ from postbus_in_memory.queue import Clock, Queue
 class InMemoryTransport(QueueTransport):
     """Sends to, and receives from, a queue in this process; transports on one queue show the same."""
 
-    def __init__(self, queue: Queue, context: TransportContext, guarantees: Guarantees, *, lease: float) -> None:
-        super().__init__(lambda: InMemoryConnection(queue, lease=lease), context, guarantees)
+    def __init__(self, queue: Queue, context: TransportContext, *, lease: float) -> None:
+        super().__init__(lambda: InMemoryConnection(queue, lease=lease), context)
         self._queue = queue
 
     @property

@@ -14,6 +14,8 @@ from postbus_redis.options import RedisOptions
 
 __all__ = ["GUARANTEES", "RedisOptions", "make_transport"]
 
+CONTRACT = 1
+
 logger = logging.getLogger("postbus")
 
 GUARANTEES = Guarantees(durable=True, ordering="fifo", lease=True, delivery_count=True)
@@ -49,4 +51,4 @@ def make_transport(dsn: Dsn, context: TransportContext) -> QueueTransport:
         consumer = options.consumer or f"{socket.gethostname()}-{os.getpid()}-{suffix}"
         return RedisConnection(Server(address, options, tls), keys, options, consumer, in_hand)
 
-    return QueueTransport(connect, context, GUARANTEES)
+    return QueueTransport(connect, context)

@@ -42,21 +42,22 @@ class RedisConnection:
     def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
         return self._fetcher.fetch(limit, wait)
 
-    def ack(self, tags: Sequence[Lease]) -> None:
-        self._settle(tags, delete=self._options.delete_after_ack)
+    def ack(self, tags: Sequence[Lease]) -> Sequence[Lease]:
+        return self._settle(tags, delete=self._options.delete_after_ack)
 
-    def reject(self, tags: Sequence[Lease]) -> None:
-        self._settle(tags, delete=self._options.delete_after_reject)
+    def reject(self, tags: Sequence[Lease]) -> Sequence[Lease]:
+        return self._settle(tags, delete=self._options.delete_after_reject)
 
-    def _settle(self, tags: Sequence[Lease], *, delete: bool) -> None:
+    def _settle(self, tags: Sequence[Lease], *, delete: bool) -> Sequence[Lease]:
         if not tags:
-            return
-        ids = [tag.id for tag in tags]
+            return ()
+        lost: Sequence[int] = ()
         if min([tag.certain_until for tag in tags]) <= time.monotonic():
-            self._run(scripts.SETTLE, b"1" if delete else b"0", *ids_and_counts(tags))
+            lost = self._run(scripts.SETTLE, b"1" if delete else b"0", *ids_and_counts(tags))
         else:
-            self._settle_certain(ids, delete=delete)
+            self._settle_certain([tag.id for tag in tags], delete=delete)
         self._in_hand.difference_update(tags)
+        return [tags[position] for position in lost]
 
     def _settle_certain(self, ids: Sequence[bytes], *, delete: bool) -> None:
         parts = pack_parts(ids)
@@ -66,12 +67,14 @@ class RedisConnection:
         # claims it; the other way round, it would stay for ever. A transaction would be refused when memory is full.
         self._links.ask(deletes, acks) if delete else self._links.ask(acks)
 
-    def release(self, tags: Sequence[Lease]) -> None:
-        if tags:
-            self._run(scripts.RELEASE, scripts.RELEASED, *ids_and_counts(tags))
-            self._in_hand.difference_update(tags)
-            for tag in tags:
-                tag.end()
+    def release(self, tags: Sequence[Lease]) -> Sequence[Lease]:
+        if not tags:
+            return ()
+        lost: Sequence[int] = self._run(scripts.RELEASE, scripts.RELEASED, *ids_and_counts(tags))
+        self._in_hand.difference_update(tags)
+        for tag in tags:
+            tag.end()
+        return [tags[position] for position in lost]
 
     @property
     def lease(self) -> float:

@@ -149,30 +149,37 @@ return claimed
 """
 )
 
-# Arguments: group, consumer, whether to delete, then id and count of each.
+# Arguments: group, consumer, whether to delete, then id and count of each. Returns the positions of the lost ones.
 SETTLE = Script(
     _HELD
     + """
+local lost = {}
 for i = 4, #ARGV, 2 do
-    if held(ARGV[i], ARGV[i + 1]) then
+    if not held(ARGV[i], ARGV[i + 1]) then
+        lost[#lost + 1] = (i - 4) / 2
+    else
         redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
         if ARGV[3] == '1' then
             redis.call('XDEL', KEYS[1], ARGV[i])
         end
     end
 end
+return lost
 """
 )
 
-# Arguments: group, consumer, name of the consumer of what was released, then id and count of each. What was
-# released looks as if it had been idle for ever, so that other clients of the group claim it too.
+# Arguments: group, consumer, name of the consumer of what was released, then id and count of each. Returns the
+# positions of those that are lost. What was released looks as if it had been idle for ever, so that other clients of
+# the group claim it too.
 RELEASE = Script(
     _HELD
     + _WAKE
     + """
-local some = false
+local some, lost = false, {}
 for i = 4, #ARGV, 2 do
-    if held(ARGV[i], ARGV[i + 1]) then
+    if not held(ARGV[i], ARGV[i + 1]) then
+        lost[#lost + 1] = (i - 4) / 2
+    else
         redis.call(
             'XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, ARGV[i], 'TIME', 0, 'RETRYCOUNT', ARGV[i + 1] - 1, 'JUSTID'
         )
@@ -182,6 +189,7 @@ end
 if some then
     wake()
 end
+return lost
 """
 )
 

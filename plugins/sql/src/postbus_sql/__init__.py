@@ -23,6 +23,8 @@ __all__ = [
     "stamps",
 ]
 
+CONTRACT = 1
+
 GUARANTEES = Guarantees(
     durable=True,
     ordering="fifo",
@@ -54,7 +56,9 @@ def make_sqlite_transport(dsn: Dsn, context: TransportContext) -> QueueTransport
     def connect() -> SqlConnection:
         return SqlConnection(Database(sqlite_engine(file, options.synchronous), owned=True), options)
 
-    return QueueTransport(connect, context, IN_MEMORY if file is None else GUARANTEES)
+    if file is None:
+        context = replace(context, guarantees=IN_MEMORY)
+    return QueueTransport(connect, context)
 
 
 def make_engine_transport(dsn: Dsn, context: TransportContext) -> QueueTransport:
@@ -77,4 +81,4 @@ def make_engine_transport(dsn: Dsn, context: TransportContext) -> QueueTransport
         engine = given or engine_for(name or "")
         return SqlConnection(Database(engine, owned=False), options)
 
-    return QueueTransport(connect, context, GUARANTEES)
+    return QueueTransport(connect, context)

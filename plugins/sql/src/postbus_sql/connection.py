@@ -16,7 +16,7 @@ from postbus_sql.bell import Bell
 from postbus_sql.database import Database, TableMissing
 from postbus_sql.joining import join, transaction_of
 from postbus_sql.options import SqlOptions
-from postbus_sql.queue import Lease, Queue
+from postbus_sql.queue import Held, Lease, Queue
 from postbus_sql.schema import Schema
 from postbus_sql.stamps import Transaction
 
@@ -101,22 +101,26 @@ class SqlConnection:
             if due <= time.time() or mark is None or self._dialect.change_mark() != mark:
                 return
 
-    def ack(self, tags: Sequence[Lease]) -> None:
-        self._settle(tags, self._queue.delete)
+    def ack(self, tags: Sequence[Lease]) -> Sequence[Lease]:
+        return self._settle(tags, self._queue.delete)
 
-    def reject(self, tags: Sequence[Lease]) -> None:
-        self._settle(tags, self._queue.delete)
+    def reject(self, tags: Sequence[Lease]) -> Sequence[Lease]:
+        return self._settle(tags, self._queue.delete)
 
-    def release(self, tags: Sequence[Lease]) -> None:
-        self._settle(tags, self._queue.release)
+    def release(self, tags: Sequence[Lease]) -> Sequence[Lease]:
+        lost = self._settle(tags, self._queue.release)
         self._bell.ring()
+        return lost
 
-    def _settle(self, tags: Sequence[Lease], how: Callable[[DBAPICursor, Sequence[Lease]], object]) -> None:
+    def _settle(self, tags: Sequence[Lease], how: Callable[[DBAPICursor, Sequence[Lease]], Held]) -> list[Lease]:
         with self._leases:
+            held: Held = set()
             if any(lease.since for lease in tags):
-                self._write(lambda cursor: how(cursor, tags))
+                held = self._write(lambda cursor: how(cursor, tags))
+            lost = [lease for lease in tags if (lease.id, lease.since) not in held]
             for lease in tags:
                 lease.since = None
+        return lost
 
     @property
     def lease(self) -> float:

@@ -29,6 +29,10 @@ class Lease(Struct, eq=False, gc=False):
     since: str | None
 
 
+Held = set[tuple[int, str | None]]
+"""Leases that were still held, by id and since when: a worker that lost a message, and got it again, has two."""
+
+
 class Queue:
     """One queue; it lives in the database alone.
 
@@ -76,30 +80,25 @@ class Queue:
         waiting = [(id, body, headers) for _, id, body, headers in _in_order(cursor.fetchall())]
         return [_delivery(id, body, headers, Lease(id, since)) for id, body, headers in expired + waiting]
 
-    def delete(self, cursor: DBAPICursor, leases: Iterable[Lease]) -> int:
-        """Delete what is still held on these leases; return how many that were."""
-        deleted = 0
-        for since, ids in _grouped(leases):
-            cursor.execute(with_ids(self._sql.delete_leased, len(ids)), (since, *ids))
-            deleted += cursor.rowcount
-        return deleted
+    def delete(self, cursor: DBAPICursor, leases: Iterable[Lease]) -> Held:
+        """Delete what is still held on these leases; return what that was."""
+        return self._change(cursor, self._sql.delete_leased, leases)
 
-    def release(self, cursor: DBAPICursor, leases: Iterable[Lease]) -> None:
-        """Put back what is still held on these leases."""
-        for since, ids in _grouped(leases):
-            cursor.execute(with_ids(self._sql.release, len(ids)), (since, *ids))
+    def release(self, cursor: DBAPICursor, leases: Iterable[Lease]) -> Held:
+        """Put back what is still held on these leases; return what that was."""
+        return self._change(cursor, self._sql.release, leases)
 
-    def extend(self, cursor: DBAPICursor, leases: Iterable[Lease]) -> tuple[str, set[tuple[int, str | None]]]:
-        """Begin each lease anew that is still held; return since when they run, and which those are.
-
-        A worker that lost a message, and got it again, holds two leases with the same id.
-        """
+    def extend(self, cursor: DBAPICursor, leases: Iterable[Lease]) -> tuple[str, Held]:
+        """Begin each lease anew that is still held; return since when they run, and which those are."""
         now = self._dialect.timestamp(math.floor(time.time()))
-        held: set[tuple[int, str | None]] = set()
+        return now, self._change(cursor, self._sql.extend, leases, now)
+
+    def _change(self, cursor: DBAPICursor, statement: str, leases: Iterable[Lease], *values: str) -> Held:
+        held: Held = set()
         for since, ids in _grouped(leases):
-            cursor.execute(with_ids(self._sql.extend, len(ids)), (now, since, *ids))
+            cursor.execute(with_ids(statement, len(ids)), (*values, since, *ids))
             held.update((id, since) for (id,) in cursor.fetchall())
-        return now, held
+        return held
 
     def count(self, cursor: DBAPICursor) -> Counts:
         """Count the rows by what they are doing."""

@@ -45,8 +45,10 @@ class Statements:
         self.set_headers = sql("UPDATE {table} SET headers = ? WHERE id = ?")
 
         # A delivery is known by its id and by when it was claimed: a lease that was lost matches no row.
-        self.delete_leased = sql("DELETE FROM {table} WHERE delivered_at = ? AND id IN ({ids})")
-        self.release = sql("UPDATE {table} SET delivered_at = NULL WHERE delivered_at = ? AND id IN ({ids})")
+        self.delete_leased = sql("DELETE FROM {table} WHERE delivered_at = ? AND id IN ({ids}) RETURNING id")
+        self.release = sql(
+            "UPDATE {table} SET delivered_at = NULL WHERE delivered_at = ? AND id IN ({ids}) RETURNING id"
+        )
         self.extend = sql("UPDATE {table} SET delivered_at = ? WHERE delivered_at = ? AND id IN ({ids}) RETURNING id")
 
         of_queue = "COUNT(*), MIN(available_at) FROM {table} WHERE queue_name = ? AND"

@@ -14,6 +14,8 @@ from postbus.serialization import SerializerFactory, TypeRegistry
 if TYPE_CHECKING:
     from postbus_symfony.serializer import SymfonySerializer
 
+CONTRACT = 1
+
 
 @hookimpl
 def register_serializers(register: Callable[[str, SerializerFactory], None]) -> None:

@@ -12,6 +12,8 @@ from postbus.transport import Guarantees, TransportContext
 
 __all__ = ["GUARANTEES", "SyncOptions", "SyncTransport", "make_transport"]
 
+CONTRACT = 1
+
 GUARANTEES = Guarantees(durable=False, shared=False, ordering="fifo", delay=False, redelivery_on_crash=False)
 
 

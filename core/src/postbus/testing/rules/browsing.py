@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from postbus.testing.workbench import Workbench, unable
-from postbus.transport import Connection, Delivery, Outgoing, SupportsBrowse, SupportsPurge
+from postbus.transport import (
+    Connection,
+    Delivery,
+    Outgoing,
+    SupportsBrowse,
+    SupportsFind,
+    SupportsPurge,
+    SupportsRemove,
+    supports,
+)
 
 
 @runtime_checkable
-class BrowsableConnection(Connection, SupportsBrowse, Protocol):
-    """A connection that can show messages."""
+class BrowsableConnection(Connection, SupportsBrowse, SupportsFind, SupportsRemove, Protocol):
+    """A connection that can show messages, and delete single ones."""
 
 
 @runtime_checkable
@@ -159,12 +168,12 @@ class Browsing(Workbench):
 
     def _browsable_connection(self) -> BrowsableConnection:
         connection = self.connect()
-        if not isinstance(connection, BrowsableConnection):
+        if not supports(connection, BrowsableConnection):
             unable(connection, SupportsBrowse)
         return connection
 
     def _purgeable_connection(self) -> PurgeableConnection:
         connection = self.connect()
-        if not isinstance(connection, PurgeableConnection):
+        if not supports(connection, PurgeableConnection):
             unable(connection, SupportsPurge)
         return connection

@@ -6,7 +6,7 @@ import time
 from typing import Protocol, runtime_checkable
 
 from postbus.testing.workbench import Workbench, hear, unable
-from postbus.transport import Connection, Outgoing, SupportsCount
+from postbus.transport import Connection, Outgoing, SupportsCount, supports
 
 MESSAGE = Outgoing(b"message", {})
 
@@ -50,13 +50,13 @@ class Counting(Workbench):
 
     def test_a_released_delivery_is_not_counted(self) -> None:
         """A message that was given back comes with the same count as before."""
-        self.requires(delivery_count=True, release_is_counted=False)
+        self.requires(delivery_count=True, release="uncounted")
 
         assert 1 == self._count_after_release()
 
     def test_a_release_is_counted_where_the_guarantees_say_so(self) -> None:
         """A message that was given back comes with a count of one more."""
-        self.requires(delivery_count=True, release_is_counted=True)
+        self.requires(delivery_count=True, release="counted")
 
         assert 2 == self._count_after_release()
 
@@ -112,6 +112,6 @@ class Counting(Workbench):
 
     def _counting_connection(self) -> CountingConnection:
         connection = self.connect()
-        if not isinstance(connection, CountingConnection):
+        if not supports(connection, CountingConnection):
             unable(connection, SupportsCount)
         return connection

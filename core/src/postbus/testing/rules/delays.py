@@ -11,7 +11,7 @@ from postbus.envelope import Envelope
 from postbus.errors import TransportError
 from postbus.testing.subject import Note
 from postbus.testing.workbench import Workbench, in_background, punctual
-from postbus.transport import Connection, Outgoing, SupportsCount
+from postbus.transport import Connection, Outgoing, SupportsCount, supports
 
 DAY = 86_400.0
 
@@ -70,7 +70,7 @@ class Delays(Workbench):
         connection.publish([Outgoing(b"tomorrow", {}, min(DAY, self.guarantees.longest_delay or DAY))])
 
         self.assert_quiet(connection)
-        if isinstance(connection, SupportsCount):
+        if supports(connection, SupportsCount):
             self.until(connection, waiting=0, delayed=1, in_flight=0)
 
     def test_a_delay_that_cannot_be_kept_is_refused(self) -> None:

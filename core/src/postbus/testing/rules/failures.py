@@ -12,7 +12,7 @@ from postbus.envelope import Envelope
 from postbus.errors import TransportError
 from postbus.testing.subject import Note
 from postbus.testing.workbench import Workbench, unable
-from postbus.transport import Connection, Delivery, Outgoing, SupportsReplace
+from postbus.transport import Connection, Delivery, Outgoing, SupportsReplace, supports
 
 COPY = Outgoing(b"copy", {"type": "note", "try": "2"})
 
@@ -125,7 +125,7 @@ class Failures(Workbench):
 
     def _one_to_replace(self, *, short_lease: bool = False) -> tuple[ReplacingConnection, Delivery]:
         connection = self.connect(short_lease=short_lease)
-        if not isinstance(connection, ReplacingConnection):
+        if not supports(connection, ReplacingConnection):
             unable(connection, SupportsReplace)
         connection.publish([Outgoing(b"original", {})])
         [delivery] = self.take(connection, 1)

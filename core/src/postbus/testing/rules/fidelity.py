@@ -34,7 +34,7 @@ class Fidelity(Workbench):
     def test_a_body_may_have_64_kib(self) -> None:
         """A body of 64 KiB arrives whole, unless that is more than the guarantees allow."""
         if self._largest_body < 64 * KIB:
-            pytest.skip(f"Guarantees say largest_body={self.guarantees.largest_body}.")
+            pytest.skip(f"Guarantees say largest_message={self.guarantees.largest_message}.")
         body = self._body(64 * KIB)
 
         [delivery] = self._there_and_back(Outgoing(body, {}))
@@ -42,7 +42,7 @@ class Fidelity(Workbench):
         assert body == delivery.body
 
     def test_a_body_may_be_as_large_as_promised(self) -> None:
-        """A body of ``largest_body`` bytes arrives whole; without such a limit, one of a megabyte does."""
+        """A body of half of ``largest_message`` bytes arrives whole; without such a limit, one of a megabyte does."""
         body = self._body(self._largest_body)
 
         [delivery] = self._there_and_back(Outgoing(body, {}))
@@ -131,7 +131,8 @@ class Fidelity(Workbench):
 
     @property
     def _largest_body(self) -> int:
-        return self.guarantees.largest_body or 1_000_000
+        # The other half is for how it lies on the broker: with headers, and maybe written as base64.
+        return (self.guarantees.largest_message or 2_000_000) // 2
 
     def _body(self, size: int) -> bytes:
         some = bytes(range(256)) if self.guarantees.binary_body else b"0123456789abcdef"

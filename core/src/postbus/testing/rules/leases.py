@@ -8,7 +8,7 @@ from functools import partial
 from typing import Protocol, runtime_checkable
 
 from postbus.testing.workbench import CLOCKS_DIFFER, Workbench, in_background, not_later_than, punctual
-from postbus.transport import Connection, Delivery, Outgoing, SupportsKeepalive
+from postbus.transport import Connection, Delivery, Outgoing, SupportsKeepalive, supports
 
 MESSAGE = Outgoing(b"message", {})
 
@@ -67,7 +67,7 @@ class Leases(Workbench):
         """A worker that waits for more extends the leases of what it has meanwhile."""
         self.requires(lease=True)
         connection = self.connect()
-        assert isinstance(connection, LeasingConnection)
+        assert supports(connection, LeasingConnection)
         connection.publish([MESSAGE])
         [delivery] = self.take(connection, 1)
         waiting = in_background(partial(connection.fetch, 1, 3 * self.patience))
@@ -128,6 +128,6 @@ class Leases(Workbench):
     def _leasing_connection(self) -> LeasingConnection:
         self.requires(lease=True)
         connection = self.connect(short_lease=True)
-        assert isinstance(connection, LeasingConnection), "Guarantees promise a lease, so there must be a keepalive."
+        assert supports(connection, LeasingConnection), "Guarantees promise a lease, so there must be a keepalive."
         assert connection.lease < self.patience, f"Set short_lease: {connection.lease} s is too long to wait for."
         return connection

@@ -11,7 +11,7 @@ import pytest
 
 from postbus.errors import ConnectionLost, TransportError
 from postbus.testing.workbench import Workbench, in_background, unable
-from postbus.transport import Connection, Delivery, SupportsQueues
+from postbus.transport import Connection, Delivery, SupportsQueues, supports
 
 ROUNDS = 3
 
@@ -107,7 +107,7 @@ class Queues(Workbench):
         if dsn is None:
             pytest.skip("No DSN with several queues is known: see dsn_with().")
         connection = self.connect(dsn)
-        if not isinstance(connection, PickyConnection):
+        if not supports(connection, PickyConnection):
             unable(connection, SupportsQueues)
         return connection, first, second
 

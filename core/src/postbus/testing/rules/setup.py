@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import Protocol, runtime_checkable
 
 from postbus.testing.workbench import Workbench, hear, tell, unable
-from postbus.transport import Connection, Outgoing, SupportsSetup
+from postbus.transport import Connection, Outgoing, SupportsSetup, supports
 
 
 @runtime_checkable
@@ -69,6 +69,6 @@ class Setup(Workbench):
 
     def _preparable_connection(self) -> PreparableConnection:
         connection = self.connect(setup=False)
-        if not isinstance(connection, PreparableConnection):
+        if not supports(connection, PreparableConnection):
             unable(connection, SupportsSetup)
         return connection
