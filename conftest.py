@@ -2,7 +2,12 @@
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.brokers.plugin", "tests.contract.table", "tests.faults.table", "tests.parallel.plugin"]
+pytest_plugins = [
+    "tests.brokers.plugin",
+    "tests.contract.table",
+    "tests.faults.table",
+    "tests.parallel.plugin",
+]
 
 # No test asserts a duration: a busy machine takes its time.
 settings.register_profile("postbus", settings(), deadline=None)

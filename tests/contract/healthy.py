@@ -1,13 +1,15 @@
-"""Four transports that keep the contract, for the mutants to break.
+"""Six transports that keep the contract, for the mutants to break.
 
-Each is the in-memory connection, with what some of the rules need: a broker with limits, one that several
-processes share, or one that can be stopped. And there are awkward ones, which keep it all the same: slow ones,
-for the rules about leases, and one whose broker repeats itself.
+Each is the in-memory connection, with what some of the rules need: a broker with limits, one on which others put
+messages of another form, one that has groups, one that several processes share, or one that can be stopped. And
+there are awkward ones, which keep it all the same: slow ones, for the rules about leases, and one whose broker
+repeats itself.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pickle
 import threading
@@ -19,15 +21,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
+import msgspec
 from msgspec.structs import replace
 
 from postbus.dsn import Dsn
-from postbus.errors import ConnectionLost, TransportError
+from postbus.errors import ConnectionLost, MessageRefused, TransportError
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.transport import Delivery, Guarantees, Outgoing, QueueTransport, TransportContext
 from postbus_in_memory import GUARANTEES, InMemoryConnection, InMemoryOptions
 from postbus_in_memory.queue import Queue
-from tests.contract.server import Interrupted, Route, Server, Urgent
+from tests.contract.server import Group, Groups, Interrupted, Route, Server, Urgent
 
 
 class Plain(InMemoryConnection):
@@ -74,7 +77,7 @@ Plain.queues = defaultdict(Queue)
 class Limited(Plain):
     """With the limits of some brokers: ten messages at a time, a minute's delay, 100 000 bytes.
 
-    It takes the messages of a batch one by one, until there is one that it refuses.
+    It takes the messages of a batch one by one, but for those that it refuses.
     """
 
     guarantees = Guarantees(
@@ -94,12 +97,11 @@ class Limited(Plain):
     def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
         if len(messages) > 10:
             raise TransportError("There are more than 10 messages in this batch. Publish fewer.")
-        ids: list[str | None] = []
-        for message in messages:
-            if self.refuses(message):
-                raise TransportError("The broker refuses a message.", stored=dict(enumerate(ids)))
-            ids += super().publish([message])
-        return ids
+        refused = {n: "The broker refuses a message." for n, message in enumerate(messages) if self.refuses(message)}
+        stored = {n: super(Limited, self).publish([m])[0] for n, m in enumerate(messages) if n not in refused}
+        if refused:
+            raise MessageRefused(refused, stored=stored)
+        return list(stored.values())
 
     def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
         if limit > 10:
@@ -108,12 +110,80 @@ class Limited(Plain):
 
     def replace(self, tag: int, message: Outgoing) -> str | None:
         if self.refuses(message):
-            raise TransportError("The broker refuses the copy.")
+            raise MessageRefused({0: "The broker refuses the copy."})
         return super().replace(tag, message)
 
     @staticmethod
     def refuses(message: Outgoing) -> bool:
-        return message.body == b"refused" or len(message.body) > 100_000 or message.delay > 60
+        return message.body == b"refused" or len(message.body) > 200_000 or message.delay > 60
+
+
+class Framed(Plain):
+    """Lays body and headers together in one place, as text; what others put there may have another form."""
+
+    settings: ClassVar = {"put_foreign": lambda self, body, headers: self.connect().put_foreign(body, headers)}
+
+    def put_foreign(self, body: bytes, headers: Mapping[str, object] | None) -> bool:
+        frame = body if headers is None else self.frame(body, headers)
+        with self.queue.changed:
+            self.queue.put(Outgoing(frame, {}))
+            self.queue.changed.notify_all()
+        return True
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        return super().publish([replace(m, body=self.frame(m.body, m.headers), headers={}) for m in messages])
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        return [self.read(delivery) for delivery in super().fetch(limit, wait)]
+
+    def browse(self, limit: int, after: str | None = None) -> Sequence[Delivery]:
+        return [self.read(shown) for shown in super().browse(limit, after)]
+
+    def find(self, id: str) -> Delivery | None:
+        found = super().find(id)
+        return None if found is None else self.read(found)
+
+    def frame(self, body: bytes, headers: Mapping[str, object]) -> bytes:
+        return msgspec.json.encode((body, headers))
+
+    def read(self, delivery: Delivery) -> Delivery:
+        """Return a delivery as it was before it was framed; if nobody has framed it so, with that as its problem."""
+        try:
+            body, headers = msgspec.json.decode(delivery.body, type=tuple[bytes, dict[str, Any]])
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return replace(delivery, problem="it has not the form of a message")
+        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in headers.items()}
+        return replace(delivery, body=body, headers=texts)
+
+
+class Grouped(Plain):
+    """Delivers the messages of one group one after the other, and what was given back to the same consumer only."""
+
+    guarantees = replace(GUARANTEES, ordering="none", groups=True, release="own")
+    settings: ClassVar = {"grouped": lambda self, group, body: Outgoing(body, {}, stamps=(Group(group),))}
+    queue: Groups
+    queue_type = Groups
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        deadline = time.monotonic() + wait
+        with self.queue.changed:
+            while not self._closed:
+                deliveries = self.queue.take_for(self, limit, self._lease)
+                left = deadline - time.monotonic()
+                if deliveries or left <= 0:
+                    return [replace(d, group=self.queue.group_of(self.queue.messages[d.id or ""])) for d in deliveries]
+                self.queue.changed.wait(min(left, self.queue.seconds_until_next()))
+        return []
+
+    def release(self, tags: Sequence[int]) -> Sequence[int]:
+        with self.queue.changed:
+            self.queue.owners |= {m.id: self for tag in tags if (m := self.queue.in_flight.get(tag))}
+            return super().release(tags)
+
+    def close(self) -> None:
+        with self.queue.changed:
+            self.queue.owners = {id: owner for id, owner in self.queue.owners.items() if owner is not self}
+            super().close()
 
 
 class Shelf(Queue):
@@ -268,11 +338,11 @@ class Served(Plain):
                 self.queue.changed.wait(min(left, self.queue.seconds_until_next()))
         return []
 
-    def release(self, tags: Sequence[int]) -> None:
+    def release(self, tags: Sequence[int]) -> Sequence[int]:
         with self._queue.changed:
-            for tag in tags:
-                self.queue.put_back(tag)
+            lost = [tag for tag in tags if self.queue.put_back(tag) is None]
             self.queue.changed.notify_all()
+        return lost
 
     def close(self) -> None:
         with self.queue.changed:
@@ -319,20 +389,24 @@ class Halting(Plain):
         with self.step():
             return super().fetch(limit, wait)
 
-    def ack(self, tags: Sequence[int]) -> None:
+    def ack(self, tags: Sequence[int]) -> Sequence[int]:
         with self.step():
-            super().ack(tags)
+            return super().ack(tags)
 
-    def release(self, tags: Sequence[int]) -> None:
+    def reject(self, tags: Sequence[int]) -> Sequence[int]:
         with self.step():
-            super().release(tags)
+            return super().reject(tags)
+
+    def release(self, tags: Sequence[int]) -> Sequence[int]:
+        with self.step():
+            return super().release(tags)
 
     def keepalive(self, tags: Sequence[int]) -> Sequence[int]:
         with self.step():
             return super().keepalive(tags)
 
 
-HEALTHY = (Plain, Limited, Shared, Served)
+HEALTHY = (Plain, Limited, Framed, Grouped, Shared, Served)
 HALTING = [type(f"Halting{number}", (Halting,), {}, before=number) for number in (4, 6, 8, 10, 14, 18)]
 
 AWKWARD = [HandsOnTwice, *HALTING]

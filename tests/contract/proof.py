@@ -90,6 +90,6 @@ class _Listener:
         self.verdicts: dict[str, str] = {}
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        rule = report.nodeid.rpartition("::")[2]
+        rule = report.nodeid.rpartition("::")[2].partition("[")[0]
         if self.verdicts.get(rule) not in ("failed", "skipped"):
             self.verdicts[rule] = report.outcome

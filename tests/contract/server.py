@@ -22,6 +22,52 @@ class Urgent(Stamp):
     """A higher priority."""
 
 
+class Group(Stamp):
+    """The ordering key of a message."""
+
+    key: str
+
+
+class Groups(Queue):
+    """A queue that has no more than one message of each group in flight; what was given back has an owner."""
+
+    def clear(self) -> None:
+        super().clear()
+        self.owners: dict[str, object] = {}
+
+    def take_for(self, owner: object, limit: int, lease: float) -> list[Delivery]:
+        """Put up to so many messages in flight for a consumer."""
+        self.end_leases()
+        taken: list[Delivery] = []
+        for message in self.ready():
+            if len(taken) < limit and self.owners.get(message.id, owner) is owner and not self.is_taken(message):
+                taken.append(self.hand_out(message, lease))
+        return taken
+
+    def ready(self) -> list[Message]:
+        """Return what could be delivered, in its order."""
+        now = self.clock.now()
+        ready = [m for m in self.messages.values() if m.tag is None and m.available_at <= now]
+        return sorted(ready, key=lambda message: (message.available_at, message.number))
+
+    def is_taken(self, message: Message) -> bool:
+        """Tell whether its group is in somebody's hands."""
+        group = self.group_of(message)
+        return group is not None and any(self.group_of(other) == group for other in self.in_flight.values())
+
+    def group_of(self, message: Message) -> str | None:
+        """Return the ordering key of a message, if it has one."""
+        return next((stamp.key for stamp in message.content.stamps if isinstance(stamp, Group)), None)
+
+    def seconds_until_next(self) -> float:
+        now = self.clock.now()
+        ends = [m.available_at if m.tag is None else m.lease_end for m in self.messages.values()]
+        return min((end for end in ends if end > now), default=math.inf) - now
+
+    def _line_up(self, message: Message) -> None:
+        """Whoever fetches looks at all messages."""
+
+
 class Server(Queue):
     """All queues of a broker. What it holds is on its disk: it survives a restart, and a crash."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from postbus.testing import TransportContract
+from postbus.testing import TransportContract, reporting
 from postbus.testing.workbench import Workbench
 
 MARKS = {"passed": "+", "skipped": ".", "failed": "X"}
@@ -29,7 +29,9 @@ class Verdicts:
             if cls is not None and issubclass(cls, Workbench) and item.path.parent != Path(__file__).parent:
                 package = item.path.parent.parent.name
                 # A test's report takes its properties along, from the process that runs it to the one that prints.
-                item.user_properties.append((PROPERTY, (f"{package} {cls.__name__.removeprefix('Test')}", item.name)))
+                item.user_properties.append(
+                    (PROPERTY, (f"{package} {cls.__name__.removeprefix('Test')}", item.name.partition("[")[0]))
+                )
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for name, value in report.user_properties:
@@ -67,3 +69,4 @@ def table(outcomes: Mapping[tuple[str, str], str]) -> list[str]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Verdicts())
+    reporting.pytest_configure(config)

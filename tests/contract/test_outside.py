@@ -67,6 +67,20 @@ def test_a_rule_that_fails_shows_what_it_compared(tmp_path):
 
     assert done.returncode == 1
     assert "assert 'fetched 3' == 'fetched 0'" in done.stdout
+    assert "The contract promises: All that a process had fetched and not settled when it got SIGKILL" in done.stdout
+
+
+def test_what_is_not_proven_is_said_at_the_end(tmp_path):
+    """Who promises that others can use the broker, and gives none to stop, is told in a line what nobody has seen."""
+    (tmp_path / "test_my_plugin.py").write_text(TESTS.replace("shared=False", "shared=True"))
+
+    done = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "restart or others_wrote")
+
+    assert done.returncode == 0, done.stdout
+    lines = [line for line in done.stdout.splitlines() if line.startswith("NOT PROVEN for TestMyPlugin, which has no ")]
+    assert ["broker()", "put_foreign()"] == [line.split(" has no ")[1].split(":")[0] for line in lines]
+    assert "a transport goes on after a restart" in lines[0]
+    assert "what others wrote comes as it is" in lines[1]
 
 
 def test_without_pytest_the_contract_says_what_to_install(tmp_path):

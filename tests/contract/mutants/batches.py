@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from postbus.dsn import Dsn
-from postbus.errors import TransportError
+from postbus.errors import MessageRefused, TransportError
 from postbus.transport import Delivery, Outgoing, QueueTransport, TransportContext
 from postbus_in_memory import InMemoryOptions
 from tests.contract.healthy import Limited, Plain
@@ -57,6 +57,7 @@ class KeepsItsLimitsToItself(Limited):
     @classmethod
     def make(cls, dsn: Dsn, context: TransportContext) -> QueueTransport:
         options = InMemoryOptions.from_dsn(dsn)
+        context = replace(context, guarantees=replace(cls.guarantees, publish_batch=1000))
         return QueueTransport(lambda: cls(cls.queue_for(dsn), lease=options.lease), context)
 
 
@@ -78,16 +79,59 @@ class RefusesToFetchMany(Plain):
         return super().fetch(limit, wait)
 
 
-@breaks("what_a_failed_batch_says_it_stored_is_stored")
+@breaks(
+    "what_a_failed_batch_says_it_stored_is_stored",
+    # They look at the same answer.
+    also=[
+        "a_delay_that_cannot_be_kept_is_refused",
+        "a_message_that_is_too_large_is_refused_alone",
+        "a_refused_message_is_refused_alone",
+    ],
+)
 class SaysItStoredMore(Limited):
     """Counts the message that was refused among those that were stored."""
 
     def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
         try:
             return super().publish(messages)
-        except TransportError as error:
-            error.stored = {**error.stored, len(error.stored): None}
+        except MessageRefused as error:
+            error.stored = {**error.stored, **dict.fromkeys(error.refused)}
             raise
+
+
+@breaks(
+    "a_refused_message_is_refused_alone",
+    # It does the same with a copy.
+    also=["a_copy_that_is_refused_leaves_the_original"],
+)
+class ToldOfNoRefusals(Limited):
+    """Takes what its broker refuses for an error like any other."""
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        try:
+            return super().publish(messages)
+        except MessageRefused as error:
+            if any(message.body == b"refused" for message in messages):
+                raise TransportError(str(error), stored=error.stored) from error
+            raise
+
+    def replace(self, tag: int, message: Outgoing) -> str | None:
+        try:
+            return super().replace(tag, message)
+        except MessageRefused as error:
+            raise TransportError(str(error)) from error
+
+
+@breaks("a_message_that_is_too_large_is_refused_alone")
+class StopsAtWhatIsTooLarge(Limited):
+    """Does not store what is behind a message that is too large."""
+
+    def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
+        for position, message in enumerate(messages):
+            if len(message.body) > 200_000:
+                stored = dict(enumerate(super().publish(messages[:position])))
+                raise MessageRefused({position: "It is too large."}, stored=stored)
+        return super().publish(messages)
 
 
 @breaks("a_published_message_outlives_its_connection")

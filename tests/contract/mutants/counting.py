@@ -46,19 +46,19 @@ class CountsWhatWasSettled(Plain):
 class CountsReleases(Plain):
     """Counts a delivery that was given back."""
 
-    def release(self, tags: Sequence[int]) -> None:
+    def release(self, tags: Sequence[int]) -> Sequence[int]:
         with self.queue.changed:
-            for tag in tags:
-                self.queue.put_back(tag)
+            lost = [tag for tag in tags if self.queue.put_back(tag) is None]
             self.queue.changed.notify_all()
+        return lost
 
 
 @breaks("a_release_is_counted_where_the_guarantees_say_so")
 class CountsNoReleases(Served):
     """Does not count a delivery that was given back, although it says so."""
 
-    def release(self, tags: Sequence[int]) -> None:
-        InMemoryConnection.release(self, tags)
+    def release(self, tags: Sequence[int]) -> Sequence[int]:
+        return InMemoryConnection.release(self, tags)
 
 
 class Miscounting(Plain):

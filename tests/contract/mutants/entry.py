@@ -58,9 +58,10 @@ class Remembering(Plain):
         self.fetched |= {delivery.tag: delivery for delivery in deliveries}
         return deliveries
 
-    def ack(self, tags: Sequence[int]) -> None:
-        super().ack(tags)
+    def ack(self, tags: Sequence[int]) -> Sequence[int]:
+        lost = super().ack(tags)
         self.settled |= set(tags)
+        return lost
 
 
 class Closing(Plain):

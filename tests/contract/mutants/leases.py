@@ -14,6 +14,7 @@ from tests.contract.mutants.entry import Locking, Remembering, breaks
     "a_lost_lease_gives_the_message_to_another",
     # All that begin with a lost lease.
     also=[
+        "settling_tells_what_is_lost",
         "a_late_ack_is_quiet",
         "a_late_release_takes_nothing_from_another",
         "a_lease_does_not_run_out_early",
@@ -73,20 +74,39 @@ class NeverTellsWhatIsLost(Plain):
         return []
 
 
-@breaks("a_late_ack_is_quiet")
+@breaks("settling_tells_what_is_lost")
+class TakesLostAcksForSettled(Plain):
+    """Says nothing about what it could not ack."""
+
+    def ack(self, tags: Sequence[int]) -> Sequence[int]:
+        super().ack(tags)
+        return []
+
+
+@breaks(
+    "a_late_ack_is_quiet",
+    # It acks late, too.
+    also=["settling_tells_what_is_lost"],
+)
 class RefusesLateAcks(Remembering):
     """Raises when what it acks is in another's hands."""
 
-    def ack(self, tags: Sequence[int]) -> None:
+    def ack(self, tags: Sequence[int]) -> Sequence[int]:
         if any(tag not in self.queue.in_flight and tag not in self.settled for tag in tags) and self.queue.messages:
             raise TransportError("The lease was lost.")
-        super().ack(tags)
+        return super().ack(tags)
 
 
-@breaks("a_late_release_takes_nothing_from_another")
+@breaks(
+    "a_late_release_takes_nothing_from_another",
+    # It releases late, too.
+    also=["settling_tells_what_is_lost"],
+)
 class ReleasesByMessage(Remembering):
     """Gives a message back, whoever has it."""
 
-    def release(self, tags: Sequence[int]) -> None:
+    def release(self, tags: Sequence[int]) -> Sequence[int]:
         ids = {self.fetched[tag].id for tag in tags if tag in self.fetched}
-        super().release([tag for tag, message in self.queue.in_flight.items() if message.id in ids or tag in tags])
+        return super().release(
+            [tag for tag, message in self.queue.in_flight.items() if message.id in ids or tag in tags]
+        )

@@ -168,10 +168,10 @@ class IsDeafAfterARestart(Served):
 class RefusesTagsFromBefore(Served):
     """Raises for a tag that the broker does not know since it was restarted."""
 
-    def ack(self, tags: Sequence[int]) -> None:
+    def ack(self, tags: Sequence[int]) -> Sequence[int]:
         if self.start > 1 and any(tag not in self.queue.in_flight for tag in tags):
             raise TransportError("There is no such delivery.")
-        super().ack(tags)
+        return super().ack(tags)
 
 
 class Shaky(Server):

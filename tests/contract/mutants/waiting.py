@@ -56,10 +56,12 @@ class PublishesUnheard(Plain):
 class ReleasesUnheard(Plain):
     """Gives messages back and tells nobody who waits."""
 
-    def release(self, tags: Sequence[int]) -> None:
+    def release(self, tags: Sequence[int]) -> Sequence[int]:
         with self.queue.changed:
-            for message in filter(None, map(self.queue.put_back, tags)):
+            put_back = {tag: self.queue.put_back(tag) for tag in tags}
+            for message in filter(None, put_back.values()):
                 message.count -= 1
+        return [tag for tag, message in put_back.items() if message is None]
 
 
 @breaks("closing_ends_a_wait")
@@ -74,9 +76,9 @@ class ClosesUnheard(Plain):
 class SettlesAfterTheFetch(Locking):
     """Settles when no fetch waits."""
 
-    def ack(self, tags: Sequence[int]) -> None:
+    def ack(self, tags: Sequence[int]) -> Sequence[int]:
         with self.lock:
-            super().ack(tags)
+            return super().ack(tags)
 
 
 @breaks("publishing_works_while_a_fetch_waits")

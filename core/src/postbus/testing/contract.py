@@ -11,6 +11,8 @@ from postbus.testing.rules.delays import Delays
 from postbus.testing.rules.dsns import Dsns
 from postbus.testing.rules.failures import Failures
 from postbus.testing.rules.fidelity import Fidelity
+from postbus.testing.rules.foreign import Foreign
+from postbus.testing.rules.groups import Groups
 from postbus.testing.rules.leases import Leases
 from postbus.testing.rules.order import Order
 from postbus.testing.rules.queues import Queues
@@ -22,8 +24,10 @@ from postbus.testing.rules.waiting import Waiting
 
 class TransportContract(
     Fidelity,
+    Foreign,
     Settling,
     Order,
+    Groups,
     Queues,
     Batches,
     Waiting,
@@ -50,6 +54,6 @@ class TransportContract(
                 return f"redis://localhost:6379/contract-{uuid4()}"
 
     Each test has queues of its own. One that notices that the machine stood still, so that what came of it says
-    nothing about the plugin, begins anew. What may be set besides is listed in `Workbench`: how a message gets
-    a priority or into a certain queue, and a broker that may be stopped.
+    nothing about the plugin, begins anew. What may be set besides is listed in `Workbench`: how a message
+    gets a priority or into a certain queue, how foreign messages get there, and a broker that may be stopped.
     """

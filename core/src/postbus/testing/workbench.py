@@ -21,6 +21,7 @@ import pytest
 
 from postbus.envelope import Envelope
 from postbus.events import Observers
+from postbus.testing import reporting
 from postbus.testing.subject import Subject, Task
 from postbus.transport import (
     Connection,
@@ -36,7 +37,6 @@ from postbus.transport import (
 )
 
 T = TypeVar("T")
-W = TypeVar("W", bound="Workbench")
 
 # The clock of a broker and the one of this process, each rounded, may differ by that many seconds.
 CLOCKS_DIFFER = 0.01
@@ -114,9 +114,23 @@ class Workbench:
         """Return a message that has a higher priority than one that says nothing about it."""
         raise NotImplementedError(f"{type(self).__name__} promises priority, so it needs a method urgent().")
 
+    def grouped(self, group: str, body: bytes) -> Outgoing:
+        """Return a message with this ordering key."""
+        raise NotImplementedError(f"{type(self).__name__} promises groups, so it needs a method grouped().")
+
+    def put_foreign(self, body: bytes, headers: Mapping[str, object] | None) -> bool:
+        """Put a message on this test's own `queue` as a program does that knows nothing of Postbus.
+
+        With no headers at all if these are None; otherwise with these, some of which are no text: those that the
+        broker has no form for are left out. Returns whether there is a way to.
+        """
+        return False
+
     @pytest.fixture(autouse=True)
-    def _lay_out_and_clear_up(self, tmp_path: Path) -> Iterator[None]:
+    def _lay_out_and_clear_up(self, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[None]:
         self.tmp_path = tmp_path
+        self._request = request
+        reporting.pytest_configure(request.config)
         self._queue: str | None = None
         self._prepared: set[str] = set()
         self._transports: list[QueueTransport] = []
@@ -179,6 +193,12 @@ class Workbench:
             if promised != wanted:
                 pytest.skip(f"Guarantees say {name}={promised!r}.")
 
+    def unproven(self, hook: str, why: str) -> NoReturn:
+        """Skip the rule because this class lacks a hook, and have that said at the end of the run."""
+        if self.guarantees.shared:  # Else there is nobody else, and nothing that could be stopped.
+            self._request.node.user_properties.append((reporting.UNPROVEN, (type(self).__name__, hook)))
+        pytest.skip(f"{why}: see {hook}.")
+
     @property
     def long_delay(self) -> float:
         """A delay in seconds that no test sees the end of."""
@@ -193,8 +213,10 @@ class Workbench:
         return [id for batch in batches for id in connection.publish(batch)]
 
     def fetch(self, connection: Connection, limit: int, wait: float) -> Sequence[Delivery]:
-        """Fetch once, with a limit that is no larger than promised."""
-        return connection.fetch(min(limit, self.guarantees.fetch_batch, 100), wait)
+        """Fetch once, with a limit and a wait that are no larger than promised."""
+        return connection.fetch(
+            min(limit, self.guarantees.fetch_batch, 100), min(wait, self.guarantees.longest_wait or wait)
+        )
 
     def take(self, connection: Connection, number: int) -> list[Delivery]:
         """Fetch until there are so many deliveries."""
@@ -299,14 +321,14 @@ class Workbench:
         return gathered
 
 
-def punctual(rule: Callable[[W], None]) -> Callable[[W], None]:
+def punctual(rule: Callable[..., None]) -> Callable[..., None]:
     """Begin a rule anew, on another queue, if it was `TooLate`; where it always is, skip it."""
 
     @wraps(rule)
-    def judge(self: W) -> None:
+    def judge(self: Workbench, **values: object) -> None:
         for _ in range(ATTEMPTS):
             with suppress(TooLate):
-                rule(self)
+                rule(self, **values)
                 return
             self.change_queue()
         pytest.skip(f"The machine stood still too often, {ATTEMPTS} times, for anything to be said.")

@@ -6,10 +6,13 @@ import pytest
 
 from postbus import stamps
 from postbus.envelope import Envelope
-from postbus.errors import TransportError
+from postbus.errors import MessageRefused, TransportError
 from postbus.testing.subject import Note
 from postbus.testing.workbench import Workbench
-from postbus.transport import Outgoing
+from postbus.transport import Connection, Outgoing
+
+MOST_TO_TRY = 64 * 1024 * 1024
+"""Bytes; who says that a message may be larger is believed."""
 
 
 class Batches(Workbench):
@@ -87,6 +90,36 @@ class Batches(Workbench):
         deliveries = {delivery.body: delivery.id for delivery in self.take(self.connect(), len(stored))}
         assert {batch[position].body for position in stored} <= set(deliveries)
         assert all(id in (None, deliveries[batch[position].body]) for position, id in stored.items())
+
+    def test_a_refused_message_is_refused_alone(self) -> None:
+        """`MessageRefused` names it, by its position, and why; all others of its batch are stored, and told so."""
+        if self.refused is None:
+            pytest.skip("No message is known that the broker refuses: see refused.")
+        connection = self.connect()
+
+        self._see_refused_alone(connection, self.refused)
+
+        connection.publish([Outgoing(b"next", {})])
+        self.take_until(connection, b"next")
+
+    def test_a_message_that_is_too_large_is_refused_alone(self) -> None:
+        """What is larger than ``largest_message`` costs neither its neighbours nor the connection anything."""
+        largest = self.guarantees.largest_message
+        if largest is None:
+            pytest.skip("Guarantees set no limit to the size of a message.")
+        if largest > MOST_TO_TRY:
+            pytest.skip(f"A message of {largest} bytes is too large to be tried.")
+
+        self._see_refused_alone(self.connect(), Outgoing(b"0123456789abcdef" * (largest // 16 + 1), {}))
+
+    def _see_refused_alone(self, connection: Connection, message: Outgoing) -> None:
+        with pytest.raises(MessageRefused) as caught:
+            connection.publish([Outgoing(b"before", {}), message, Outgoing(b"after", {})])
+
+        assert [1] == list(caught.value.refused), "Positions other than that of the refused message are refused."
+        assert caught.value.refused[1].strip(), "The reason is missing."
+        assert {0, 2} == set(caught.value.stored), "Its neighbours are to be stored, and told so."
+        self.take_all_of(connection, {b"before", b"after"})
 
     def test_a_published_message_outlives_its_connection(self) -> None:
         """What `publish` has returned for is with the broker, and in nothing that closing could lose."""

@@ -8,7 +8,7 @@ import pytest
 
 from postbus import stamps
 from postbus.envelope import Envelope
-from postbus.errors import TransportError
+from postbus.errors import MessageRefused
 from postbus.testing.subject import Note
 from postbus.testing.workbench import Workbench, in_background, punctual
 from postbus.transport import Connection, Outgoing, SupportsCount, supports
@@ -74,15 +74,19 @@ class Delays(Workbench):
             self.until(connection, waiting=0, delayed=1, in_flight=0)
 
     def test_a_delay_that_cannot_be_kept_is_refused(self) -> None:
-        """A broker that cannot wait, or not so long, says so, and does not take the message."""
+        """A broker that cannot wait, or not so long, says so, and takes all others of the batch."""
         longest = self.guarantees.longest_delay if self.guarantees.delay else 0.0
         if longest is None:
             pytest.skip("Guarantees set no limit to a delay.")
         connection = self.connect()
 
-        with pytest.raises(TransportError):
-            connection.publish([Outgoing(b"too late", {}, longest + 60)])
+        with pytest.raises(MessageRefused) as caught:
+            connection.publish([Outgoing(b"too late", {}, longest + 60), Outgoing(b"now", {})])
 
+        assert ([0], [1]) == (list(caught.value.refused), list(caught.value.stored))
+        [delivery] = self.take(connection, 1)
+        assert b"now" == delivery.body
+        connection.ack([delivery.tag])
         self.assert_quiet(connection)
 
     def _delaying_connection(self) -> Connection:

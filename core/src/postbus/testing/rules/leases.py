@@ -7,6 +7,8 @@ from concurrent.futures import wait
 from functools import partial
 from typing import Protocol, runtime_checkable
 
+import pytest
+
 from postbus.testing.workbench import CLOCKS_DIFFER, Workbench, in_background, not_later_than, punctual
 from postbus.transport import Connection, Delivery, Outgoing, SupportsKeepalive, supports
 
@@ -92,8 +94,26 @@ class Leases(Workbench):
         assert [] == list(none)
 
     @punctual
+    @pytest.mark.parametrize("verb", ["ack", "reject", "release"])
+    def test_settling_tells_what_is_lost(self, verb: str) -> None:
+        """Of a batch, `ack`, `reject` and `release` return what another has meanwhile, and settle the rest."""
+        connection, delivery = self._one_on_lease()
+        other = self._leasing_connection()
+        [theirs], until = self.take_on_lease(other)
+        connection.publish([Outgoing(b"held", {})])
+        [held], until_too = self.take_on_lease(connection)
+
+        lost = getattr(connection, verb)([delivery.tag, held.tag])
+
+        not_later_than(min(until, until_too))
+        assert [delivery.tag] == list(lost), "Not exactly the tag whose lease was lost was returned."
+        none = other.ack([theirs.tag])
+        not_later_than(until)
+        assert [] == list(none)
+
+    @punctual
     def test_a_late_ack_is_quiet(self) -> None:
-        """Who acks after a lost lease hears nothing; the other one, who has the message now, settles it as ever."""
+        """Who acks after a lost lease hears no error; the other one, who has the message now, settles it as ever."""
         connection, delivery = self._one_on_lease()
         other = self._leasing_connection()
         [theirs], until = self.take_on_lease(other)

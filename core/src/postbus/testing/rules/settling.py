@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
+import pytest
+
 from postbus.errors import ConnectionLost
 from postbus.testing.workbench import Workbench
 from postbus.transport import Connection, Delivery, Outgoing
@@ -48,7 +50,8 @@ class Settling(Workbench):
         connection.ack([acked.tag])
         connection.release([before.tag, after.tag])
 
-        assert {before.body, after.body} == {delivery.body for delivery in self.take(self.connect(), 2)}
+        reader = connection if self.guarantees.release == "own" else self.connect()
+        assert {before.body, after.body} == {delivery.body for delivery in self.take(reader, 2)}
 
     def test_a_delivery_is_in_one_hand(self) -> None:
         """What is in flight on one connection is delivered neither to another nor a second time to this one."""
@@ -59,12 +62,35 @@ class Settling(Workbench):
 
     def test_a_released_message_is_for_others_at_once(self) -> None:
         """Another connection gets what was released, while the one that released it is idle."""
+        if self.guarantees.release == "own":
+            pytest.skip("Guarantees say release='own'.")
         connection, delivery = self._one_in_flight()
 
         connection.release([delivery.tag])
 
         [again] = self.take(self.connect(), 1)
         assert delivery.body == again.body
+
+    def test_a_released_message_comes_back(self) -> None:
+        """Who gives a message back, and goes on, gets it again: nobody else is there."""
+        connection, delivery = self._one_in_flight()
+
+        connection.release([delivery.tag])
+
+        [again] = self.take(connection, 1)
+        assert delivery.body == again.body
+        connection.ack([again.tag])
+        self.assert_empty(connection)
+
+    def test_settling_says_nothing_of_what_it_settled(self) -> None:
+        """`ack`, `reject` and `release` return the tags that they did not settle, and so none of these."""
+        connection = self.connect()
+        self.publish(connection, [MESSAGE] * 3)
+        acked, rejected, released = self.take(connection, 3)
+
+        lost = [connection.ack([acked.tag]), connection.reject([rejected.tag]), connection.release([released.tag])]
+
+        assert [[], [], []] == [list(tags) for tags in lost], "Tags that were settled count as lost."
 
     def test_a_batch_is_released_whole(self) -> None:
         """Every delivery whose tag is given is given back, not only the first."""
@@ -73,7 +99,7 @@ class Settling(Workbench):
 
         connection.release([delivery.tag for delivery in self.take(connection, 5)])
 
-        self.take(self.connect(), 5)
+        self.take(connection if self.guarantees.release == "own" else self.connect(), 5)
 
     def test_settling_twice_is_quiet(self) -> None:
         """A tag that was settled before is ignored, whichever way it was settled."""
@@ -106,15 +132,19 @@ class Settling(Workbench):
         self.assert_empty(connection)
 
     def test_a_tag_of_an_earlier_connection_is_quiet(self) -> None:
-        """Its message is settled or comes again; the connection that was given the tag goes on as before."""
+        """Its message is settled, or the tag is returned and it comes again; the connection goes on as before."""
         earlier, delivery = self._one_in_flight()
         earlier.close()
         connection = self.connect()
 
-        connection.ack([delivery.tag])
+        lost = list(connection.ack([delivery.tag]))
 
+        assert lost in ([], [delivery.tag])
         connection.publish([Outgoing(b"next", {})])
-        connection.ack([self.take_until(connection, b"next").tag])
+        if not self.guarantees.lease:
+            self.take_all_of(connection, {b"next", delivery.body} if lost else {b"next"})
+        else:
+            connection.ack([self.take_until(connection, b"next").tag])
 
     def test_a_tag_of_an_earlier_connection_settles_nothing_else(self) -> None:
         """Tags of two connections are never taken for each other."""

@@ -1,0 +1,55 @@
+"""What a run of the contract says beside its verdicts: what a rule that failed had promised, and what is not proven.
+
+The first rule of a run registers it. Where pytest-xdist runs the rules in other processes, the one that prints has to
+be told: call `pytest_configure` in that of the outermost ``conftest.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, cast
+
+import pytest
+
+NAME = "postbus-contract"
+
+UNPROVEN = "postbus-unproven"
+"""The property of a test that says which contract lacks which hook; its report takes it along."""
+
+
+class Reporting:
+    """A plugin of pytest that adds words to the rules of the contract."""
+
+    def __init__(self) -> None:
+        self._unproven: dict[tuple[str, str], dict[str, None]] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+        """Say in words what a failed assertion of a rule was about."""
+        try:
+            return (yield)
+        except AssertionError as error:
+            rule = pyfuncitem.obj
+            if rule.__module__.startswith("postbus.testing.rules."):
+                error.add_note(f"The contract promises: {' '.join((rule.__doc__ or '').split())}")
+            raise
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take note of what could not be tried."""
+        for name, value in report.user_properties:
+            if name == UNPROVEN:
+                contract, hook = cast(tuple[str, str], value)
+                rule = report.nodeid.rpartition("::")[2].partition("[")[0]
+                self._unproven.setdefault((contract, hook), {})[rule.removeprefix("test_").replace("_", " ")] = None
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Say it, in a line for each hook that a contract lacks."""
+        for (contract, hook), rules in sorted(self._unproven.items()):
+            line = f"NOT PROVEN for {contract}, which has no {hook}: {'; '.join(rules)}."
+            terminalreporter.write_line(line, yellow=True, bold=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Add the words to this run, once."""
+    if not config.pluginmanager.has_plugin(NAME):
+        config.pluginmanager.register(Reporting(), NAME)
