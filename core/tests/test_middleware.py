@@ -24,12 +24,12 @@ from postbus.middleware import (
     AddBusName,
     CollectMessages,
     HandleMessage,
+    RestoreFailed,
     SendMessage,
     add_identity,
     dispatch_after_current,
     merge,
     new_id,
-    restore_failed,
 )
 from postbus.routing import Route, Router
 from postbus.testing import RecordingTransport
@@ -75,7 +75,7 @@ class Bus:
                 AddBusName(name),
                 add_identity,
                 dispatch_after_current,
-                restore_failed,
+                RestoreFailed(["failed"], ["work"]),
                 *extra,
                 self.send,
                 HandleMessage(self.handlers, name),
@@ -597,7 +597,7 @@ def test_a_buried_message_is_handled_as_if_it_came_from_where_it_failed() -> Non
     handlers = Handlers()
     for name in ("work", "failed"):
         handlers.handler(name=name, handles=Task, from_transport=name)(lambda task, name=name: seen.append(name))
-    bus = MessageBus("b", [restore_failed, HandleMessage(handlers, "b")])
+    bus = MessageBus("b", [RestoreFailed(["failed"], ["work"]), HandleMessage(handlers, "b")])
     envelope = bus.dispatch(Task("a"), stamps.Buried("work"), stamps.Received("failed", 1))
     assert ["work"] == seen
     assert [stamps.Received("failed", 1), stamps.Received("work")] == envelope.all(stamps.Received)
@@ -607,7 +607,21 @@ def test_a_buried_message_is_handled_as_if_it_came_from_where_it_failed() -> Non
 def test_other_messages_are_left_alone(given: tuple[Stamp, ...]) -> None:
     """A message that was not buried, or is not received, passes as it is."""
     envelope = Envelope.wrap(Task("a"), *given)
-    assert envelope == MessageBus("b", [restore_failed]).dispatch(envelope)
+    assert envelope == MessageBus("b", [RestoreFailed(["failed"], ["work"])]).dispatch(envelope)
+
+
+@pytest.mark.parametrize(
+    ("origin", "buried"), [("work", "payments"), ("failed", "failed"), ("failed", "elsewhere")]
+)
+def test_a_forged_burial_leads_to_no_other_handlers(origin: str, buried: str) -> None:
+    """Anybody can write that a message was buried: it counts only out of a failure transport, and for one of the others."""
+    seen: list[str] = []
+    handlers = Handlers()
+    for name in ("work", "payments", "failed", "elsewhere"):
+        handlers.handler(name=name, handles=Task, from_transport=name)(lambda task, name=name: seen.append(name))
+    bus = MessageBus("b", [RestoreFailed(["failed"], ["work", "payments"]), HandleMessage(handlers, "b")])
+    bus.dispatch(Task("a"), stamps.Buried(buried), stamps.Received(origin, 1))
+    assert [origin] == seen
 
 
 # Sending.

@@ -23,10 +23,10 @@ from postbus.middleware import (
     AddBusName,
     CollectMessages,
     HandleMessage,
+    RestoreFailed,
     SendMessage,
     add_identity,
     dispatch_after_current,
-    restore_failed,
 )
 from postbus.retry import RetryPolicy
 from postbus.routing import Route, Router
@@ -297,7 +297,13 @@ class Postbus(Handlers):
     @property
     def failures(self) -> Failures:
         """What deals with messages that failed."""
-        return Failures(self.transports, self.retry_policy_for, self.failure_transport_for, self.observers)
+        return Failures(
+            self.transports,
+            self.retry_policy_for,
+            self.failure_transport_for,
+            self.observers,
+            all_failure_transports=self.failure_transports,
+        )
 
     def retry_policy_for(self, transport: str) -> RetryPolicy:
         """Return the retry policy of a transport: its own, or the global one."""
@@ -322,6 +328,11 @@ class Postbus(Handlers):
             if isinstance(config, TransportConfig)
         ]
         return list(dict.fromkeys(name for name in [self.config.failure_transport, *own] if name is not None))
+
+    @property
+    def origins(self) -> list[str]:
+        """The names of all other transports: what a failed message can have come from."""
+        return [name for name in self.transports if name not in self.failure_transports]
 
     # transports
 
@@ -382,7 +393,7 @@ class Postbus(Handlers):
                 AddBusName(name),
                 add_identity,
                 dispatch_after_current,
-                restore_failed,
+                RestoreFailed(self.failure_transports, self.origins),
                 *(self._middleware(step, f"buses.{name}.middleware") for step in config.middleware),
                 SendMessage(self.router, allow_no_senders=config.allow_no_senders),
                 HandleMessage(self, name, allow_no_handlers=config.allow_no_handlers),

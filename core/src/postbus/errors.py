@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+from postbus.display import one_line
+
 
 class PostbusError(Exception):
     """The common ancestor, for who wants to catch them all; never raised itself."""
@@ -179,8 +181,8 @@ def causes(error: BaseException) -> list[BaseException]:
 
 
 def describe(error: BaseException) -> str:
-    """Return an error as one line: its type and what it says."""
-    text = " ".join(str(error).split())
+    """Return an error as one line, which nothing in it can break: its type and what it says."""
+    text = one_line(str(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

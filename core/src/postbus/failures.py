@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 
 from msgspec import Struct
 
 from postbus import stamps
+from postbus.display import one_line
 from postbus.envelope import Envelope
 from postbus.errors import HandlerFailed, Recoverable, Unrecoverable, describe, leaves, qualified_name
 from postbus.events import (
@@ -34,6 +35,9 @@ REST = 3600.0
 
 LONGEST_TRACEBACK = 8000
 """Characters; of a longer one the end is kept."""
+
+LONGEST_ID = 200
+"""Characters that a log line shows of an id, which anybody may have chosen."""
 
 MOST_ERRORS = 10
 """How many `stamps.ErrorDetails` a message carries at most: the first, and the newest."""
@@ -75,11 +79,14 @@ class Failures:
         policies: Callable[[str], RetryPolicy],
         failure_transports: Callable[[str], str | None],
         observers: Observers,
+        *,
+        all_failure_transports: Collection[str],
     ) -> None:
         self._transports = transports
         self._policy_for = policies
         self._failure_transport_for = failure_transports
         self._observers = observers
+        self._failure_transports = all_failure_transports
 
     def handle(
         self,
@@ -98,6 +105,8 @@ class Failures:
         After a raise the original is as it was: neither settled nor given back.
         """
         transport = _origin(envelope)
+        if transport not in self._failure_transports:  # Then it was never buried, whatever it says.
+            envelope = envelope.without(stamps.Buried)
         self._observers.notify(MessageFailed(envelope, transport, error, seconds))
         decision = self.decide(envelope, error, repeats)
         if isinstance(decision, RetryAtOnce):
@@ -218,7 +227,7 @@ def label(envelope: Envelope) -> str:
     received = envelope.last(stamps.Received)
     id = message_id.id if message_id is not None else received.id if received is not None else None
     kind = type(envelope.message).__qualname__
-    return f"{kind} {id}" if id is not None else kind
+    return f"{kind} {one_line(id, LONGEST_ID)}" if id is not None else kind
 
 
 def identifiers(envelope: Envelope) -> dict[str, str]:
@@ -232,7 +241,7 @@ def identifiers(envelope: Envelope) -> dict[str, str]:
         "correlation_id": correlation.id if correlation is not None else None,
         "transport": received.transport if received is not None else None,
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: one_line(value, LONGEST_ID) for key, value in found.items() if value is not None}
 
 
 def _origin(envelope: Envelope) -> str:

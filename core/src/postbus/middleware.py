@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextvars import ContextVar
 from itertools import repeat
 from random import Random
@@ -162,12 +162,28 @@ def _dispatch_deferred(deferred: list[tuple[Envelope, Next, _Current]]) -> None:
         raise DeferredFailed(errors)
 
 
-def restore_failed(envelope: Envelope, call_next: Next) -> Envelope:
-    """Let a message that comes out of a failure transport be handled as if it came from where it failed first."""
-    buried = envelope.last(stamps.Buried)
-    if buried is None or not envelope.has(stamps.Received):
-        return call_next(envelope)
-    return call_next(envelope.with_(stamps.Received(buried.transport)))
+class RestoreFailed:
+    """Lets a message that comes out of a failure transport be handled as if it came from where it failed first.
+
+    `stamps.Buried` is believed only there, and only if it names one of the ``origins``; from elsewhere it is no
+    more than what a stranger wrote, and goes no further.
+    """
+
+    def __init__(self, failure_transports: Collection[str], origins: Collection[str]) -> None:
+        """``origins`` are the other transports: those that a message can have come from when it failed."""
+        self._failure_transports = failure_transports
+        self._origins = origins
+
+    def __call__(self, envelope: Envelope, call_next: Next) -> Envelope:
+        """Note, as what counts from here on, that the message was received from where it failed first."""
+        buried = envelope.last(stamps.Buried)
+        if buried is None or not envelope.has(stamps.Received):
+            return call_next(envelope)
+        if _origin(envelope) not in self._failure_transports:
+            return call_next(envelope.without(stamps.Buried))
+        if buried.transport not in self._origins:
+            return call_next(envelope)
+        return call_next(envelope.with_(stamps.Received(buried.transport)))
 
 
 class SendMessage:

@@ -6,15 +6,19 @@ They are always written qualified (``stamps.Delay``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, ClassVar, dataclass_transform
 
 from msgspec import Struct, field
+from msgspec.structs import force_setattr
 
 from postbus.errors import qualified_name
 
 HEADER = "X-Message-Stamp-"
 """What the name of a header begins with that holds stamps; their ``wire_name`` follows."""
+
+MOST_RETRIES = 1_000_000
+"""A count above this is taken for this: it can be calculated with, and no message gets there by itself."""
 
 travelling: dict[str, type[Stamp]] = {}
 """The stamps that travel and are known to this process, by the header in which they do."""
@@ -149,7 +153,8 @@ class Result(Stamp):
 class Retried(Stamp, omit_defaults=True):
     """How many times the message has failed and been sent again, and when it was retried last.
 
-    ``immediate`` is how many times more it was tried again at once, by whichever workers had it.
+    ``immediate`` is how many times more it was tried again at once, by whichever workers had it. No count is below 0 or
+    above `MOST_RETRIES`, and the time is in UTC, whatever came.
     """
 
     wire_name = "retried"
@@ -157,9 +162,14 @@ class Retried(Stamp, omit_defaults=True):
     at: datetime
     immediate: int = 0
 
+    def __post_init__(self) -> None:
+        force_setattr(self, "count", min(max(self.count, 0), MOST_RETRIES))
+        force_setattr(self, "immediate", min(max(self.immediate, 0), MOST_RETRIES))
+        force_setattr(self, "at", _in_utc(self.at))
+
 
 class ErrorDetails(Stamp):
-    """Why the message failed, as text; live exceptions do not travel."""
+    """Why the message failed, as text; live exceptions do not travel. The time is in UTC, whatever came."""
 
     wire_name = "error"
     type: str
@@ -168,9 +178,15 @@ class ErrorDetails(Stamp):
     handler: str | None = None
     traceback: str | None = None
 
+    def __post_init__(self) -> None:
+        force_setattr(self, "at", _in_utc(self.at))
+
 
 class Buried(Stamp):
-    """Finally failed, and kept in a failure transport; ``transport`` is where it had come from."""
+    """Finally failed, and kept in a failure transport; ``transport`` is where it had come from.
+
+    Believed only of what comes out of a failure transport.
+    """
 
     wire_name = "buried"
     transport: str
@@ -191,3 +207,11 @@ class UnknownHeaders(Stamp):
     """Headers that arrived and mean nothing here, stamps of unknown names among them."""
 
     headers: Mapping[str, str]
+
+
+def _in_utc(at: datetime) -> datetime:
+    """Return a time in UTC, so that it can be compared and shown; of the first and last hours of all, about that time."""
+    try:
+        return at.astimezone(UTC) if at.tzinfo is not None else at.replace(tzinfo=UTC)
+    except OverflowError:
+        return at.replace(tzinfo=UTC)
