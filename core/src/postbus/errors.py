@@ -129,7 +129,8 @@ class TransportError(PostbusError):
     """
 
     def __init__(self, message: str, *, stored: Mapping[int, str | None] | None = None) -> None:
-        super().__init__(message)
+        # The words of a broker may hold what somebody has stored there.
+        super().__init__(one_line(message))
         self.stored: Mapping[int, str | None] = stored or {}
 
 

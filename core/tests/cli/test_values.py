@@ -8,7 +8,8 @@ import click
 import pytest
 
 from postbus.cli.options import duration, moment, size
-from postbus.cli.output import age, print_table, printable
+from postbus.cli.output import age, print_table
+from postbus.display import printable
 
 
 @pytest.mark.parametrize(

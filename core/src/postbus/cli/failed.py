@@ -18,7 +18,8 @@ from postbus.cli.failed_output import details_of, print_details, print_list, pri
 from postbus.cli.failed_retry import Result, Retrying
 from postbus.cli.invocation import Invocation, invocation_in, pass_invocation, unknown
 from postbus.cli.options import complete_failure_transports, completer, confirm, format_option, is_terminal, moment
-from postbus.cli.output import JsonList, count_of, print_json, printable, progress
+from postbus.cli.output import JsonList, count_of, print_json, progress
+from postbus.display import one_line
 from postbus.errors import ConfigurationError, PostbusError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -60,7 +61,7 @@ def selection(command: F) -> F:
 def complete_ids(context: click.Context) -> list[str]:
     """Offer the ids of the first messages."""
     messages = _open(invocation_in(context).app, context.params.get("transport"))
-    return [message.id for message in islice(messages.matching(Filter()), CHUNK)]
+    return [message.id for message in islice(messages.matching(Filter()), CHUNK) if message.id.isprintable()]
 
 
 @click.group(epilog="Example: postbus failed retry --all --class OrderPlaced --since 2h")
@@ -337,6 +338,6 @@ def _print_result(result: Result) -> None:
         "unreadable": "still cannot be read, kept",
         "not removed": "handled, but could not be removed",
     }.get(result.result, result.result)
-    reason = f": {printable(result.error)}" if result.error else ""
-    kind = f" {result.kind}" if result.kind else ""
-    click.echo(f"{result.id}{kind} {click.style(text, 'green' if result.result in _GOOD else 'red')}{reason}")
+    what = one_line(f"{result.id} {result.kind or ''}")
+    reason = f": {one_line(result.error)}" if result.error else ""
+    click.echo(f"{what} {click.style(text, 'green' if result.result in _GOOD else 'red')}{reason}")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from itertools import islice
+from textwrap import indent
 
 import click
 import msgspec
@@ -15,8 +16,9 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 from postbus import stamps
 from postbus.app import Postbus
 from postbus.cli.failed_messages import FailedMessage, FailedMessages, Filter
-from postbus.cli.output import JsonList, local_time, print_json, print_table, printable
-from postbus.errors import PostbusError
+from postbus.cli.output import JsonList, local_time, print_json, print_table
+from postbus.display import one_line, printable
+from postbus.errors import qualified_name
 from postbus.failures import MOST_ERRORS
 from postbus.serialization import Undecodable
 
@@ -31,6 +33,8 @@ class Listed(Struct, frozen=True):
     failed_at: datetime | None
     error: str | None
 
+
+INDENT = " " * 12
 
 BLOCK = 500
 """How many lines of a list are held, to be aligned with each other."""
@@ -58,7 +62,7 @@ def print_list(messages: FailedMessages, filter: Filter, most: int, after: str |
         return
     if next(found, None) is not None:
         first = "first" if after is None else "next"
-        click.echo(f"These are the {first} {most}; --max shows more. Those behind them: --after {last}.", err=True)
+        click.echo(f"These are the {first} {most}; --max shows more. Those behind them: --after {one_line(last)}.", err=True)
     click.echo("All about one: postbus failed show ID. Handle it again: postbus failed retry ID.", err=True)
 
 
@@ -165,7 +169,7 @@ def print_details(details: Details, *, err: bool = False) -> None:
         by = f" (in {error.handler})" if error.handler else ""
         _print_line("Error", f"{local_time(error.at)} {error.type.removeprefix('builtins.')}: {error.message}{by}", err)
         if error.traceback:
-            click.echo(printable(error.traceback), err=err)
+            click.echo(indent(printable(error.traceback), INDENT), err=err)
     if details.message is not UNSET:
         click.echo("Message:", err=err)
         click.echo(printable(msgspec.json.format(bytes(details.message), indent=2).decode()), err=err)
@@ -178,7 +182,8 @@ def print_details(details: Details, *, err: bool = False) -> None:
 
 
 def _print_line(label: str, value: str, err: bool) -> None:
-    click.echo(f"{label + ':':<12}{printable(value)}", err=err)
+    # Indented, the further lines of a value are not taken for lines of ours.
+    click.echo(f"{label + ':':<12}{indent(printable(value), INDENT).removeprefix(INDENT)}", err=err)
 
 
 def _line(error: stamps.ErrorDetails, with_traceback: bool) -> ErrorLine:
@@ -190,8 +195,8 @@ def _as_json(app: Postbus, content: object) -> Raw:
     try:
         app.types.name_for(type_)
         return Raw(app.types.codec_for(type_).encode(content))
-    except (PostbusError, TypeError, ValueError):  # Handed over as an object, it need not have a JSON form.
-        return Raw(msgspec.json.encode(repr(content)))
+    except Exception:  # A border: handed over as an object, it need not have a JSON form, and its fields may raise anything.
+        return Raw(msgspec.json.encode(f"a {qualified_name(type_)}, which cannot be written as JSON"))
 
 
 def _unreadable(content: Undecodable) -> Unreadable:

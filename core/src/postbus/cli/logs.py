@@ -9,6 +9,8 @@ from typing import Literal
 
 import click
 
+from postbus.display import printable
+
 ANNOUNCEMENTS = "postbus.cli"
 """The logger of what a command says about itself; shown at every verbosity."""
 
@@ -61,10 +63,10 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         if record.name == ANNOUNCEMENTS:
-            return self._start + record.getMessage()
+            return self._start + printable(record.getMessage())
         level = record.levelname
         start = f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')} {click.style(level, _COLORS.get(level))}"
-        return f"{self._start}{start} {super().format(record)}"
+        return f"{self._start}{start} {printable(super().format(record))}"
 
 
 class JsonFormatter(logging.Formatter):

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Collection, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from textwrap import indent
 
 import click
 import msgspec
 
+from postbus.display import one_line
+
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def as_json(value: object) -> str:
+    """Return a value as JSON of several lines, in which nothing can steer a terminal."""
+    text = msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode()
+    return "\n".join(line if line.isprintable() else "".join(map(_escaped, line)) for line in text.split("\n"))
+
+
+def _escaped(char: str) -> str:
+    return char if char.isprintable() else json.dumps(char)[1:-1]
 
 
 def print_json(value: object) -> None:
     """Print a value as one document of JSON, to stdout."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2))
+    click.echo(as_json(value))
 
 
 class JsonList:
@@ -34,8 +47,7 @@ class JsonList:
 
     def add(self, item: object) -> None:
         """Print the next item."""
-        text = msgspec.json.format(msgspec.json.encode(item, enc_hook=str), indent=2).decode()
-        click.echo(("" if self._is_empty else ",") + "\n" + indent(text, "  "), nl=False)
+        click.echo(("" if self._is_empty else ",") + "\n" + indent(as_json(item), "  "), nl=False)
         self._is_empty = False
 
 
@@ -68,13 +80,13 @@ def print_table(
 
     ``right`` names the columns of numbers. Without a header it goes on with one that was printed before.
     """
-    cells = [["" if value is None else printable(str(value)) for value in row] for row in rows]
+    cells = [["" if value is None else one_line(str(value)) for value in row] for row in rows]
     if sys.stdout.isatty():
         _print_framed(columns, cells, right, title, header)
         return
     if title is not None:
         click.echo(title)
-    lines = [[column.upper() for column in columns], *([" ".join(cell.split()) for cell in row] for row in cells)]
+    lines = [[column.upper() for column in columns], *cells]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines if header else lines[1:]:
         aligned = [
@@ -100,11 +112,6 @@ def _print_framed(
     Console().print(table)
 
 
-def printable(text: str) -> str:
-    """Return a text whose control characters are written out, so that no message can steer the terminal."""
-    return "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
-
-
 def age(seconds: float | None) -> str | None:
     """Return a duration by its two largest units, such as "3m 20s"; None for None."""
     if seconds is None:
@@ -122,7 +129,12 @@ def age(seconds: float | None) -> str | None:
 
 def local_time(at: datetime | None) -> str | None:
     """Return a time as the clock on the wall here shows it; None for None."""
-    return None if at is None else at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    if at is None:
+        return None
+    # Anybody may have written it, and in the first and last hours of all there is no other zone to go to.
+    with suppress(OverflowError, ValueError):
+        at = at.astimezone()
+    return at.replace(tzinfo=None).isoformat(" ", "seconds")
 
 
 def count_of(number: int, what: str) -> str:

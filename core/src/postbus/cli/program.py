@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from postbus import __version__
 from postbus.cli import logs
 from postbus.cli.invocation import Invocation, unknown
+from postbus.display import printable
 from postbus.errors import ConfigurationError, NoHandler, NoRoute, PostbusError, describe
 from postbus.plugins import installed_plugins
 
@@ -46,7 +47,7 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         for problem in self.problems:
-            click.echo(f"Error: {problem}", file=file, err=file is None)
+            click.echo(f"Error: {printable(problem)}", file=file, err=file is None)
 
 
 class Mistake(Failure):
@@ -95,7 +96,7 @@ class Program(click.Group):
 
     def _fail(self, ctx: click.Context, error: PostbusError | OSError) -> NoReturn:
         if ctx.params["debug"]:
-            traceback.print_exception(error)
+            click.echo(printable("".join(traceback.format_exception(error))), nl=False, err=True)
         raise (Mistake if isinstance(error, ConfigurationError | NoHandler | NoRoute) else Failure)(error) from error
 
 
