@@ -72,10 +72,7 @@ class FailedMessage(Struct, frozen=True):
     @property
     def failed_at(self) -> datetime | None:
         """When it failed last."""
-        if not self.errors:
-            return None
-        at = self.errors[-1].at
-        return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+        return self.errors[-1].at if self.errors else None
 
     @property
     def reasons(self) -> set[str]:
@@ -185,7 +182,7 @@ class FailedMessages:
         """Decode a message; what the failure transport cannot read, the transport that it came from perhaps can."""
         envelope = self._transport.decode(delivery)
         message, buried = envelope.message, envelope.last(stamps.Buried)
-        if isinstance(message, Undecodable) and buried is not None and buried.transport in self._app.transports:
+        if isinstance(message, Undecodable) and buried is not None and buried.transport in self._app.origins:
             origin = self._app.transport(buried.transport)
             if isinstance(origin, QueueTransport):
                 again = origin.decode(Delivery(message.body, message.headers, None))

@@ -66,6 +66,13 @@ def print_list(messages: FailedMessages, filter: Filter, most: int, after: str |
     click.echo("All about one: postbus failed show ID. Handle it again: postbus failed retry ID.", err=True)
 
 
+MOST_CLASSES = 1000
+"""How many classes are counted apart."""
+
+OTHERS = "of other classes"
+"""Where all the others are counted."""
+
+
 class Summary(Struct):
     """How many messages of one class there are, and when the last of them failed."""
 
@@ -75,10 +82,12 @@ class Summary(Struct):
 
 
 def print_summary(messages: Iterable[FailedMessage], format: str) -> None:
-    """Print how many messages of each class there are."""
+    """Print how many messages of each class there are; what is more than can be listed, together."""
     by_class: dict[str, Summary] = {}
     for message in messages:
-        line = by_class.setdefault(message.kind, Summary(message.kind))
+        # What nobody can read has whatever class its sender has written.
+        kind = message.kind if message.kind in by_class or len(by_class) < MOST_CLASSES else OTHERS
+        line = by_class.setdefault(kind, Summary(kind))
         line.count += 1
         times = [at for at in (line.last_failed_at, message.failed_at) if at is not None]
         line.last_failed_at = max(times, default=None)

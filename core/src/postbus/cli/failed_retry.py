@@ -108,8 +108,10 @@ class Retrying:
         origin = message.origin
         if origin is None:
             return Result(message.id, message.kind, "kept", "it does not say where it came from")
-        if origin not in self._app.transports:
-            return Result(message.id, message.kind, "kept", f"there is no transport {origin!r} any more")
+        if origin not in self._app.origins:
+            is_known = origin in self._app.transports
+            why = f"{origin!r} is a failure transport" if is_known else f"there is no transport {origin!r} any more"
+            return Result(message.id, message.kind, "kept", why)
         copy = message.envelope.without(stamps.Received, stamps.Buried, stamps.Retried, stamps.Delay)
         return _Tried(message, Result(message.id, message.kind, "sent back", transport=origin), copy, origin)
 

@@ -62,7 +62,7 @@ def moment(text: str) -> datetime:
     """Return the time that "2026-11-22", "2026-11-22T08:30" (local) or "2h" (ago) means."""
     try:
         return datetime.fromisoformat(text).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     try:
         return datetime.now(UTC) - timedelta(seconds=duration(text))
