@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -258,15 +259,21 @@ def complete(
     Of one that happened at Symfony's, the time is that of the redelivery which followed.
     """
     times = [stamp.at for stamp in REDELIVERY.stamps_in(headers.get(REDELIVERY.header, "[]"))]
-    left = list(details)
+    ours = list(details)
+    # Anybody may send any number of them, so none is looked for in all of the others.
+    positions: dict[tuple[str, str], list[int]] = {}
+    for position, detail in enumerate(ours):
+        positions.setdefault((detail.type, detail.message), []).append(position)
+    begin = 0
     completed: list[tuple[stamps.ErrorDetails, str]] = []
     for position, (error, text) in enumerate(errors, start=len(times) - len(errors)):
         if error is None:
             continue
-        same = [detail for detail in left if (detail.type, detail.message) == (error.type, error.message)]
-        if same:
-            del left[: left.index(same[0]) + 1]
-            completed.append((same[0], text))
+        same = positions.get((error.type, error.message), [])
+        nearest = bisect_left(same, begin)
+        if nearest < len(same):
+            begin = same[nearest] + 1
+            completed.append((ours[same[nearest]], text))
         else:
             at = times[max(position, 0)] if times else UNKNOWN
             completed.append((msgspec.structs.replace(error, at=at), text))
