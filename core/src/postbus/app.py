@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from postbus import stamps
 from postbus.bus import MessageBus, Middleware
 from postbus.config import BusConfig, TransportConfig, check, find_file, load_module, load_object, read_file
-from postbus.dsn import Dsn
+from postbus.dsn import Dsn, masked
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, HandlerFailed, NoHandler, PostbusError, qualified_name
 from postbus.events import Observer, Observers
@@ -129,7 +129,7 @@ class Postbus(Handlers):
                 if one not in self.config.transports:
                     known = ", ".join(self.config.transports) or "none"
                     raise ConfigurationError(
-                        f"{cls.__qualname__} names the transport {one!r}, which is not configured. Transports: {known}."
+                        f"{cls.__qualname__} names the transport {masked(one)!r}, which is not configured. Transports: {known}."
                     )
             self._own_transports[cls] = names
             self.router.forget()
@@ -219,7 +219,7 @@ class Postbus(Handlers):
         try:
             return buses[name]
         except KeyError:
-            raise ConfigurationError(f"There is no bus {name!r}. Buses: {', '.join(self.config.buses)}.") from None
+            raise ConfigurationError(f"There is no bus {masked(name or '')!r}. Buses: {', '.join(self.config.buses)}.") from None
 
     # receiving
 
@@ -342,7 +342,7 @@ class Postbus(Handlers):
             return self.transports[name]
         except KeyError:
             known = ", ".join(self.transports) or "none"
-            raise ConfigurationError(f"There is no transport {name!r}. Transports: {known}.") from None
+            raise ConfigurationError(f"There is no transport {masked(name)!r}. Transports: {known}.") from None
 
     def close(self) -> None:
         """Close every transport that was used."""
@@ -409,7 +409,7 @@ class Postbus(Handlers):
             except KeyError:
                 known = ", ".join(self.plugins.middleware) or "none"
                 raise ConfigurationError(
-                    f"{key} names {step!r}, which no plugin brings. Write 'module:attribute', or one of: {known}."
+                    f"{key} names {masked(step)!r}, which no plugin brings. Write 'module:attribute', or one of: {known}."
                 ) from None
         found: Middleware = load_object(step, key)
         return found
@@ -423,7 +423,7 @@ class Postbus(Handlers):
             group: Any = load_object(entry, "handlers") if isinstance(entry, str) else entry
             if not isinstance(group, Handlers):
                 raise ConfigurationError(
-                    f"handlers names {entry!r}, which is no group of handlers. Make it Handlers()."
+                    f"handlers names {masked(entry) if isinstance(entry, str) else entry!r}, which is no group of handlers. Make it Handlers()."
                 )
             if group is not self:
                 self.include(group)
@@ -466,7 +466,7 @@ class Postbus(Handlers):
             factory = self.plugins.serializers.get(wanted) if isinstance(wanted, str) else wanted
             if factory is None:
                 known = ", ".join(["json", *self.plugins.serializers])
-                raise ConfigurationError(f"There is no serializer {wanted!r}. Serializers: {known}.")
+                raise ConfigurationError(f"There is no serializer {masked(str(wanted))!r}. Serializers: {known}.")
             self._serializers[wanted] = factory(self.types)
         return self._serializers[wanted]
 

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,8 @@ from typing import Any, Literal, TypeGuard, TypeVar, cast
 from msgspec import Struct, field
 
 from postbus.bus import Middleware
-from postbus.errors import ConfigurationError, real_name
+from postbus.dsn import Dsn, masked, shown_options
+from postbus.errors import ConfigurationError, DsnError, real_name
 from postbus.handlers import Handlers
 from postbus.retry import Backoff, RetryPolicy, is_exception
 from postbus.routing import Route
@@ -51,6 +52,19 @@ class TransportConfig(Struct, frozen=True, kw_only=True):
     """Where that is counted, for the `limits` library; by default in each process by itself."""
     kill_switch: KillSwitch | None = None
     """Whether and when workers pause it, because its messages fail."""
+
+    def __repr__(self) -> str:
+        return f"TransportConfig({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        """Yield the fields as people may see them: without their secrets."""
+        shown = {
+            "dsn": _shown_dsn(self.dsn),
+            "options": shown_options(self.options),
+            "rate_limit_store": masked(self.rate_limit_store),
+        }
+        for name in self.__struct_fields__:
+            yield name, shown.get(name, getattr(self, name))
 
 
 class BusConfig(Struct, frozen=True, kw_only=True):
@@ -128,9 +142,9 @@ def check(given: Mapping[str, object], environment: Mapping[str, str] = os.envir
 
 def load_object(reference: str, key: str) -> Any:
     """Return what ``module:attribute`` names; raise `ConfigurationError` naming the key that it was used for."""
-    module_name, colon, path = reference.partition(":")
-    if not colon or not path:
-        raise ConfigurationError(f"{key} must be written 'module:attribute', got {reference!r}.")
+    module_name, _, path = reference.partition(":")
+    if not all(name.isidentifier() for name in path.split(".")):
+        raise ConfigurationError(f"{key} must be written 'module:attribute', got {masked(reference)!r}.")
     found: Any = load_module(module_name, key)
     for name in path.split("."):
         if not hasattr(found, name):
@@ -147,7 +161,7 @@ def load_module(name: str, key: str) -> Any:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # It exists, and misses something itself: the traceback is the answer.
         raise ConfigurationError(
-            f"{key} names the module {name!r}, which cannot be found on the Python path."
+            f"{key} names the module {masked(name)!r}, which cannot be found on the Python path."
         ) from None
 
 
@@ -227,6 +241,9 @@ class _Reader:
         if not _is_mapping(value):
             self.wrong(key, "a table", _show_value(key, value))
             return {}
+        for name in value:
+            if ":/" in str(name):  # As a name, it would be in every line of the log.
+                self.problem(f"{key}.{_show(name)}", "is a DSN and no name", "write a name there, and the DSN behind it")
         entries = {name: read(f"{key}.{_show(name)}", entry) for name, entry in value.items()}
         return {name: entry for name, entry in entries.items() if entry is not None}
 
@@ -381,7 +398,7 @@ class _Reader:
             key = f"routing.{_show(route)}"
             if (isinstance(route, str) and "*" in route.removesuffix("*").removesuffix(".")) or route in ("", ".*"):
                 self.problem(key, "is no route", "write a class, 'package.module.*', or '*'")
-            elif not isinstance(route, str | type):
+            elif not isinstance(route, str | type) or ":/" in str(route):
                 self.problem(key, "is no route", "write a class, its dotted name, 'package.module.*', or '*'")
             routes[route] = self.names(key, names)
         return routes
@@ -392,7 +409,7 @@ class _Reader:
             entries = list(cast(Iterable[object], items))
             if all(isinstance(entry, str | Handlers) for entry in entries):
                 return cast("list[str | Handlers]", entries)
-        self.wrong("handlers", "a list of modules, of 'module:group', or of groups", f"{value!r}")
+        self.wrong("handlers", "a list of modules, of 'module:group', or of groups", _show_value("handlers", value))
         return []
 
     def cross_check(self, config: Config, transports: Sequence[str]) -> None:
@@ -401,7 +418,7 @@ class _Reader:
         used["failure_transport"] = [config.failure_transport] if config.failure_transport else []
         for name, transport in config.transports.items():
             own = transport.failure_transport if isinstance(transport, TransportConfig) else None
-            used[f"transports.{name}.failure_transport"] = [own] if own else []
+            used[f"transports.{_show(name)}.failure_transport"] = [own] if own else []
         for key, names in used.items():
             for name in names:
                 self._defined(key, name, "transport", transports)
@@ -411,11 +428,11 @@ class _Reader:
         if name in known:
             return
         nearest = get_close_matches(name, known, n=1)
-        there_are = f"there are {', '.join(known)}" if known else f"no {what} is configured"
+        there_are = f"there are {', '.join(map(masked, known))}" if known else f"no {what} is configured"
         self.problem(
             key,
-            f"names the {what} {name!r}, which is not configured",
-            f"did you mean {nearest[0]!r}" if nearest else there_are,
+            f"names the {what} {masked(name)!r}, which is not configured",
+            f"did you mean {masked(nearest[0])!r}" if nearest else there_are,
         )
 
 
@@ -434,9 +451,21 @@ def _is_mapping(value: object) -> TypeGuard[Mapping[str, object]]:
 
 
 def _show(name: object) -> str:
-    return name.__qualname__ if isinstance(name, type) else str(name)
+    return name.__qualname__ if isinstance(name, type) else masked(str(name))
+
+
+_SECRETIVE = (".dsn", ".options", ".rate_limit_store")
+"""The ends of keys under which any text, and any number, may be a secret."""
 
 
 def _show_value(key: str, value: object) -> str:
-    # What stands where a DSN is expected may be one, with a password in it.
-    return f"a {type(value).__name__}" if key.endswith(".dsn") or _is_mapping(value) else repr(value)
+    if key.endswith(_SECRETIVE) or not isinstance(value, str | int | float):
+        return f"a {type(value).__name__}"
+    return repr(masked(value) if isinstance(value, str) else value)
+
+
+def _shown_dsn(text: str) -> str:
+    try:
+        return str(Dsn.parse(text))
+    except DsnError:
+        return "***"

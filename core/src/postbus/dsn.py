@@ -28,6 +28,9 @@ _TRAPS = {
 _ENCODE = "In a user, password or path, percent-encode '/' as %2F, '@' as %40, and '+', ':', '%', '?', '#' alike."
 _SECRET = re.compile("key|secret|token|password|passphrase|passwd|pwd|credential", re.IGNORECASE)
 
+_MAYBE_DSN = re.compile("[@?=&%]|:/|//")
+_SCHEME = re.compile("([A-Za-z][A-Za-z0-9+.-]*):/")
+
 _NUMBER = re.compile(r"(-?[0-9]{1,18}(?:\.[0-9]{1,18})?)(ms|s|m|h|d)?")
 _MILLISECONDS = {"milliseconds": 1, "seconds": 1000, "ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _BOOLS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -105,6 +108,22 @@ class Dsn:
 
     def __repr__(self) -> str:
         return f"<Dsn {self}>"
+
+
+def masked(text: str) -> str:
+    """Return a text as people may see it, wherever it stands: what may be a DSN, or a part of one, is not shown.
+
+    For mistakes: what `Dsn.parse` understands is shown by ``str``.
+    """
+    if not _MAYBE_DSN.search(text):
+        return text
+    scheme = _SCHEME.match(text)
+    return f"{scheme[1]}://***" if scheme is not None else "***"
+
+
+def shown_options(options: Mapping[str, object]) -> Mapping[str, object]:
+    """Return options as people may see them, each value masked as its name wants it."""
+    return {name: _masked(name, value) for name, value in options.items()}
 
 
 def _refuse_traps(scheme: str, text: str) -> None:
@@ -217,7 +236,7 @@ def _masked(name: str, value: object) -> object:
     if _is_list(value):
         return [_masked(name, item) for item in value]
     if isinstance(value, str):
-        return re.sub(r"(?<=//)[^/\s]*@", "***@", value)
+        return re.sub("(?<=//).*@|^(?!.*//).*@", "***@", value, flags=re.DOTALL)
     return value if value is None or isinstance(value, int | float) else f"<{type(value).__name__}>"
 
 

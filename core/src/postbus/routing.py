@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from postbus import stamps
+from postbus.dsn import masked
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, qualified_name
 from postbus.handlers import can_be_checked, matches
@@ -86,7 +87,7 @@ class Router:
             return self._senders[name]
         except KeyError:
             known = ", ".join(sorted(self._senders)) or "none"
-            raise ConfigurationError(f"There is no transport {name!r}. Transports: {known}.") from None
+            raise ConfigurationError(f"There is no transport {masked(name)!r}. Transports: {known}.") from None
 
 
 def _distance(message: Any, route: Route) -> int | None:

@@ -16,6 +16,7 @@ import click
 
 from postbus.app import Postbus
 from postbus.config import ENVIRONMENT_DSN, check, find_file, load_object, read_file
+from postbus.dsn import masked
 from postbus.errors import ConfigurationError, PostbusError, describe
 from postbus.transport import Connection, QueueTransport, Transport
 
@@ -99,7 +100,7 @@ def unknown(what: str, name: str, known: Iterable[str], plural: str | None = Non
     nearest = get_close_matches(name, names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     there_are = f"{(plural or f'{what}s').capitalize()}: {', '.join(names) or 'none'}."
-    return ConfigurationError(f"There is no {what} {name!r}.{hint} {there_are}")
+    return ConfigurationError(f"There is no {what} {masked(name)!r}.{hint} {there_are}")
 
 
 @contextmanager
@@ -116,11 +117,11 @@ def importing(what: str) -> Generator[None]:
 
 
 def _load_app(reference: str, key: str) -> Postbus:
-    with importing(repr(reference)):
+    with importing(repr(masked(reference))):
         found: Any = load_object(reference, key)
     if not isinstance(found, Postbus):
         raise ConfigurationError(
-            f"{key} names {reference!r}, which is no Postbus app but of type {type(found).__name__}."
+            f"{key} names {masked(reference)!r}, which is no Postbus app but of type {type(found).__name__}."
         )
     return found
 

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from postbus.dsn import masked
 from postbus.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class RateLimit:
             self._rate = parse(rate)
         except ValueError:
             raise ConfigurationError(
-                f"{rate!r} is no rate. Write for example 100/second, 10/minute, or 5 per 2 hours."
+                f"{masked(rate)!r} is no rate. Write for example 100/second, 10/minute, or 5 per 2 hours."
             ) from None
 
         def connect() -> MovingWindowRateLimiter:
