@@ -39,6 +39,7 @@ WRONG: dict[str, Any] = {
     "options": {"transports": {"q": {"dsn": "in-memory://", "options": DSN}}},
     "a password for options": {"transports": {"q": {"dsn": "in-memory://", "options": SECRET}}},
     "a password for a DSN": {"transports": {"q": SECRET}},
+    "the name of an option": {"transports": {"q": {"dsn": "in-memory://", "options": {DSN: 1}}}},
     "an option": {"transports": {"q": {"dsn": "in-memory://", "options": {"lease": DSN}}}},
     "a secret option": {"transports": {"q": {"dsn": "in-memory://", "options": {"password": SECRET}}}},
     "a serializer": {"transports": {"q": {"dsn": "in-memory://", "serializer": DSN}}},

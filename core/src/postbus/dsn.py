@@ -456,4 +456,4 @@ def _unknown(name: str, scheme: str, declared: Sequence[OptionInfo]) -> str:
     nearest = get_close_matches(name, [known for info in declared for known in info.names], n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     names = ", ".join(info.name for info in declared if not info.no_effect)
-    return f"Unknown option {name!r} for {scheme}://.{hint} Options: {names or 'none'}."
+    return f"Unknown option {masked(name)!r} for {scheme}://.{hint} Options: {names or 'none'}."

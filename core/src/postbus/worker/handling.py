@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Literal, NoReturn
 
+from postbus.display import one_line
 from postbus.envelope import Envelope
 from postbus.errors import (
     Escaped,
@@ -191,7 +192,7 @@ class Handling:
         """Deal with a failure of an attempt; return what has come of the message, or the next attempt at it."""
         stop = next((leaf for leaf in leaves(error) if isinstance(leaf, StopWorker)), None)
         if stop is not None:
-            self._stop(f"a handler asked for it: {stop}")
+            self._stop(f"a handler asked for it: {one_line(str(stop))}")
         if holding.has_lost(envelope):
             return "gone"
         outcome = self._store(error, envelope, attempt, repeats, seconds)

@@ -102,5 +102,7 @@ class RateLimit:
 
     def _note_lost(self, error: Exception) -> None:
         if not self._is_lost:
-            logger.warning("Fetching nothing, because the store of the rate limit cannot be reached: %s", error)
+            # Its own words may hold the password: Redis repeats an AUTH that it does not understand.
+            kind = type(error.__cause__ or error).__name__
+            logger.warning("Fetching nothing, because the store of the rate limit cannot be reached: %s.", kind)
         self._is_lost = True
