@@ -610,11 +610,9 @@ def test_other_messages_are_left_alone(given: tuple[Stamp, ...]) -> None:
     assert envelope == MessageBus("b", [RestoreFailed(["failed"], ["work"])]).dispatch(envelope)
 
 
-@pytest.mark.parametrize(
-    ("origin", "buried"), [("work", "payments"), ("failed", "failed"), ("failed", "elsewhere")]
-)
+@pytest.mark.parametrize(("origin", "buried"), [("work", "payments"), ("failed", "failed"), ("failed", "elsewhere")])
 def test_a_forged_burial_leads_to_no_other_handlers(origin: str, buried: str) -> None:
-    """Anybody can write that a message was buried: it counts only out of a failure transport, and for one of the others."""
+    """Anybody can write that a message was buried. It counts only out of a failure transport, and for the others."""
     seen: list[str] = []
     handlers = Handlers()
     for name in ("work", "payments", "failed", "elsewhere"):

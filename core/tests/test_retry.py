@@ -126,6 +126,17 @@ def test_a_wait_that_overflows_is_the_ceiling() -> None:
     assert LONGEST == Backoff(max_retries=10_000, jitter=0).next_delay(after(9_999), ERROR)
 
 
+@pytest.mark.parametrize("count", [-(10**30), -1, 5_000, 10**30])
+@pytest.mark.parametrize("factor", [1, 2, 1e300])
+def test_a_count_that_somebody_has_written_is_calculated_with(count: int, factor: float) -> None:
+    """With one below 0 no wait is shorter than the first, and with one beyond all none is longer than a year."""
+    policy = Backoff(max_retries=10**9, factor=factor, jitter=0)
+    wait = policy.next_delay(after(count), ERROR)
+    assert wait is not None
+    assert 1 <= wait <= 366 * 86400
+    assert count > 0 or 1 == wait
+
+
 def test_no_delay_stays_no_delay() -> None:
     """A delay of 0 is 0 after any number of retries."""
     assert 0 == Backoff(max_retries=10_000, delay=0.0).next_delay(after(2_000), ERROR)

@@ -22,7 +22,7 @@ from postbus.config import TransportConfig
 from postbus.dsn import Dsn, Options, masked
 from postbus.plugins import installed_plugins
 
-SECRET = "hunter2"  # noqa: S105
+SECRET = "hunter2"
 DSN = f"in-memory://user:{SECRET}@queue"
 
 WRONG: dict[str, Any] = {
@@ -49,7 +49,9 @@ WRONG: dict[str, Any] = {
     "a policy": {"retry": {"errors": {"ValueError": DSN}}},
     "a kill switch": {"transports": {"q": {"dsn": "in-memory://", "kill_switch": DSN}}},
     "a rate": {"transports": {"q": {"dsn": "in-memory://", "rate_limit": DSN}}},
-    "a store": {"transports": {"q": {"dsn": "in-memory://", "rate_limit": "1/s", "rate_limit_store": f"x://:{SECRET}"}}},
+    "a store": {
+        "transports": {"q": {"dsn": "in-memory://", "rate_limit": "1/s", "rate_limit_store": f"x://:{SECRET}"}}
+    },
     "a store in a list": {"transports": {"q": {"dsn": "in-memory://", "rate_limit_store": [DSN]}}},
     "a store that is a number": {"transports": {"q": {"dsn": "in-memory://", "rate_limit_store": 13}}},
     "a failure transport": {"failure_transport": DSN},
@@ -108,7 +110,12 @@ def test_an_error_shows_no_secret(config: dict[str, Any], caplog: pytest.LogCapt
 def test_the_environment_shows_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The same for a DSN in the variable that is read when nothing is configured."""
     monkeypatch.chdir(tmp_path)
-    for text in (f"x://:{SECRET}@h", f"in-memory://a:{SECRET}/b@h", f"in-memory://h?x={SECRET}&lease=u:{SECRET}@h", SECRET):
+    for text in (
+        f"x://:{SECRET}@h",
+        f"in-memory://a:{SECRET}/b@h",
+        f"in-memory://h?x={SECRET}&lease=u:{SECRET}@h",
+        SECRET,
+    ):
         monkeypatch.setenv("POSTBUS_TRANSPORT_DSN", text)
         with pytest.raises(ConfigurationError) as raised:
             Postbus()
@@ -130,7 +137,9 @@ def test_the_command_line_shows_no_secret(
     assert SECRET not in result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("arguments", [("stats", DSN), ("dispatch", DSN, "{}"), ("consume", DSN), ("debug", DSN), (DSN,)])
+@pytest.mark.parametrize(
+    "arguments", [("stats", DSN), ("dispatch", DSN, "{}"), ("consume", DSN), ("debug", DSN), (DSN,)]
+)
 def test_a_dsn_for_a_name_is_not_shown(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -166,7 +175,8 @@ def test_an_app_that_works_shows_no_secret(
     assert "in-memory://***:***@queue" in output.getvalue()
     assert SECRET not in output.getvalue() + caplog.text
 
-    for command in ("check", "debug", "stats", "plugins", "plugins in-memory", "setup", "failed show", "purge q --force"):
+    commands = ["check", "debug", "stats", "plugins", "plugins in-memory", "setup", "failed show", "purge q --force"]
+    for command in commands:
         for format in ("table", "json"):
             result = CliRunner().invoke(main, [*command.split(), "--format", format], prog_name="postbus")
             assert 0 == result.exit_code, result.output
@@ -176,7 +186,8 @@ def test_an_app_that_works_shows_no_secret(
 def test_a_config_that_was_made_by_hand_shows_no_secret() -> None:
     """Whatever stands in a `TransportConfig`, checked or not."""
     for dsn in (DSN, f"x:{SECRET}", SECRET, f"in-memory://a:{SECRET}/b@h"):
-        config = TransportConfig(dsn=dsn, options={"password": SECRET, "a": {"token": SECRET}, "b": [f"x://{SECRET}@h"]})
+        options = {"password": SECRET, "a": {"token": SECRET}, "b": [f"x://{SECRET}@h"]}
+        config = TransportConfig(dsn=dsn, options=options)
         assert SECRET not in repr(config) + pretty_repr(config)
     assert "lease=5" in repr(TransportConfig(dsn="in-memory://queue?lease=5"))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from postbus import Stamp, stamps
 
@@ -157,6 +159,18 @@ def test_an_annotated_wire_name_is_refused(free_name: str) -> None:
             (Stamp,),
             {"__module__": "annotated", "__annotations__": {"wire_name": str}, "wire_name": free_name},
         )
+
+
+@given(at=st.datetimes(timezones=st.none() | st.timezones()), count=st.integers(), immediate=st.integers())
+@example(at=datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))), count=-1, immediate=10**30)
+@example(at=datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-12))), count=10**30, immediate=-1)
+def test_what_anybody_may_write_can_be_calculated_with(at: datetime, count: int, immediate: int) -> None:
+    """Counts have bounds, and times are in UTC: they can be compared, and written again."""
+    retried = stamps.Retried(count, at, immediate)
+    error = stamps.ErrorDetails("E", "no", at)
+    assert 0 <= min(retried.count, retried.immediate) <= max(retried.count, retried.immediate) <= stamps.MOST_RETRIES
+    assert retried.at == error.at.astimezone(UTC)
+    assert retried == msgspec.json.decode(msgspec.json.encode(retried), type=stamps.Retried)
 
 
 @pytest.mark.parametrize("stamp", VALUES, ids=lambda stamp: type(stamp).__name__)

@@ -129,7 +129,8 @@ class Postbus(Handlers):
                 if one not in self.config.transports:
                     known = ", ".join(self.config.transports) or "none"
                     raise ConfigurationError(
-                        f"{cls.__qualname__} names the transport {masked(one)!r}, which is not configured. Transports: {known}."
+                        f"{cls.__qualname__} names the transport {masked(one)!r}, which is not configured. "
+                        f"Transports: {known}."
                     )
             self._own_transports[cls] = names
             self.router.forget()
@@ -219,7 +220,9 @@ class Postbus(Handlers):
         try:
             return buses[name]
         except KeyError:
-            raise ConfigurationError(f"There is no bus {masked(name or '')!r}. Buses: {', '.join(self.config.buses)}.") from None
+            raise ConfigurationError(
+                f"There is no bus {masked(name or '')!r}. Buses: {', '.join(self.config.buses)}."
+            ) from None
 
     # receiving
 
@@ -409,7 +412,8 @@ class Postbus(Handlers):
             except KeyError:
                 known = ", ".join(self.plugins.middleware) or "none"
                 raise ConfigurationError(
-                    f"{key} names {masked(step)!r}, which no plugin brings. Write 'module:attribute', or one of: {known}."
+                    f"{key} names {masked(step)!r}, which no plugin brings. "
+                    f"Write 'module:attribute', or one of: {known}."
                 ) from None
         found: Middleware = load_object(step, key)
         return found
@@ -423,7 +427,7 @@ class Postbus(Handlers):
             group: Any = load_object(entry, "handlers") if isinstance(entry, str) else entry
             if not isinstance(group, Handlers):
                 raise ConfigurationError(
-                    f"handlers names {masked(entry) if isinstance(entry, str) else entry!r}, which is no group of handlers. Make it Handlers()."
+                    f"handlers names {entry!r}, which is no group of handlers. Make it Handlers()."
                 )
             if group is not self:
                 self.include(group)

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -56,15 +56,14 @@ class TransportConfig(Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"TransportConfig({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
-        """Yield the fields as people may see them: without their secrets."""
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Return the fields as people may see them: without their secrets."""
         shown = {
             "dsn": _shown_dsn(self.dsn),
             "options": shown_options(self.options),
             "rate_limit_store": masked(self.rate_limit_store),
         }
-        for name in self.__struct_fields__:
-            yield name, shown.get(name, getattr(self, name))
+        return [(name, shown.get(name, getattr(self, name))) for name in self.__struct_fields__]
 
 
 class BusConfig(Struct, frozen=True, kw_only=True):
@@ -243,7 +242,9 @@ class _Reader:
             return {}
         for name in value:
             if ":/" in str(name):  # As a name, it would be in every line of the log.
-                self.problem(f"{key}.{_show(name)}", "is a DSN and no name", "write a name there, and the DSN behind it")
+                self.problem(
+                    f"{key}.{_show(name)}", "is a DSN and no name", "write a name there, and the DSN behind it"
+                )
         entries = {name: read(f"{key}.{_show(name)}", entry) for name, entry in value.items()}
         return {name: entry for name, entry in entries.items() if entry is not None}
 

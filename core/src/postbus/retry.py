@@ -36,8 +36,8 @@ from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, causes, qualified_name
 
-LONGEST = 100 * 365 * 86400.0
-"""Seconds; what "no ceiling" comes to, because brokers count time with finite numbers."""
+LONGEST = 365 * 86400.0
+"""Seconds; what "no ceiling" comes to: brokers count time with finite numbers, and anybody can write a high count."""
 
 
 class RetryPolicy(Protocol):

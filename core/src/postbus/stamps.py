@@ -210,7 +210,7 @@ class UnknownHeaders(Stamp):
 
 
 def _in_utc(at: datetime) -> datetime:
-    """Return a time in UTC, so that it can be compared and shown; of the first and last hours of all, about that time."""
+    """Return a time in UTC, so that it can be compared and shown; of the first and last hours of all only about it."""
     try:
         return at.astimezone(UTC) if at.tzinfo is not None else at.replace(tzinfo=UTC)
     except OverflowError:

@@ -53,7 +53,7 @@ def put_failed(shop: Shop, number: int, at: str, **more: str) -> None:
 
 @pytest.fixture
 def bound(shop: Shop) -> Shop:
-    """The shop with a handler that is only for another transport, and notes what it gets."""
+    """Return the shop with a handler that is only for another transport, and notes what it gets."""
     shop.append("""
         @app.handler(from_transport="mails")
         def pay_out(order: OrderPlaced) -> None:

@@ -30,7 +30,7 @@ def handled() -> list[str]:
 
 @pytest.fixture
 def app(handled: list[str]) -> Postbus:
-    """An app in which everything fails, and which notes the handlers that were run."""
+    """Return an app in which everything fails, and which notes the handlers that were run."""
     transports = {name: {"dsn": "in-memory://", "serializer": "symfony"} for name in ("orders", "mails", "failed")}
     app = Postbus(transports=transports, failure_transport="failed", retry={"max_retries": 2, "delay": 0.001})
     app.message("App\\Order")(Order)
@@ -71,9 +71,8 @@ def test_a_huge_count_is_a_number_to_calculate_with(count: int) -> None:
     """Whatever a policy does with it, it is none that cannot be calculated with, or written."""
     transport = put(Postbus(transports={"orders": {"dsn": "in-memory://", "serializer": "symfony"}}))
     header = json.dumps([{"retryCount": count, "redeliveredAt": "0001-01-01T00:00:00+14:00"}])
-    retried = transport.decode(
-        Delivery(b"{}", {"type": "App\\Order", PREFIX + "RedeliveryStamp": header}, None)
-    ).last(stamps.Retried)
+    delivery = Delivery(b"{}", {"type": "App\\Order", PREFIX + "RedeliveryStamp": header}, None)
+    retried = transport.decode(delivery).last(stamps.Retried)
 
     assert min(count, stamps.MOST_RETRIES) == retried.count
     assert datetime(1, 1, 1, tzinfo=UTC) == retried.at
@@ -114,6 +113,5 @@ def test_any_number_of_errors_can_be_read(app: Postbus) -> None:
     envelope = transport.decode(Delivery(b'{"number":1}', {"type": "App\\Order", **headers}, None))
 
     assert MANY == len(envelope.all(stamps.ErrorDetails))
-    assert headers[PREFIX + "ErrorDetailsStamp"].count("E9") == transport.encode(envelope).headers[
-        PREFIX + "ErrorDetailsStamp"
-    ].count("E9")
+    sent_on = transport.encode(envelope).headers[PREFIX + "ErrorDetailsStamp"]
+    assert errors == json.loads(sent_on)

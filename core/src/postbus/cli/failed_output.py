@@ -62,7 +62,9 @@ def print_list(messages: FailedMessages, filter: Filter, most: int, after: str |
         return
     if next(found, None) is not None:
         first = "first" if after is None else "next"
-        click.echo(f"These are the {first} {most}; --max shows more. Those behind them: --after {one_line(last)}.", err=True)
+        click.echo(
+            f"These are the {first} {most}; --max shows more. Those behind them: --after {one_line(last)}.", err=True
+        )
     click.echo("All about one: postbus failed show ID. Handle it again: postbus failed retry ID.", err=True)
 
 
@@ -204,7 +206,7 @@ def _as_json(app: Postbus, content: object) -> Raw:
     try:
         app.types.name_for(type_)
         return Raw(app.types.codec_for(type_).encode(content))
-    except Exception:  # A border: handed over as an object, it need not have a JSON form, and its fields may raise anything.
+    except Exception:  # A border: handed over as an object, it need not have a JSON form.
         return Raw(msgspec.json.encode(f"a {qualified_name(type_)}, which cannot be written as JSON"))
 
 
