@@ -169,6 +169,16 @@ def test_a_release_is_not_counted(connect):
     assert 1 == again.count
 
 
+def test_nobody_says_of_a_message_how_often_it_was_delivered(connect):
+    """A header like that of the count, which a message brings along from elsewhere, buries nothing."""
+    connection = connect()
+    connection.publish([Outgoing(b"{}", {"X-Postbus-Delivery-Count": "99", "a": "b"})])
+
+    [delivery] = connection.fetch(1, 0)
+
+    assert (1, {"a": "b"}) == (delivery.count, delivery.headers)
+
+
 def test_a_tag_follows_its_lease(connect, sql):
     """After `keepalive` has moved the timestamp in the row, the same tag still settles it."""
     connection = connect()

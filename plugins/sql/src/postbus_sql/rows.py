@@ -22,6 +22,7 @@ class Content(NamedTuple):
 def write(message: Outgoing) -> tuple[str, str]:
     """Return a message as the text of the two columns."""
     body, headers = text.write_body(message)
+    headers.pop(COUNT, None)  # It is not for whoever sent the message to say.
     return body, text.write_headers(headers).decode()
 
 
