@@ -181,9 +181,13 @@ def causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
+LONGEST_LINE = 4096
+"""Characters of what an error says in one line."""
+
+
 def describe(error: BaseException) -> str:
     """Return an error as one line, which nothing in it can break: its type and what it says."""
-    text = one_line(str(error))
+    text = one_line(str(error), LONGEST_LINE)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
