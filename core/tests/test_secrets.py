@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
+import pickle
 import sys
 import traceback
 from collections.abc import Iterator
@@ -105,6 +107,43 @@ def test_an_error_shows_no_secret(config: dict[str, Any], caplog: pytest.LogCapt
     for text in (*ways_to_look(raised.value), caplog.text):
         assert SECRET not in text
     assert NUMBER not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"transports": {"q": "${SECRET}"}},
+        {"transports": {"q": {"dsn": "in-memory://", "options": {"lease": "${SECRET}"}}}},
+        {"transports": {"q": {"dsn": "in-memory://", "serializer": "${SECRET}"}}},
+        {"transports": {"q": {"dsn": "in-memory://", "rate_limit": "${SECRET}"}}},
+        {"transports": {"q": {"dsn": "in-memory://", "failure_transport": "${SECRET}"}}},
+        {"failure_transport": "${SECRET}"},
+        {"default_bus": "a${SECRET}"},
+        {"routing": {"*": ["${SECRET}"]}},
+        {"retry": {"delay": "${SECRET}"}},
+        {"retry": {"errors": {"ValueError": "${SECRET:-x}"}}},
+        {"handlers": "${SECRET}"},
+        {"buses": {"a": {"middleware": ["${SECRET}"]}}},
+        {"buses": {"a": {"allow_no_senders": "${SECRET}"}}},
+    ],
+    ids=str,
+)
+def test_what_came_from_the_environment_is_not_shown(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that stands in a wrong place is shown as it was written: its value may be a password."""
+    monkeypatch.setenv("SECRET", SECRET)
+    with pytest.raises(ConfigurationError) as raised:
+        Postbus(config=config).bus()
+    assert not [text for text in ways_to_look(raised.value) if SECRET in text]
+
+
+def test_what_came_from_the_environment_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a text like any other, for who copies or pickles a configuration."""
+    monkeypatch.setenv("QUEUE", "in-memory://queue")
+    config = Postbus(config={"transports": {"q": "${QUEUE}"}}).config
+    for copied in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        transport = copied.transports["q"]
+        assert isinstance(transport, TransportConfig)
+        assert "in-memory://queue" == transport.dsn
 
 
 def test_the_environment_shows_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from postbus import stamps
 from postbus.bus import MessageBus, Middleware
@@ -470,7 +470,7 @@ class Postbus(Handlers):
             factory = self.plugins.serializers.get(wanted) if isinstance(wanted, str) else wanted
             if factory is None:
                 known = ", ".join(["json", *self.plugins.serializers])
-                raise ConfigurationError(f"There is no serializer {masked(str(wanted))!r}. Serializers: {known}.")
+                raise ConfigurationError(f"There is no serializer {masked(cast(str, wanted))!r}. Serializers: {known}.")
             self._serializers[wanted] = factory(self.types)
         return self._serializers[wanted]
 

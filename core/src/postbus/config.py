@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeGuard, TypeVar, cast
 from msgspec import Struct, field
 
 from postbus.bus import Middleware
-from postbus.dsn import Dsn, masked, shown_options
+from postbus.dsn import Dsn, Expanded, masked, shown_options
 from postbus.errors import ConfigurationError, DsnError, real_name
 from postbus.handlers import Handlers
 from postbus.retry import Backoff, RetryPolicy, is_exception
@@ -196,7 +196,8 @@ class _Reader:
     def expand(self, key: str, value: object) -> object:
         """Return a value with every ``${NAME}`` and ``${NAME:-default}`` filled in, at any depth."""
         if isinstance(value, str):
-            return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", lambda match: self._variable(key, match), value)
+            expanded = re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", lambda match: self._variable(key, match), value)
+            return value if expanded == value else Expanded(expanded, value)
         if _is_mapping(value):
             return {name: self.expand(f"{key}.{_show(name)}".lstrip("."), item) for name, item in value.items()}
         if isinstance(value, list | tuple):
@@ -230,7 +231,7 @@ class _Reader:
         return False
 
     def text(self, key: str, value: object) -> str | None:
-        return str(value) if self.typed(key, value, str, "a string") else None
+        return cast(str, value) if self.typed(key, value, str, "a string") else None
 
     def flag(self, key: str, value: object, default: bool) -> bool:
         return bool(value) if self.typed(key, value, bool, "true or false") else default

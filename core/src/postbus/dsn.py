@@ -110,11 +110,28 @@ class Dsn:
         return f"<Dsn {self}>"
 
 
+class Expanded(str):
+    """A text of the configuration in which the environment was filled in; ``written`` is how it stands there."""
+
+    __slots__ = ("written",)
+    written: str
+
+    def __new__(cls, text: str, written: str) -> Self:
+        expanded = super().__new__(cls, text)
+        expanded.written = written
+        return expanded
+
+    def __reduce__(self) -> tuple[type[Expanded], tuple[str, str]]:
+        return Expanded, (str(self), self.written)
+
+
 def masked(text: str) -> str:
     """Return a text as people may see it, wherever it stands: what may be a DSN, or a part of one, is not shown.
 
-    For mistakes: what `Dsn.parse` understands is shown by ``str``.
+    Neither is what came from the environment. For mistakes: what `Dsn.parse` understands is shown by ``str``.
     """
+    if isinstance(text, Expanded):
+        text = text.written
     if not _MAYBE_DSN.search(text):
         return text
     scheme = _SCHEME.match(text)
@@ -312,7 +329,7 @@ class OptionInfo:
         """Return what is wrong with a value, as "what it must be, got what", or None."""
         read = self.read(value)
         if read is None:
-            return f"{self._wanted()}, got {self.shown(value)}"
+            return f"{self._wanted()}, got {self.shown(value.written if isinstance(value, Expanded) else value)}"
         if isinstance(read, int | float) and self.minimum is not None and read < self.minimum:
             return f"at least {self.minimum}, got {self.shown(read)}"
         if isinstance(read, int | float) and self.maximum is not None and read > self.maximum:
