@@ -8,14 +8,23 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from postbus import Envelope, stamps
-from postbus.cli.failed_output import MOST_CLASSES, OTHERS
+from postbus import Envelope, Postbus, Stamp, stamps
+from postbus.cli import failed_output, main
+from postbus.cli.failed_messages import FailedMessages, Filter
 from postbus.errors import TransportError, describe
 from postbus.failures import identifiers, label
+from postbus.limits import Limits
 from postbus.stamps import HEADER
 from postbus.transport import Outgoing, QueueTransport
 
@@ -222,11 +231,93 @@ def test_what_log_lines_are_made_of() -> None:
 # a message says what it is
 
 
-def test_classes_that_strangers_invent_are_counted_together(shop: Shop) -> None:
+def test_classes_that_strangers_invent_are_counted_together(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is counted of each class does not grow with the names that somebody makes up."""
-    for number in range(MOST_CLASSES + 5):
+    monkeypatch.setattr(failed_output, "MOST_CLASSES", 10)
+    for number in range(15):
         put(shop, "failed", b"{}", type=f"t{number}")
     lines = {line["class"]: line["count"] for line in shop.json("failed", "show", "--stats")}
 
-    assert MOST_CLASSES + 1 == len(lines)
-    assert 5 == lines[OTHERS]
+    assert 11 == len(lines)
+    assert 5 == lines[failed_output.OTHERS]
+
+
+# a message says anything
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([EVIL, "orders", *TIMES]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+FIELDS: dict[type, st.SearchStrategy[object]] = {
+    int: st.integers(-(10**40), 10**40),
+    str: st.text() | st.sampled_from([EVIL, "orders", "failed", "default"]),
+    datetime: st.sampled_from([*TIMES, "2026-11-22T08:30:00Z"]),
+}
+
+
+KINDS = [kind for kind in stamps.travelling.values() if kind.__module__ == stamps.__name__]
+
+
+def stamps_of(kind: type[Stamp]) -> st.SearchStrategy[dict[str, str]]:
+    """Return headers that hold stamps of a kind, more or less as they should."""
+    fields = {name: FIELDS[hint] for name, hint in get_type_hints(kind).items() if hint in FIELDS}
+    values = st.lists(st.fixed_dictionaries(fields), max_size=3) | ANYTHING
+    return values.map(lambda value: {kind.header or "": json.dumps(value)})
+
+
+@pytest.mark.slow
+@given(st.lists(st.lists(st.sampled_from(KINDS).flatmap(stamps_of), max_size=4), min_size=1, max_size=3))
+@settings(max_examples=50)
+def test_whatever_stamps_say_every_message_is_shown(messages: list[list[dict[str, str]]]) -> None:
+    """Whatever is in the stamps of one, each is handled or buried, listed with the others, retried and removed."""
+    app = Postbus(
+        transports=dict.fromkeys(("orders", "failed"), "in-memory://"),
+        failure_transport="failed",
+        retry={"max_retries": 0},
+    )
+    app.message("refund")(Refund)
+    app.handler(fail)
+    orders = app.transport("orders")
+    assert isinstance(orders, QueueTransport)
+    for groups in messages:
+        headers = {name: value for group in groups for name, value in group.items()}
+        orders.connection.publish([Outgoing(b'{"number": 1}', {"type": "refund", **headers})])
+    app.worker("orders", limits=Limits(messages=len(messages))).run()
+
+    shown = FailedMessages(app, "failed")
+    assert len(messages) == shown.count() == len(list(shown.matching(Filter())))
+    with patched_module(app):
+        for arguments in (
+            "show",
+            "show --stats",
+            "show 1 -v",
+            "show --since 1h",
+            "retry --all",
+            "remove --all --force",
+        ):
+            for format in ("table", "json"):
+                result = CliRunner().invoke(main, ["--app", "it:app", "failed", *arguments.split(), "--format", format])
+                assert isinstance(result.exception, SystemExit | None)
+                assert None is STEERING.search((result.stdout + result.stderr).replace("\t", ""))
+    assert 0 == shown.count()
+
+
+@dataclass(frozen=True)
+class Refund:
+    number: int
+
+
+def fail(refund: Refund) -> None:
+    raise ValueError(refund)
+
+
+@contextmanager
+def patched_module(app: Postbus) -> Iterator[None]:
+    """Let the command line find this app, and not close it after a command."""
+    module = ModuleType("it")
+    module.__dict__["app"] = app
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "it", module)
+        patch.setattr(app, "close", lambda: None)
+        yield
