@@ -335,7 +335,8 @@ class Postbus(Handlers):
     @property
     def origins(self) -> list[str]:
         """The names of all other transports: what a failed message can have come from."""
-        return [name for name in self.transports if name not in self.failure_transports]
+        failure_transports = self.failure_transports
+        return [name for name in self.transports if name not in failure_transports]
 
     # transports
 

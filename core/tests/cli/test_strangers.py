@@ -228,6 +228,26 @@ def test_what_log_lines_are_made_of() -> None:
     assert str(TransportError(EVIL)).isprintable()
 
 
+# a message, as an object, cannot be shown
+
+
+class Shy:
+    """What neither JSON nor a terminal has a form for."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+def test_one_that_cannot_be_shown_is_shown_as_that() -> None:
+    """It is listed, and shown, with what is known of it."""
+    app = Postbus(transports={"failed": "in-memory://?serialize=false"}, failure_transport="failed")
+    app.dispatch(Shy(), stamps.TransportNames(["failed"]))
+    with patched_module(app):
+        result = CliRunner().invoke(main, ["--app", "it:app", "failed", "show", "1"])
+    assert 0 == result.exit_code
+    assert "Shy, which cannot be shown" in result.stdout
+
+
 # a message says what it is
 
 

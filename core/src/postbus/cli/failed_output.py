@@ -207,7 +207,14 @@ def _as_json(app: Postbus, content: object) -> Raw:
         app.types.name_for(type_)
         return Raw(app.types.codec_for(type_).encode(content))
     except Exception:  # A border: handed over as an object, it need not have a JSON form.
-        return Raw(msgspec.json.encode(f"a {qualified_name(type_)}, which cannot be written as JSON"))
+        return Raw(msgspec.json.encode(_shown(content)))
+
+
+def _shown(content: object) -> str:
+    try:
+        return repr(content)
+    except Exception:  # A border, as above.
+        return f"a {qualified_name(type(content))}, which cannot be shown"
 
 
 def _unreadable(content: Undecodable) -> Unreadable:
