@@ -1,7 +1,7 @@
 #!/bin/sh
 # beanstalkd 1.12 (Debian 12): a job whose ttr is over is, now and then, never given back, as long as the connection
 # that reserved it stays open and says nothing. The protocol promises that the server releases it then. stats-job goes
-# on to say "reserved", with a time-left below zero. It happened to 79 of 300, each with a connection of
+# on to say "reserved", with a time-left below zero. It happened to 79, and to 137, of 300, each with a connection of
 # its own; closing that gives the job back at once.
 #
 # So on beanstalkd a time limit alone does not bring back what a worker holds that hangs with its connection open.
