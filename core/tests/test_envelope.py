@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from postbus import Envelope, Stamp, stamps
+from postbus import ConfigurationError, Envelope, Postbus, Stamp, stamps
 
 
 @dataclass(frozen=True)
@@ -156,3 +159,34 @@ def test_an_envelope_of_an_unhashable_message_works() -> None:
     assert Envelope.wrap(Draft("a"), stamps.TransportNames(["a"]), RED) == envelope
     with pytest.raises(TypeError, match="unhashable"):
         hash(envelope)
+
+
+@pytest.mark.parametrize(
+    ("thing", "said"),
+    [
+        (stamps.AfterCurrent, "AfterCurrent is a class, and a stamp is an object of one. Write AfterCurrent(...)."),
+        (5, "5 is no stamp. Put on what is of a class in postbus.stamps, or of a subclass of Stamp."),
+        (None, "None is no stamp. Put on what is of a class in postbus.stamps, or of a subclass of Stamp."),
+        (Ordered, f"{Ordered!r} is no stamp. Put on what is of a class in postbus.stamps, or of a subclass of Stamp."),
+    ],
+)
+def test_what_is_no_stamp_is_refused(thing: Any, said: str) -> None:
+    """Wherever it is put on a message, or an envelope, the sentence is the same, and nothing is sent."""
+    app = Postbus(transports={"a": "in-memory://"}, routing={Ordered: "a"})
+    message, envelope = Ordered(1), Envelope.wrap(Ordered(1), RED)
+    ways: list[Callable[[], object]] = [
+        lambda: Envelope.wrap(message, thing),
+        lambda: Envelope.wrap(envelope, thing),
+        lambda: envelope.with_(BLUE, thing),
+        lambda: app.dispatch(message, thing),
+        lambda: app.dispatch(envelope, BLUE, thing),
+        lambda: app.dispatch_many([message], thing),
+        lambda: app.query(message, thing),
+        lambda: asyncio.run(app.dispatch_async(message, thing)),
+    ]
+    for way in ways:
+        with pytest.raises(ConfigurationError) as caught:
+            way()
+        assert said == str(caught.value)
+    transport: Any = app.transport("a")
+    assert [] == transport.sent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from types import FrameType
 from typing import Any
@@ -392,3 +392,32 @@ def test_a_recoverable_error_may_name_its_delay() -> None:
 
     assert (5.0, None) == (Throttled("slow down", delay=5.0).delay, Throttled("slow down").delay)
     assert "slow down" == str(Throttled("slow down", delay=5.0))
+
+
+@pytest.mark.parametrize(
+    ("delay", "seconds"),
+    [(timedelta(minutes=2), 120.0), (5, 5.0), (0, 0.0), (-1, 0.0), (timedelta(seconds=-1), 0.0)],
+)
+def test_a_recoverable_error_takes_any_time(delay: float | timedelta, seconds: float) -> None:
+    """Seconds or a timedelta; what would be over already is no wait."""
+    assert seconds == Recoverable(delay=delay).delay
+
+
+@pytest.mark.parametrize("delay", [math.nan, math.inf, -math.inf, pytest.param(10**400, id="huge"), "5", True])
+def test_what_no_wait_can_be_is_left_to_the_policy(delay: Any) -> None:
+    """The handler has failed, and wants to be tried again; what it said wrongly is noted on the error."""
+    error = Recoverable("later", delay=delay)
+    assert error.delay is None
+    assert [f"Its delay of {delay!r} is no number of seconds, so the retry policy decides."] == error.__notes__
+
+
+def test_a_recoverable_error_of_ones_own_may_have_a_delay_by_itself() -> None:
+    """As an attribute of the class, and also if it does not call its parent's constructor."""
+
+    class Throttled(Recoverable):
+        delay = 30.0
+
+    class Forgetful(Recoverable):
+        def __init__(self) -> None: ...
+
+    assert (30.0, 5.0, None) == (Throttled().delay, Throttled(delay=5).delay, Forgetful().delay)

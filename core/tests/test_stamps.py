@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from postbus import Stamp, stamps
+from postbus import ConfigurationError, Stamp, stamps
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -197,3 +199,45 @@ def test_stamps_of_different_types_are_not_equal() -> None:
     """The same fields in another type are another stamp."""
     assert stamps.MessageId("1") != stamps.Correlation("1")
     assert 2 == len({stamps.MessageId("1"), stamps.Correlation("1")})
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        (0, 0.0),
+        (5, 5.0),
+        (0.25, 0.25),
+        (timedelta(minutes=1.5), 90.0),
+        (timedelta(0), 0.0),
+        (timedelta(days=999), 86313600.0),
+    ],
+)
+def test_a_delay_is_seconds_or_a_timedelta(given: float | timedelta, seconds: float) -> None:
+    """Either way it holds seconds, as a float."""
+    delay = stamps.Delay(given)
+    assert (seconds, float) == (delay.seconds, type(delay.seconds))
+    assert stamps.Delay(seconds) == delay
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        -1,
+        -0.001,
+        math.nan,
+        math.inf,
+        -math.inf,
+        pytest.param(10**400, id="huge"),
+        timedelta(seconds=-1),
+        None,
+        "5",
+        True,
+        [5],
+    ],
+)
+def test_what_no_delay_can_be_is_refused(given: Any) -> None:
+    """One sentence says what was given, where it was."""
+    with pytest.raises(ConfigurationError) as caught:
+        stamps.Delay(given)
+    expected = f"stamps.Delay must be given a number of seconds from 0 up, or a timedelta, got {given!r}."
+    assert expected == str(caught.value)

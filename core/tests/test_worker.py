@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -196,6 +198,24 @@ def test_recoverable_is_retried_however_often_it_failed(app: Postbus) -> None:
         transport(app, "orders").clock.move(1)
         assert 1 == waiting(app, "orders")
     assert 5 == len(attempts)
+
+
+@pytest.mark.parametrize("delay", [math.nan, math.inf, -math.inf, -5, timedelta(seconds=0)])
+def test_a_wrong_delay_stops_nobody(app: Postbus, delay: Any) -> None:
+    """A handler that names no possible delay is retried as others are, and what waits behind it is handled."""
+    handled: list[int] = []
+
+    @app.handler
+    def handle(order: OrderPlaced) -> None:
+        if order.order_id == 13:
+            raise Recoverable("later", delay=delay)
+        handled.append(order.order_id)
+
+    app.dispatch_many(OrderPlaced(number) for number in (13, 1, 2))
+    stopped = run(app, 3)
+    assert (2, 1, [1, 2]) == (stopped.handled, stopped.failed, handled)
+    transport(app, "orders").clock.move(3600)
+    assert 1 == waiting(app, "orders")
 
 
 def test_of_several_failures_one_that_may_succeed_decides(app: Postbus) -> None:

@@ -54,6 +54,9 @@ assert_type(envelope.last(Tenant), Tenant | None)
 assert_type(envelope.all(stamps.Sent), list[stamps.Sent])
 assert_type(envelope.has(Tenant), bool)
 assert_type(Tenant("acme").name, str)
+assert_type(stamps.Delay(timedelta(minutes=5)).seconds, float)
+assert_type(Recoverable(delay=timedelta(minutes=5)).delay, float | None)
+stamps.Delay("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Tenant(name=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Tenant("acme").name = "changed"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 reveal_type(Envelope.wrap)  # (message: Any, *stamps: Stamp) -> Envelope

@@ -33,9 +33,8 @@ class MessageBus:
     def dispatch(self, message: Any, *stamps: Stamp) -> Envelope:
         """Take a message, or an envelope, through the chain; return the envelope that comes back."""
         # By the class itself, because isinstance takes as long as a middleware to say no.
-        if message.__class__ is not Envelope:
-            return self._chain(Envelope(message, stamps))
-        return self._chain(message.with_(*stamps) if stamps else message)
+        envelope = message if message.__class__ is Envelope else Envelope(message)
+        return self._chain(envelope.with_(*stamps) if stamps else envelope)
 
 
 def _return(envelope: Envelope) -> Envelope:

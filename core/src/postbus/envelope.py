@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from msgspec import Struct
 
+from postbus.errors import ConfigurationError
 from postbus.stamps import Stamp
 
 S = TypeVar("S", bound=Stamp)
@@ -26,10 +27,13 @@ class Envelope(Struct, frozen=True, gc=False):
         """Return the message in an envelope; an envelope is not wrapped again, it only gets the stamps."""
         if isinstance(message, Envelope):
             return message.with_(*stamps)
-        return cls(message, stamps)
+        return cls(message).with_(*stamps)
 
     def with_(self, *stamps: Stamp) -> Envelope:
-        """Return a copy with these stamps put on last."""
+        """Return a copy with these stamps put on last; raise `ConfigurationError` for what is none."""
+        for stamp in stamps:
+            if not isinstance(cast(object, stamp), Stamp):
+                raise ConfigurationError(_no_stamp(stamp))
         return Envelope(self.message, self.stamps + stamps)
 
     def without(self, *types: type[Stamp]) -> Envelope:
@@ -56,3 +60,9 @@ class Envelope(Struct, frozen=True, gc=False):
             if type(stamp) is kind:
                 return True
         return False
+
+
+def _no_stamp(thing: object) -> str:
+    if isinstance(thing, type) and issubclass(thing, Stamp):
+        return f"{thing.__qualname__} is a class, and a stamp is an object of one. Write {thing.__qualname__}(...)."
+    return f"{thing!r} is no stamp. Put on what is of a class in postbus.stamps, or of a subclass of Stamp."

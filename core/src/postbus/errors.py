@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -74,12 +76,22 @@ class DeferredFailed(PostbusError):
 class Recoverable(PostbusError):
     """Raised by a handler, or by a subclass of the user's: try again, however often it has failed.
 
-    ``delay`` is the wait in seconds; None leaves it to the transport's retry policy.
+    ``delay`` is the wait, in seconds or as a `timedelta`; None leaves it to the transport's retry policy, and so does
+    what no wait can be, such as NaN or infinity. A wait that would be over already is none.
     """
 
-    def __init__(self, *args: object, delay: float | None = None) -> None:
+    delay: float | None = None
+    """Seconds."""
+
+    def __init__(self, *args: object, delay: float | timedelta | None = None) -> None:
         super().__init__(*args)
-        self.delay = delay
+        if delay is None:
+            return
+        seconds = seconds_of(delay)
+        if seconds is None:
+            self.add_note(f"Its delay of {delay!r} is no number of seconds, so the retry policy decides.")
+            return
+        self.delay = max(seconds, 0.0)
 
 
 class Unrecoverable(PostbusError):
@@ -189,6 +201,19 @@ def describe(error: BaseException) -> str:
     """Return an error as one line, which nothing in it can break: its type and what it says."""
     text = one_line(str(error), LONGEST_LINE)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def seconds_of(given: object) -> float | None:
+    """Return the seconds in a finite number or a `timedelta`; None if it is something else."""
+    if isinstance(given, timedelta):
+        return given.total_seconds()
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        return None
+    try:
+        seconds = float(given)
+    except OverflowError:
+        return None
+    return seconds if math.isfinite(seconds) else None
 
 
 def qualified_name(thing: Any) -> str:

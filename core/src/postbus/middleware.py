@@ -32,7 +32,7 @@ class AddBusName:
         """Put the bus's name on an envelope that has none."""
         if envelope.has(stamps.BusName):
             return call_next(envelope)
-        return call_next(envelope.with_(self._stamp))
+        return call_next(Envelope(envelope.message, (*envelope.stamps, self._stamp)))
 
 
 class _Ids:
@@ -294,7 +294,7 @@ class HandleMessage:
             except Exception as error:  # A border: what a handler raises is for the caller, or for `failures`.
                 errors[handler.name] = error
                 continue
-            outcome = outcome.with_(handled)
+            outcome = Envelope(outcome.message, (*outcome.stamps, handled))
             if result is not None:
                 outcome = outcome.with_(stamps.Result(handler.name, result))
         if errors:

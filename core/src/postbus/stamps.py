@@ -6,13 +6,13 @@ They are always written qualified (``stamps.Delay``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, ClassVar, dataclass_transform
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
-from postbus.errors import qualified_name
+from postbus.errors import ConfigurationError, qualified_name, seconds_of
 
 HEADER = "X-Message-Stamp-"
 """What the name of a header begins with that holds stamps; their ``wire_name`` follows."""
@@ -63,9 +63,24 @@ class Stamp(Struct, frozen=True):
 
 
 class Delay(Stamp):
-    """Not to be delivered before so many seconds have passed."""
+    """Not to be delivered before so many seconds, or a `timedelta`, have passed.
+
+    Raises `ConfigurationError` for what is no finite number from 0 up.
+    """
 
     seconds: float
+
+    if TYPE_CHECKING:
+
+        def __init__(self, seconds: float | timedelta) -> None: ...
+
+    def __post_init__(self) -> None:
+        seconds = seconds_of(self.seconds)
+        if seconds is None or seconds < 0:
+            raise ConfigurationError(
+                f"stamps.Delay must be given a number of seconds from 0 up, or a timedelta, got {self.seconds!r}."
+            )
+        force_setattr(self, "seconds", seconds)
 
 
 class TransportNames(Stamp):
