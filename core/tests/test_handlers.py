@@ -245,6 +245,17 @@ def test_handles_says_it_for_what_has_no_annotation() -> None:
     assert [Mail(3)] == seen
 
 
+def test_a_partial_is_named_after_its_function() -> None:
+    """It handles what is left of the parameters, on every Python."""
+
+    def deliver(how: str, mail: Mail) -> str:
+        return how
+
+    handler = made(functools.partial(deliver, "by air"))
+    assert (qualified_name(deliver), (Mail,)) == (handler.name, handler.types)
+    assert "by air" == handler.handle(Envelope.wrap(Mail()))
+
+
 @pytest.mark.parametrize(
     ("handles_", "types"),
     [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any, cast
 
 from postbus.envelope import Envelope
+from postbus.errors import ConfigurationError
 from postbus.stamps import Stamp
 
 Next = Callable[[Envelope], Envelope]
@@ -44,4 +46,9 @@ def _return(envelope: Envelope) -> Envelope:
 def _link(step: Middleware, call_next: Next) -> Next:
     # Python calls a bound method without leaving the interpreter's loop, but an object with __call__ not.
     call: Middleware = step if isinstance(step, FunctionType) else cast(Any, step).__call__
+    if inspect.iscoroutinefunction(call) or inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
+        raise ConfigurationError(
+            f"Middleware {call.__qualname__} is async, or a generator, which does nothing when it is called. Make it a "
+            "plain def."
+        )
     return lambda envelope: call(envelope, call_next)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from datetime import timedelta
 from functools import partial
 from types import CoroutineType, SimpleNamespace
@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, ove
 from msgspec import Struct
 
 from postbus.envelope import Envelope
-from postbus.errors import ConfigurationError, qualified_name
+from postbus.errors import ConfigurationError, PostbusError, qualified_name, seconds_of
 from postbus.event_loop import loop
 from postbus.time_limits import TimedRun
 
@@ -44,7 +44,10 @@ class Handler(Struct, frozen=True):
     """Seconds that it may take; None for any time."""
 
     def handle(self, envelope: Envelope, succeeded: Sequence[str] = ()) -> Any:
-        """Handle the message and return what the function returned; a coroutine is waited for.
+        """Handle the message and return what the function returned; what can be awaited is waited for.
+
+        That is a coroutine, a future, or whatever else says so, and what comes out of it as well. Raises
+        `PostbusError` for a generator, of which nothing would have run when the message is taken for handled.
 
         ``succeeded`` are the message's other handlers that have, for who must give this one up.
         """
@@ -59,9 +62,10 @@ class Handler(Struct, frozen=True):
             result = self.function(envelope.message, envelope)
         else:
             result = self.function(envelope.message)
-        if result.__class__ is not CoroutineType:
-            return result
-        return loop.run(result, self.name) if run is None else run.wait_for(result)
+        # Most handlers return nothing, and to ask what something is takes as long as to call them.
+        while result is not None and (coroutine := _coroutine_of(result, self.name)) is not None:
+            result = loop.run(coroutine, self.name) if run is None else run.wait_for(coroutine)
+        return result
 
 
 class Handlers:
@@ -191,6 +195,33 @@ def can_be_checked(wanted: type) -> bool:
     return not getattr(wanted, "_is_protocol", False) or getattr(wanted, "_is_runtime_protocol", False)
 
 
+def _coroutine_of(result: Any, name: str) -> Coroutine[Any, Any, Any] | None:
+    """Return what is to be waited for before a handler that returned this has run; None if nothing is."""
+    if result.__class__ is CoroutineType:
+        return cast("Coroutine[Any, Any, Any]", result)
+    if inspect.isawaitable(result) or isinstance(result, Future):
+        return _wait_for(result, name)
+    if isinstance(result, Generator | AsyncGenerator):
+        raise PostbusError(
+            f"Handler {name!r} returned a generator, of which nothing has run. Replace yield, or return a list."
+        )
+    return None
+
+
+async def _wait_for(awaitable: Any, name: str) -> Any:
+    """Return what comes of whatever can be awaited, on the event loop of the handlers."""
+    import asyncio  # noqa: PLC0415  It has been imported, as this runs on its loop.
+
+    if issubclass(type(awaitable), Future):
+        return await asyncio.wrap_future(awaitable)
+    if asyncio.isfuture(awaitable) and not awaitable.done() and awaitable.get_loop() is not asyncio.get_running_loop():
+        raise PostbusError(
+            f"Handler {name!r} returned a future of another event loop, which may be waiting for this very handler. "
+            "Make it async def, and await it there."
+        )
+    return await awaitable
+
+
 def _distance(message: Any, wanted: tuple[Handles, ...]) -> int | None:
     distances = [len(type(message).__mro__) + 1 if one == "*" else matches(message, one) for one in wanted]
     return min((distance for distance in distances if distance is not None), default=None)
@@ -206,10 +237,10 @@ def _handlers_of(target: Any, *, name: str | None = None, **options: Any) -> lis
         raise ConfigurationError(
             f"{target.__qualname__} is a class. Make an object of it: app.handler({target.__qualname__}(...))."
         )
+    if isinstance(target, partial):  # First, as from Python 3.14 on it is a routine too.
+        return [_make_handler(cast(Any, target), name or qualified_name(target.func), **options)]
     if inspect.isroutine(target):
         return [_make_handler(target, name or qualified_name(target), **options)]
-    if isinstance(target, partial):
-        return [_make_handler(cast(Any, target), name or qualified_name(target.func), **options)]
 
     own_name = name or qualified_name(type(target))
     marked = _marked_methods(target.__class__)
@@ -275,14 +306,14 @@ def _make_handler(
 
 
 def _time_limit(given: object, label: str) -> float | None:
-    seconds = given.total_seconds() if isinstance(given, timedelta) else given
-    if seconds is None:
+    if given is None:
         return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+    seconds = seconds_of(given)
+    if seconds is None or seconds <= 0:
         raise ConfigurationError(
             f"time_limit of {label} must be a number of seconds above 0, or a timedelta, got {given!r}."
         )
-    return float(seconds)
+    return seconds
 
 
 def _annotation(
