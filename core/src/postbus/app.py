@@ -32,6 +32,7 @@ from postbus.retry import RetryPolicy
 from postbus.routing import Route, Router
 from postbus.serialization import JsonSerializer, Serializer, SerializerFactory, TypeRegistry, can_be_message
 from postbus.stamps import Stamp
+from postbus.threads import in_thread
 from postbus.transport import Receiver, Transport, TransportContext
 from postbus.worker import Worker
 from postbus.worker.rates import RateLimit
@@ -188,10 +189,12 @@ class Postbus(Handlers):
         return envelopes
 
     async def dispatch_async(self, message: Any, *stamps: Stamp, bus: str | None = None) -> Envelope:
-        """Dispatch from an event loop without blocking it: as `dispatch`, in a thread, with the context's variables."""
-        import asyncio  # noqa: PLC0415  Who awaits this has imported it; who does not need not wait for it.
+        """Dispatch from an event loop without blocking it: as `dispatch`, in a thread, with the context's variables.
 
-        return await asyncio.to_thread(self.dispatch, message, *stamps, bus=bus)
+        Who is cancelled in waiting does not know what becomes of the message: it is sent all the same, and an
+        ``async def`` handler that handles it just then is cancelled as well.
+        """
+        return await in_thread(partial(self.dispatch, message, *stamps, bus=bus))
 
     def query(self, message: Any, *stamps_: Stamp, bus: str | None = None) -> Any:
         """Handle a message here, whatever its route, and return what its one handler returned.

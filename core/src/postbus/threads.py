@@ -1,0 +1,146 @@
+"""Calls that an event loop waits for, each in a thread of its own."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import copy_context
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from postbus.event_loop import interrupt
+
+if TYPE_CHECKING:
+    import asyncio
+
+T = TypeVar("T")
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Return what a call returns, which sees the context variables of the caller; raise what it raises.
+
+    It has a thread to itself, for which nothing else waits: so calls may wait for each other, however many. Who is
+    cancelled waits no longer; then the call goes on by itself, and an ``async def`` handler in it is cancelled too.
+    """
+    import asyncio  # noqa: PLC0415  Who awaits this has imported it; who does not need not wait for it.
+
+    run = _Run(call, asyncio.get_running_loop())
+    threads.begin(run)
+    try:
+        await run.over
+    except asyncio.CancelledError:
+        run.cancel()
+        raise
+    error, run.error = run.error, None
+    if error is None:
+        return cast(T, run.result)
+    try:
+        raise error
+    finally:
+        del error  # Else it holds this frame, which holds it.
+
+
+class _Run(Generic[T]):
+    """One call, and the event loop that waits for it."""
+
+    def __init__(self, call: Callable[[], T], loop: asyncio.AbstractEventLoop) -> None:
+        self.over = loop.create_future()
+        self.result: T | None = None
+        self.error: BaseException | None = None
+        self._call = call
+        self._context = copy_context()
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._thread: int | None = None
+        """Where it runs, as long as it does."""
+
+    def work(self) -> None:
+        """Run, in this thread."""
+        self._thread = threading.get_ident()
+        try:
+            self.result = self._context.run(self._call)
+        except BaseException as error:  # A border: it is raised where this is waited for.
+            self.error = error
+        with self._lock:
+            self._thread = None
+        with suppress(RuntimeError):  # Raised if that loop is closed; then nobody waits any more.
+            self._loop.call_soon_threadsafe(self._end)
+
+    def cancel(self) -> None:
+        """Cancel the ``async def`` handler that it waits for, if it does; nothing else can be."""
+        with self._lock:  # As long as this is held, the thread does not go on to another run.
+            if self._thread is not None:
+                interrupt(self._thread)
+
+    def _end(self) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+class Threads:
+    """As many threads as there are calls at once; one that is free takes the next, or ends after a while."""
+
+    LINGER = 10.0
+    """Seconds."""
+
+    def __init__(self) -> None:
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget the threads, which a forked process does not have."""
+        self._all: set[threading.Thread] = set()
+        self.idle: list[SimpleQueue[_Run[Any] | None]] = []
+        """What each of those is given its next call by that has none."""
+        self._is_ending = False
+
+    def begin(self, run: _Run[Any]) -> None:
+        """Run a call at once."""
+        try:
+            inbox = self.idle.pop()
+        except IndexError:
+            inbox = self._start()
+        inbox.put(run)
+
+    def end(self) -> None:
+        """Let all calls come to their end, as the interpreter does with threads that are no daemons."""
+        self._is_ending = True
+        while self.idle:
+            self.idle.pop().put(None)
+        for thread in self._all.copy():
+            thread.join()
+
+    def _start(self) -> SimpleQueue[_Run[Any] | None]:
+        inbox: SimpleQueue[_Run[Any] | None] = SimpleQueue()
+        # A daemon, because for all others Python waits at exit, also if they are idle.
+        thread = threading.Thread(target=self._work, args=(inbox,), name="postbus-dispatch", daemon=True)
+        thread.start()
+        self._all.add(thread)
+        return inbox
+
+    def _work(self, inbox: SimpleQueue[_Run[Any] | None]) -> None:
+        while (run := self._next(inbox)) is not None:
+            run.work()
+            del run
+            self.idle.append(inbox)
+            if self._is_ending:
+                break
+        self._all.discard(threading.current_thread())
+
+    def _next(self, inbox: SimpleQueue[_Run[Any] | None]) -> _Run[Any] | None:
+        try:
+            return inbox.get(timeout=self.LINGER)
+        except Empty:
+            pass
+        try:
+            self.idle.remove(inbox)
+        except ValueError:  # It was taken just then, by somebody who is about to put a call into it.
+            return inbox.get()
+        return None
+
+
+threads = Threads()
+os.register_at_fork(after_in_child=threads.start_over)
+atexit.register(threads.end)
