@@ -494,3 +494,69 @@ def test_signals_in_a_hail_do_no_harm(app: Postbus, concurrency: int) -> None:
         assert set() == acknowledged & left
         # Not by `acknowledged` alone: the signal may come between the settling and its being written down there.
         assert set(range(200)) - left <= set(handled)
+
+
+def raise_it(how: str) -> None:
+    """Raise a `KeyboardInterrupt`, or what a library makes of one."""
+    if how == "bare":
+        raise KeyboardInterrupt
+    if how == "group":
+        raise BaseExceptionGroup("several", [KeyboardInterrupt(), ValueError("one")])
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        if how == "cause":
+            raise RuntimeError("generator didn't stop after throw()") from error
+        raise RuntimeError("The connection is in an unknown state.")  # noqa: B904
+
+
+@pytest.mark.parametrize("kind", ["def", "async def", "in a task"])
+@pytest.mark.parametrize("how", ["bare", "cause", "context", "group"])
+def test_an_interruption_that_no_signal_caused_is_a_failure(
+    app: Postbus, concurrency: int, how: str, kind: str
+) -> None:
+    """A handler that raises it by itself has failed like others, and what waits behind it is handled."""
+    handled: list[int] = []
+
+    async def raise_later() -> None:
+        raise_it(how)
+
+    def handle(task: Task) -> None:
+        if task.number == 0:
+            raise_it(how)
+        handled.append(task.number)
+
+    async def handle_async(task: Task) -> None:
+        if task.number == 0 and kind == "in a task":
+            await asyncio.create_task(raise_later())
+        handle(task)
+
+    app.handler(handle if kind == "def" else handle_async)
+    app.dispatch_many(Task(n) for n in range(3))
+    stopped = app.worker("tasks", concurrency=concurrency, limits=Limits(messages=3)).run()
+
+    assert (2, 1, [1, 2]) == (stopped.handled, stopped.failed, sorted(handled))
+    (buried,) = transport(app, "failed").sent
+    assert Task(0) == buried.message
+    assert (0, 0) == (transport(app).connection.count().waiting, transport(app).connection.count().in_flight)
+
+
+@pytest.mark.parametrize("translate", [False, True], ids=["as it is", "as an error"])
+def test_a_real_interruption_is_one_still(app: Postbus, translate: bool) -> None:
+    """Ctrl+C twice ends the worker, also if the handler makes something else of it; its message goes back."""
+
+    @app.handler
+    def handle(task: Task) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            until(lambda: False)
+        except KeyboardInterrupt:
+            if translate:
+                raise RuntimeError("The connection is in an unknown state.")  # noqa: B904
+            raise
+
+    app.dispatch(Task(1))
+    with pytest.raises(KeyboardInterrupt):
+        app.worker("tasks").run()
+    assert_back(app, 1)

@@ -158,3 +158,19 @@ def test_stop_workers_is_for_those_that_run(shop: Shop) -> None:
     shop.dispatch(1)
 
     assert "it has handled 1 messages" in shop.run("consume", "orders", "-l", "1").stderr
+
+
+def test_an_interruption_of_the_handlers_own_ends_no_worker(shop: Shop) -> None:
+    """A handler that raises KeyboardInterrupt has failed; what waits behind it is handled, and the exit code is 0."""
+    shop.append("""
+        @app.handler
+        def interrupt(order: OrderPlaced) -> None:
+            if order.order_id == 1:
+                raise KeyboardInterrupt
+    """)
+    shop.dispatch(1, 2, 3)
+    result = shop.run("consume", "orders", "--limit", "3")
+
+    assert 0 == result.exit_code
+    assert "What a handler raised is no Exception: KeyboardInterrupt" in result.stderr
+    assert 0 == shop.json("stats")["transports"]["orders"]["waiting"]

@@ -49,12 +49,14 @@ class Handling:
         observers: Observers,
         stop: Callable[[str], None],
         is_stopping: Callable[[], bool],
+        was_signalled: Callable[[], bool],
     ) -> None:
         self._dispatch = dispatch
         self._failures = failures
         self._observers = observers
         self._stop = stop
         self._is_stopping = is_stopping
+        self._was_signalled = was_signalled
         self._process = _process
         self.exit: SystemExit | None = None
         """What the worker is to end by, because a handler raised it."""
@@ -84,10 +86,12 @@ class Handling:
                 finally:
                     if _process is not self._process:
                         _end_forked()
-            except (KeyboardInterrupt, Interrupted):
+            except Interrupted:
                 raise
             except BaseException as problem:  # A border: whatever is raised is a failure of this message.
-                interruption = _interruption_behind(problem)
+                interruption = self._interruption_behind(problem)
+                if interruption is problem:
+                    raise
                 if interruption is not None:
                     raise interruption from problem
                 seconds = time.monotonic() - started if started else 0.0
@@ -168,6 +172,22 @@ class Handling:
         failure = Escaped(f"What a handler raised is no Exception: {describe(problem)}")
         failure.__cause__ = problem
         return failure
+
+    def _interruption_behind(self, error: BaseException) -> BaseException | None:
+        """Return what interrupted a handler if that made it raise this: a library may stumble over it in its own way.
+
+        A `KeyboardInterrupt` that no signal has caused is the handler's own, and interrupts nothing.
+        """
+        interruptions = (KeyboardInterrupt, Interrupted) if self._was_signalled() else Interrupted
+        for leaf in leaves(error):
+            seen: set[int] = set()
+            context: BaseException | None = leaf
+            while context is not None and id(context) not in seen:
+                if isinstance(context, interruptions):
+                    return context
+                seen.add(id(context))
+                context = context.__context__
+        return None
 
     def _tell_handled(self, holding: Holding, envelope: Envelope, handled: Envelope, seconds: float) -> None:
         if logger.isEnabledFor(logging.INFO):
@@ -251,16 +271,3 @@ def _end_forked() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code & 0xFF)
-
-
-def _interruption_behind(error: BaseException) -> BaseException | None:
-    """Return what interrupted a handler if that made it raise this: a library may stumble over it in its own way."""
-    for leaf in leaves(error):
-        seen: set[int] = set()
-        context: BaseException | None = leaf
-        while context is not None and id(context) not in seen:
-            if isinstance(context, KeyboardInterrupt | Interrupted):
-                return context
-            seen.add(id(context))
-            context = context.__context__
-    return None

@@ -86,6 +86,11 @@ class StopSignals:
         """Whether a second one has come, though the main thread may not have got round to it."""
         return len(self._told) > 1
 
+    def have_come(self) -> bool:
+        """Say whether one has come to this thread, so that a `KeyboardInterrupt` in it may be due to that."""
+        self.look()
+        return bool(self._told) and threading.current_thread() is threading.main_thread()
+
     def nudge(self) -> bool:
         """Interrupt what the main thread does, if a worker runs in it; say so."""
         if self._pipe is None:

@@ -108,16 +108,18 @@ class Worker:
             )
             for name, receiver in self._receivers.items()
         ]
+        signals = StopSignals(self.stop, self._interrupt)
         handling = Handling(
             self._dispatch,
             self._failures,
             self._observers,
             self.stop,
             lambda: self._stopping.reason(self._counters) is not None,
+            signals.have_come,
         )
         try:
             with (
-                StopSignals(self.stop, self._interrupt) as signals,
+                signals,
                 Health(
                     holdings,
                     lambda: self._stopping.told is not None,
