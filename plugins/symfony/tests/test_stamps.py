@@ -215,11 +215,18 @@ def test_a_stamp_of_the_users_application_is_read() -> None:
     assert Brand("acme") == read({"X-Message-Stamp-App\\Stamp\\Brand": '[{"brandName":"acme"}]'}).last(Brand)
 
 
-@pytest.mark.parametrize("seconds", [float("inf"), "soon"])
-def test_a_stamp_that_cannot_be_written_is_a_serialization_error(seconds: Any) -> None:
+@pytest.mark.parametrize("handler", [object(), float("nan").hex])
+def test_a_stamp_that_cannot_be_written_is_a_serialization_error(handler: Any) -> None:
     """The error names the stamp."""
-    with pytest.raises(SerializationError, match=r"stamp postbus\.stamps\.Delay cannot be written .* DelayStamp"):
-        written(stamps.Delay(seconds))
+    with pytest.raises(SerializationError, match=r"stamp postbus\.stamps\.Handled cannot be written .* HandledStamp"):
+        written(stamps.Handled(handler))
+
+
+def test_a_delay_that_is_over_is_none() -> None:
+    """Symfony lets a delay be negative, and handles its message at once."""
+    assert stamps.Delay(0) == read(
+        {"X-Message-Stamp-Symfony\\Component\\Messenger\\Stamp\\DelayStamp": '[{"delay":-5}]'}
+    ).last(stamps.Delay)
 
 
 # Buses.

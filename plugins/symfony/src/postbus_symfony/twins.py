@@ -227,7 +227,7 @@ TWINS: tuple[Twin[Any], ...] = (
     Twin(
         stamps.Delay,
         DelayStamp,
-        read=lambda shape: stamps.Delay(shape.delay / 1000),
+        read=lambda shape: stamps.Delay(max(shape.delay, 0) / 1000),  # Symfony's may be negative.
         write=lambda stamp: DelayStamp(round(stamp.seconds * 1000)),
     ),
     REDELIVERY,
