@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from sys import is_finalizing
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from postbus import stamps
@@ -219,6 +220,11 @@ class Postbus(Handlers):
 
     def bus(self, name: str | None = None) -> MessageBus:
         """Return a bus by name, by default the default bus."""
+        if is_finalizing():
+            raise PostbusError(
+                "Python is ending, and has stopped all threads, so nothing can be dispatched any more. Do it before "
+                "that, for example in a function that is registered with atexit, and not in __del__."
+            )
         buses = self._buses or self._make_buses()
         try:
             return buses[name]
@@ -373,9 +379,8 @@ class Postbus(Handlers):
 
     def stop_signal(self) -> StopSignal:
         """Return the signal that stops all workers of this app, which is known by its name, for this user."""
-        home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        folder = Path(os.environ.get("POSTBUS_STATE_DIR") or Path(home) / "postbus")
-        return StopSignal(folder / self.config.name / "stop-workers")
+        folder = _state_folder()
+        return StopSignal(None if folder is None else folder / self.config.name / "stop-workers")
 
     # putting it together
 
@@ -508,6 +513,18 @@ class _Transports(Mapping[str, Transport]):
     def close(self) -> None:
         for transport in self._made.values():
             transport.close()
+
+
+def _state_folder() -> Path | None:
+    """Return the folder for what the workers of this user share; None for one who has no home, as in a container."""
+    given = os.environ.get("POSTBUS_STATE_DIR")
+    if given:
+        return Path(given)
+    home = os.environ.get("XDG_STATE_HOME")
+    try:
+        return Path(home or Path.home() / ".local" / "state") / "postbus"
+    except RuntimeError:
+        return None
 
 
 def _configured(config: Mapping[str, object] | str | Path | None, given: Mapping[str, object]) -> Mapping[str, object]:

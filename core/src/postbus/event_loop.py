@@ -6,13 +6,13 @@ import logging
 import math
 import os
 import select
+import selectors
 import sys
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import copy_context
-from selectors import DefaultSelector, SelectorKey
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -73,7 +73,7 @@ class _Call(Claimable):
             finish(self)
 
 
-class _Selector(DefaultSelector):
+class _Selector(selectors.DefaultSelector):
     """Waits in finer steps than Linux's own, which takes whole milliseconds: see epoll_wait(2)."""
 
     STEP = 0.0002
@@ -83,7 +83,7 @@ class _Selector(DefaultSelector):
     MOST_FILES = 1024
     """What select(2) can wait for is numbered below this."""
 
-    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is not None and 0 < timeout < self.EXACT and self.fileno() < self.MOST_FILES:
             select.select([self], (), (), math.ceil(timeout / self.STEP) * self.STEP)
             timeout = 0
@@ -199,7 +199,8 @@ class EventLoop:
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
-                if type(loop) is asyncio.SelectorEventLoop:  # Else it is a choice of the user's.
+                # Else it is a choice of the user's, or its selector is no file, as that of gevent.
+                if type(loop) is asyncio.SelectorEventLoop and hasattr(selectors.DefaultSelector, "fileno"):
                     loop.close()
                     loop = asyncio.SelectorEventLoop(_Selector())
                 self._thread = threading.Thread(target=_run_forever, args=(loop,), name="postbus-async", daemon=True)

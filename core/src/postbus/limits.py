@@ -79,20 +79,34 @@ class StopSignal:
     Only a change counts, so clocks that differ do not matter.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
+        """``path`` is None where there is no place for it, so that nobody can send it."""
         self._path = path
         self._seen = self._changed_at()
 
     def send(self) -> None:
         """Tell every worker that runs now to stop after the messages in hand."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(f"{time.time_ns()}\n")
+        if self._path is None:
+            raise ConfigurationError(
+                "Workers cannot be told to stop, as this user has no home folder, in which they would look. Set "
+                "POSTBUS_STATE_DIR to a folder, for the workers too."
+            )
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(f"{time.time_ns()}\n")
+        except OSError as error:
+            raise ConfigurationError(
+                f"Workers cannot be told to stop, as {str(error.filename)!r} cannot be written: {error.strerror}. Set "
+                "POSTBUS_STATE_DIR to a folder that can be, for the workers too."
+            ) from error
 
     def was_sent(self) -> bool:
         """Say whether it was sent since this object was made."""
         return self._changed_at() != self._seen
 
     def _changed_at(self) -> tuple[int, int] | None:
+        if self._path is None:
+            return None
         try:
             status = self._path.stat()
         except OSError:

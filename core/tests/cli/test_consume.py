@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pwd
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -158,6 +160,40 @@ def test_stop_workers_is_for_those_that_run(shop: Shop) -> None:
     shop.dispatch(1)
 
     assert "it has handled 1 messages" in shop.run("consume", "orders", "-l", "1").stderr
+
+
+@pytest.fixture
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let it be as in a container, whose user is a mere number."""
+
+    def nobody(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for name in ("HOME", "XDG_STATE_HOME", "POSTBUS_STATE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+
+
+def test_a_user_without_a_home_consumes(shop: Shop, no_home: None) -> None:
+    """Only `stop-workers` cannot reach the worker, and says why, and what to do."""
+    shop.dispatch(1)
+    consumed = shop.run("consume", "orders", "--limit", "1")
+    assert 0 == consumed.exit_code, consumed.output
+
+    stopped = shop.run("stop-workers")
+    assert 2 == stopped.exit_code
+    assert "Set POSTBUS_STATE_DIR to a folder, for the workers too." in stopped.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_named(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`stop-workers` says which, and what to do."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("POSTBUS_STATE_DIR", str(tmp_path / "file"))
+    stopped = shop.run("stop-workers")
+    assert 2 == stopped.exit_code
+    assert str(tmp_path / "file") in stopped.stderr
+    assert "cannot be written: " in stopped.stderr
+    assert "Set POSTBUS_STATE_DIR to a folder that can be, for the workers too." in stopped.stderr
 
 
 def test_an_interruption_of_the_handlers_own_ends_no_worker(shop: Shop) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -35,6 +36,8 @@ class StopSignals:
         self._tell = tell
         self._nudged = nudged
         self._is_main = threading.current_thread() is threading.main_thread()
+        # Those of gevent are greenlets, of which the system knows nothing: to signal one ends badly.
+        self._has_threads = threading.get_ident() in sys._current_frames()  # pyright: ignore[reportPrivateUsage]
         self._before: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
         self._wakeup_before = -1
@@ -93,7 +96,7 @@ class StopSignals:
 
     def nudge(self) -> bool:
         """Interrupt what the main thread does, if a worker runs in it; say so."""
-        if self._pipe is None:
+        if self._pipe is None or not self._has_threads:
             return False
         signal.pthread_kill(threading.main_thread().ident or 0, NUDGE)
         return True
