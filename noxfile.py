@@ -122,6 +122,18 @@ def unit(session: nox.Session) -> None:
 
 
 @nox.session
+def newest(session: nox.Session) -> None:
+    """Run the unit tests on Python 3.14, in a folder with a Debian that has it: takes root, on a Debian."""
+    install(session, *group("tests"))
+    debian = ("python", "-m", "tests.brokers.newest", "forky", "git,python3,python3-venv", "--")
+    session.run(*debian, "python3", "-m", "venv", "/opt/nox")
+    session.run(*debian, "/opt/nox/bin/pip", "install", "--quiet", "--constraint", "constraints.txt", "nox", "uv")
+    session.run(
+        *debian, "/opt/nox/bin/nox", "--envdir", "/opt/nox/envs", "--session", "unit", "--", *session.posargs, env=ENV
+    )
+
+
+@nox.session
 def brokers(session: nox.Session) -> None:
     """Start the brokers of the tests, say where they are, and keep them until Ctrl-C."""
     install_everything(session, *group("tests"))

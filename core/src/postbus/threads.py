@@ -80,6 +80,8 @@ class _Run(Generic[T]):
             self.over.set_result(None)
 
 
+# No ThreadPoolExecutor, however large: when a call comes just as a thread becomes free, it may count one idle thread
+# too many (CPython 3.14.8), and later let a call wait for one that waits for it.
 class Threads:
     """As many threads as there are calls at once; one that is free takes the next, or ends after a while."""
 
