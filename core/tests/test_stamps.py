@@ -36,6 +36,7 @@ STAYING = [
     stamps.Received,
     stamps.Sent,
     stamps.Result,
+    stamps.Original,
     stamps.Encoded,
     stamps.UnknownHeaders,
 ]

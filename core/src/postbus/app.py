@@ -8,14 +8,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from sys import is_finalizing
-from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from postbus import stamps
 from postbus.bus import MessageBus, Middleware
 from postbus.config import BusConfig, TransportConfig, check, find_file, load_module, load_object, read_file
 from postbus.dsn import Dsn, masked
 from postbus.envelope import Envelope
-from postbus.errors import ConfigurationError, HandlerFailed, NoHandler, PostbusError, qualified_name
+from postbus.errors import (
+    ConfigurationError,
+    HandlerFailed,
+    NoHandler,
+    PostbusError,
+    SerializationError,
+    qualified_name,
+)
 from postbus.events import Observer, Observers
 from postbus.failures import Failures
 from postbus.handlers import Handler, Handlers
@@ -31,7 +38,7 @@ from postbus.middleware import (
 )
 from postbus.retry import RetryPolicy
 from postbus.routing import Route, Router
-from postbus.serialization import JsonSerializer, Serializer, SerializerFactory, TypeRegistry, can_be_message
+from postbus.serialization import Serializers, TypeRegistry, can_be_message
 from postbus.stamps import Stamp
 from postbus.threads import in_thread
 from postbus.transport import Receiver, Transport, TransportContext
@@ -86,7 +93,7 @@ class Postbus(Handlers):
         given = {key: value for key, value in given.items() if value is not None}
         self.config = check({**_configured(config, given), **given})
         self.types = TypeRegistry()
-        self._serializers: dict[str | SerializerFactory, Serializer] = {"json": JsonSerializer(self.types)}
+        self._serializers = Serializers(self.types, lambda: self.plugins.serializers)
         self.observers = Observers()
         self._plugins = plugins
         self._rate_limits: dict[str, RateLimit] = {}
@@ -172,7 +179,9 @@ class Postbus(Handlers):
 
         One round trip for each transport and batch. When it returns, all have been handled or stored; the
         envelopes are in the order of the messages. If a batch cannot be stored, raises `TransportError`,
-        whose ``stored`` maps positions in ``messages`` of those that are stored for certain.
+        whose ``stored`` maps positions in ``messages`` of those that are stored for certain. At a message that
+        cannot be written, it stops: all before it are stored, neither it nor any behind it is, and the
+        `SerializationError` has its ``position``, and ``stored`` as well.
         """
         chosen = self.bus(bus)
         (send,) = [step for step in chosen.middleware if isinstance(step, SendMessage)]
@@ -181,7 +190,15 @@ class Postbus(Handlers):
         envelopes: list[Envelope] = []
         try:
             for collect.position, message in enumerate(messages):
-                envelopes.append(chain.dispatch(message, *stamps))
+                try:
+                    envelopes.append(chain.dispatch(message, *stamps))
+                except SerializationError as error:
+                    raise SerializationError(
+                        f"The message at position {collect.position} was not sent, nor was any behind it; those before "
+                        f"it are. {error}",
+                        position=collect.position,
+                        stored=collect.stored,  # It is filled below.
+                    ) from error
                 if len(envelopes) % self.BATCH == 0:
                     collect.flush(envelopes)
         finally:  # A message whose handler fails here takes none of those before it along.
@@ -452,7 +469,7 @@ class Postbus(Handlers):
                 scheme = self.plugins.scheme_for(dsn)
                 if scheme.options is not None:
                     scheme.options.from_dsn(dsn)
-                self._serializer(config)
+                self._serializers.make(config.serializer, name, verify=config.verify)
                 self._rate_limit(name)
             except ConfigurationError as error:
                 problems += [f"transports.{name}: {problem}" for problem in error.problems]
@@ -463,25 +480,22 @@ class Postbus(Handlers):
         config = self.config.transports[name]
         if not isinstance(config, TransportConfig):
             return config
-        serializer = self._serializer(config)
+        serializers, wanted = self._serializers, config.serializer
         return self.plugins.make_transport(
             config.dsn,
             config.options,
-            lambda guarantees: TransportContext(name, serializer, self.handle, guarantees, self.observers),
+            lambda guarantees: TransportContext(
+                name,
+                serializers.make(wanted, name, verify=config.verify),
+                self.handle,
+                guarantees,
+                self.observers,
+                verify=config.verify,
+                serializer_name=serializers.name_for(wanted, name),
+                # Whoever can send somewhere must not choose what reads it. Into a failure transport only we send.
+                serializers=serializers.find if name in self.failure_transports else None,
+            ),
         )
-
-    def _serializer(self, config: TransportConfig) -> Serializer:
-        """Return the serializer that a transport names; all that name the same one share it."""
-        wanted = config.serializer
-        if not isinstance(wanted, str) and not callable(wanted):
-            return wanted
-        if wanted not in self._serializers:
-            factory = self.plugins.serializers.get(wanted) if isinstance(wanted, str) else wanted
-            if factory is None:
-                known = ", ".join(["json", *self.plugins.serializers])
-                raise ConfigurationError(f"There is no serializer {masked(cast(str, wanted))!r}. Serializers: {known}.")
-            self._serializers[wanted] = factory(self.types)
-        return self._serializers[wanted]
 
 
 class _Transports(Mapping[str, Transport]):

@@ -44,6 +44,8 @@ class TransportConfig(Struct, frozen=True, kw_only=True):
     options: Mapping[str, object] = field(default_factory=dict[str, object])
     serializer: str | Serializer | SerializerFactory = "json"
     """A name that a plugin registers; in code also a serializer, or what makes one from the app's types."""
+    verify: bool = True
+    """Whether a message is checked, when it is sent, to be read as what it is."""
     retry: RetryPolicy | None = None
     failure_transport: str | None = None
     rate_limit: str | None = None
@@ -280,6 +282,7 @@ class _Reader:
             dsn=dsn,
             options=options if _is_mapping(options) else {},
             serializer=cast(Any, serializer),
+            verify=self.flag(f"{key}.verify", value.get("verify"), True),
             retry=self.retry(f"{key}.retry", value.get("retry")),
             failure_transport=self.text(f"{key}.failure_transport", value.get("failure_transport")),
             rate_limit=self.text(f"{key}.rate_limit", value.get("rate_limit")),

@@ -130,7 +130,18 @@ class Interrupted(BaseException):
 
 
 class SerializationError(PostbusError):
-    """A message or a stamp cannot be written: its type is not registered, or a value has no JSON form."""
+    """A message or a stamp cannot be written, or could not be read: a value has no JSON form, or a wrong type.
+
+    When raised by ``dispatch_many``, ``position`` is which of the messages it was, and ``stored`` maps the positions
+    of those that their transports have stored to their ids: all before it, and none behind.
+    """
+
+    def __init__(
+        self, message: str, *, position: int | None = None, stored: Mapping[int, str | None] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.position = position
+        self.stored: Mapping[int, str | None] = {} if stored is None else stored
 
 
 class TransportError(PostbusError):

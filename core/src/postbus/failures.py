@@ -144,8 +144,7 @@ class Failures:
         origin = self._transports[_origin(envelope)]
         copy = _counted(_copy(envelope, error), immediate=1)
         if isinstance(origin, QueueTransport):
-            again = origin.serializer.decode(*origin.serializer.encode(copy))
-            copy = Envelope(again.message, copy.without(stamps.Encoded).stamps).with_(*again.all(stamps.Encoded))
+            copy = origin.read_again(copy)
         self._tell(envelope, error, "at once", copy)
         self._observers.notify(MessageRetriedAtOnce(envelope, origin.name, error))
         return copy.with_(*envelope.all(stamps.Received))
@@ -189,13 +188,13 @@ class Failures:
 
     def _drop(self, envelope: Envelope, error: Exception) -> None:
         transport = self._transports[_origin(envelope)]
-        encoded = transport.serializer.encode(envelope) if isinstance(transport, QueueTransport) else envelope
+        outgoing = transport.encode(as_it_came(envelope)) if isinstance(transport, QueueTransport) else None
         logger.critical(
             "Dropping %s, because %r has no failure transport: %s. The message was: %r",
             label(envelope),
             transport.name,
             _reason(error),
-            encoded,
+            envelope if outgoing is None else (outgoing.body, dict(outgoing.headers)),
             extra=identifiers(envelope),
         )
         if isinstance(transport, Receiver):
@@ -219,6 +218,14 @@ def copy_to_bury(envelope: Envelope, error: Exception, failure_transport: str) -
     copy = _copy(envelope, error, with_traceback=True).without(stamps.Retried, stamps.Buried).with_(buried)
     # Whoever consumes the failure transport would otherwise get it back at once, and again, and again.
     return copy.with_(stamps.Delay(REST)) if failure_transport == transport else copy
+
+
+def as_it_came(envelope: Envelope) -> Envelope:
+    """Return a received envelope as it is to be stored: as what came, even if a handler has changed its message."""
+    received = envelope.last(stamps.Received)
+    original = received.original if received is not None else None
+    copy = envelope.without(stamps.Received)
+    return copy if original is None else copy.with_(original)
 
 
 def label(envelope: Envelope) -> str:
@@ -261,8 +268,8 @@ def _copy(envelope: Envelope, error: Exception, *, with_traceback: bool = False)
     details += [_details(one, handler or None, with_traceback) for handler, one in errors.items()]
     kept = details[:1] + details[1:][-(MOST_ERRORS - 1) :]
 
-    copy = envelope.without(
-        stamps.Received, stamps.Sent, stamps.Result, stamps.Delay, stamps.AfterCurrent, stamps.ErrorDetails
+    copy = as_it_came(envelope).without(
+        stamps.Sent, stamps.Result, stamps.Delay, stamps.AfterCurrent, stamps.ErrorDetails
     )
     if not copy.has(stamps.MessageId):  # It came from somebody else. From now on it can be followed.
         copy = copy.with_(stamps.MessageId(new_id()))

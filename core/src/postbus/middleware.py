@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from itertools import repeat
 from random import Random
 from time import time
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from postbus import stamps
 from postbus.bus import Next
 from postbus.envelope import Envelope
-from postbus.errors import DeferredFailed, HandlerFailed, NoHandler, NoRoute, TransportError, qualified_name
+from postbus.errors import (
+    DeferredFailed,
+    HandlerFailed,
+    MessageRefused,
+    NoHandler,
+    NoRoute,
+    TransportError,
+    qualified_name,
+)
 from postbus.handlers import Handlers
 from postbus.routing import Router
+from postbus.serialization import forget_changed
 from postbus.stamps import Stamp
-from postbus.transport import Sender
+from postbus.transport import Outgoing, Sender, SupportsEncode
 
 
 class AddBusName:
@@ -202,7 +211,7 @@ class SendMessage:
             return call_next(envelope)
         senders = self.router.senders_for(envelope)
         if senders:
-            return self.send(envelope, senders)
+            return self.send(forget_changed(envelope), senders)
         if not self.allow_no_senders:
             raise NoRoute(
                 f"{qualified_name(type(envelope.message))} has no route, and this bus requires one. Add it to routing, "
@@ -211,60 +220,119 @@ class SendMessage:
         return call_next(envelope)
 
     def send(self, envelope: Envelope, senders: Mapping[str, Sender]) -> Envelope:
-        """Send the envelope with each of these; what one puts on it the next does not see."""
-        result = envelope
-        for sender in senders.values():
+        """Send the envelope with each of these, or none if one cannot write it; what one puts on it no other sees."""
+        if len(senders) == 1:
+            (sender,) = senders.values()
             (sent,) = sender.send([envelope])
+            return sent
+
+        result = envelope
+        batches = [_Batch.of(sender) for sender in senders.values()]
+        _add(0, envelope, batches)
+        for batch in batches:
+            (sent,) = batch.send()
             result = merge(envelope, result, sent)
         return result
 
 
+class _Batch(Struct):
+    """What one sender is to send: the envelopes with their positions, and as bytes if it makes them beforehand."""
+
+    sender: Sender
+    encoder: SupportsEncode | None
+    positions: list[int] = field(default_factory=list[int])
+    envelopes: list[Envelope] = field(default_factory=list[Envelope])
+    outgoing: list[Outgoing] = field(default_factory=list[Outgoing])
+
+    @classmethod
+    def of(cls, sender: Sender) -> _Batch:
+        return cls(sender, sender if isinstance(sender, SupportsEncode) else None)
+
+    def add(self, position: int, envelope: Envelope, outgoing: Outgoing | None) -> None:
+        self.positions.append(position)
+        self.envelopes.append(envelope)
+        if outgoing is not None:
+            self.outgoing.append(outgoing)
+
+    def encode(self, envelope: Envelope) -> Outgoing | None:
+        return self.encoder.encode(envelope) if self.encoder is not None else None
+
+    def send(self) -> list[Envelope]:
+        if self.encoder is not None:
+            return self.encoder.store(self.envelopes, self.outgoing)
+        return self.sender.send(self.envelopes)
+
+
+def _add(position: int, envelope: Envelope, batches: Sequence[_Batch]) -> None:
+    """Put an envelope into each of these batches, or into none if it cannot be written for one of them."""
+    encoded = [batch.encode(envelope) for batch in batches]
+    for batch, outgoing in zip(batches, encoded, strict=True):
+        batch.add(position, envelope, outgoing)
+
+
 class CollectMessages(SendMessage):
-    """Stands in for `SendMessage` while many messages are dispatched: notes what is to be sent where, for `flush`."""
+    """Stands in for `SendMessage` while many messages are dispatched: notes what is to be sent where, for `flush`.
+
+    A message is encoded at once, so that one which cannot be written is found before anything behind it is sent.
+    """
 
     def __init__(self, send_message: SendMessage) -> None:
         super().__init__(send_message.router, allow_no_senders=send_message.allow_no_senders)
         self.position = 0
         """Which of the messages is being dispatched."""
+        self.stored: dict[int, str | None] = {}
+        """The positions of those messages that all of their transports have stored, and the ids that they gave."""
         self.is_over = False
         """Whether nothing is collected any more, so that what was deferred until now is sent at once."""
-        self._collected: dict[str, tuple[Sender, list[tuple[int, Envelope]]]] = {}
-        self._stored: dict[int, str | None] = {}
+        self._batches: dict[str, _Batch] = {}
 
     def send(self, envelope: Envelope, senders: Mapping[str, Sender]) -> Envelope:
         """Note where the envelope is to go."""
         if self.is_over:
             return super().send(envelope, senders)
-        for name, sender in senders.items():
-            self._collected.setdefault(name, (sender, []))[1].append((self.position, envelope))
+        batches = [self._batches.get(name) or self._begin(name, sender) for name, sender in senders.items()]
+        if len(batches) == 1:  # In half the time.
+            batches[0].add(self.position, envelope, batches[0].encode(envelope))
+        else:
+            _add(self.position, envelope, batches)
         return envelope
+
+    def _begin(self, name: str, sender: Sender) -> _Batch:
+        batch = self._batches[name] = _Batch.of(sender)
+        return batch
 
     def flush(self, envelopes: list[Envelope]) -> None:
         """Send what was collected, one batch for each transport, and put the new stamps on ``envelopes``.
 
         Raises `TransportError`, whose ``stored`` has the positions of those messages that all of their
-        transports have stored, in earlier batches too.
+        transports have stored, in earlier batches too. What was refused keeps nothing else from being sent.
         """
-        collected, self._collected = self._collected, {}
-        owed = Counter(position for _, entries in collected.values() for position, _ in entries)
+        batches, self._batches = self._batches, {}
+        owed = Counter(position for batch in batches.values() for position in batch.positions)
+        refused: dict[int, str] = {}
 
         def store(position: int, id: str | None) -> None:
             owed[position] -= 1
             if not owed[position]:
-                self._stored[position] = id
+                self.stored[position] = id
 
-        for sender, entries in collected.values():
+        for batch in batches.values():
             try:
-                sent = sender.send([envelope for _, envelope in entries])
+                sent = batch.send()
             except TransportError as error:
                 for index, id in error.stored.items():
-                    store(entries[index][0], id)
-                error.stored = self._stored
-                raise
-            for (position, envelope), result in zip(entries, sent, strict=True):
+                    store(batch.positions[index], id)
+                if not isinstance(error, MessageRefused):
+                    error.stored = self.stored
+                    raise
+                refused |= {batch.positions[index]: why for index, why in error.refused.items()}
+                continue
+            for position, envelope, result in zip(batch.positions, batch.envelopes, sent, strict=True):
                 last = result.last(stamps.Sent)
                 store(position, last.id if last is not None else None)
                 envelopes[position] = merge(envelope, envelopes[position], result)
+        if refused:
+            raise MessageRefused(refused, stored=self.stored)
 
 
 class HandleMessage:

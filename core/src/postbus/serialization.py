@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import msgspec
 
 from postbus import stamps
+from postbus.dsn import masked
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, SerializationError, qualified_name
 from postbus.stamps import Stamp
+from postbus.verification import difference, holds_lost_number, make_plain_check
 
 S = TypeVar("S", bound=Stamp)
 
@@ -25,7 +27,15 @@ BROKEN = "X-Postbus-Broken-"
 
 WIRE = "X-Postbus-Wire"
 WIRE_VERSION = "1"
-_OWN_HEADERS = frozenset({"type", "Content-Type", WIRE})
+DESCRIBING = frozenset({"type", "Content-Type", WIRE})
+"""The headers that say what a body is."""
+
+SERIALIZER = "X-Postbus-Serializer"
+"""The header that says which serializer reads a message, where that is not the transport's own.
+
+Only failure transports have such messages, and only there it counts.
+"""
+_OWN_HEADERS = DESCRIBING | {SERIALIZER}
 
 
 class Encoded(NamedTuple):
@@ -70,6 +80,8 @@ class Codec(NamedTuple):
 
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
+    is_plain: Callable[[Any], bool] | None = None
+    """Says that a message will be read as what it is, without trying; None for a type of which each is tried."""
 
 
 class TypeRegistry:
@@ -77,6 +89,9 @@ class TypeRegistry:
 
     A type is known once it is registered; its default name is its module and qualified name.
     """
+
+    verifies = True
+    """Whether serializers of this registry check that what they write can be read, as what it was."""
 
     def __init__(self) -> None:
         self._types: dict[str, type] = {}
@@ -129,8 +144,14 @@ class TypeRegistry:
         """Return what writes and reads a type."""
         codec = self._codecs.get(type)
         if codec is None:
-            codec = self._codecs[type] = _make_codec(type)
+            codec = self._codecs[type] = make_codec(type)
         return codec
+
+    def unverified(self) -> TypeRegistry:
+        """Return this very registry, for serializers that write without checking."""
+        same = copy(self)
+        same.verifies = False
+        return same
 
     def check(self) -> None:
         """Raise `ConfigurationError` if a registered type cannot be read from JSON."""
@@ -166,9 +187,13 @@ def can_be_message(type: type) -> bool:
 _to_json = msgspec.json.Encoder().encode
 
 
-def _make_codec(type: type) -> Codec:
+def make_codec(type: type, *, by_alias: bool = False) -> Codec:
+    """Return what writes and reads a type; raise `ConfigurationError` if it cannot be read from JSON.
+
+    The fields of a pydantic model go by their names, unless ``by_alias``, for readers who know its aliases alone.
+    """
     if hasattr(cast(Any, type), "__pydantic_validator__"):
-        return _make_pydantic_codec(type)
+        return _make_pydantic_codec(type, by_alias=by_alias)
     hidden = [field.name for field in getattr(type, "__attrs_attrs__", ()) if field.name.startswith("_")]
     if hidden:
         raise ConfigurationError(
@@ -179,11 +204,17 @@ def _make_codec(type: type) -> Codec:
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(type)
     except TypeError as error:
         raise ConfigurationError(f"{qualified_name(type)} cannot be read from JSON: {error}.") from error
-    return Codec(_encode, decoder.decode)
+    return Codec(_to_json, decoder.decode, make_plain_check(type))
 
 
-def _make_pydantic_codec(type: type) -> Codec:
-    adapter = cast(Any, sys.modules["pydantic"]).TypeAdapter(type)
+def _make_pydantic_codec(type: type, *, by_alias: bool) -> Codec:
+    pydantic: Any = sys.modules["pydantic"]
+    if tuple(map(int, pydantic.VERSION.split(".")[:2])) < (2, 11):
+        raise ConfigurationError(
+            f"{qualified_name(type)} cannot be a message: pydantic {pydantic.VERSION} cannot read fields by their "
+            'names. Upgrade it: pip install "postbus[pydantic]"'
+        )
+    adapter = pydantic.TypeAdapter(type)
     try:
         schema = json.dumps(adapter.json_schema())
     except Exception:  # A border: not every model has a schema, and it need not.
@@ -195,39 +226,64 @@ def _make_pydantic_codec(type: type) -> Codec:
         )
 
     def encode(message: Any) -> bytes:
-        text: bytes = adapter.dump_json(message, by_alias=True, round_trip=True)
-        if b"null" in text:
-            _refuse_lost_numbers(adapter.dump_python(message))
+        # It warns of what it will write otherwise than it is. That is found by reading it.
+        text: bytes = adapter.dump_json(message, by_alias=by_alias, round_trip=True, warnings=False)
         return text
 
-    return Codec(encode, partial(adapter.validate_json, strict=True))
+    # An alias may be the name of another field, so it is either those or these.
+    return Codec(encode, partial(adapter.validate_json, strict=True, by_alias=by_alias, by_name=not by_alias))
 
 
-def _encode(value: Any) -> bytes:
-    text = _to_json(value)
-    if text.find(b"null") >= 0:  # In half the time of `in`.
-        _refuse_lost_numbers(msgspec.to_builtins(value))
-    return text
-
-
-def _refuse_lost_numbers(plain: object) -> None:
+def _refuse_lost_numbers(message: object) -> None:
     # JSON has no NaN and no infinity. They are written as null, and would arrive as nothing, or not at all.
-    if _holds_lost_number(plain):
+    if holds_lost_number(message):
         raise ValueError("JSON has no nan and no inf")
-
-
-def _holds_lost_number(value: object) -> bool:
-    if isinstance(value, float):
-        return not math.isfinite(value)
-    if isinstance(value, Mapping):
-        return any(map(_holds_lost_number, cast(Mapping[object, object], value).values()))
-    return isinstance(value, list | tuple | set | frozenset) and any(
-        map(_holds_lost_number, cast(Iterable[object], value))
-    )
 
 
 SerializerFactory = Callable[[TypeRegistry], Serializer]
 """Makes a serializer for an app, whose types it is given."""
+
+
+class Serializers:
+    """The serializers of an app by name: ``json``, those that plugins bring, and those that transports are given.
+
+    All transports that name the same one share it. One that is given in code is called after the first of them.
+    """
+
+    def __init__(self, types: TypeRegistry, brought: Callable[[], Mapping[str, SerializerFactory]]) -> None:
+        self._types = types
+        self._brought = brought
+        self._names: dict[int, str] = {}
+        self._made: dict[tuple[str, bool], Serializer] = {}
+
+    def name_for(self, wanted: str | Serializer | SerializerFactory, transport: str) -> str:
+        """Return the name of what a transport is configured with."""
+        return wanted if isinstance(wanted, str) else self._names.setdefault(id(wanted), f"transport:{transport}")
+
+    def make(self, wanted: str | Serializer | SerializerFactory, transport: str, *, verify: bool) -> Serializer:
+        """Return what a transport is configured with; raise `ConfigurationError` for a name that is unknown."""
+        key = self.name_for(wanted, transport), verify
+        if key not in self._made:
+            self._made[key] = self._make(wanted, self._types if verify else self._types.unverified())
+        return self._made[key]
+
+    def _make(self, wanted: str | Serializer | SerializerFactory, types: TypeRegistry) -> Serializer:
+        if not isinstance(wanted, str):
+            return wanted(types) if callable(wanted) else wanted
+        if wanted == "json":
+            return JsonSerializer(types)
+        factory = self._brought().get(wanted)
+        if factory is None:
+            known = ", ".join(["json", *self._brought()])
+            raise ConfigurationError(f"There is no serializer {masked(wanted)!r}. Serializers: {known}.")
+        return factory(types)
+
+    def find(self, name: str) -> Serializer | None:
+        """Return the serializer of a name that came with a message; None if there is none here."""
+        made = self._made.get((name, True)) or self._made.get((name, False))
+        if made is None and (name == "json" or name in self._brought()):
+            return self.make(name, "", verify=True)
+        return made
 
 
 # --- JSON ------------------------------------------------------------------------------------------
@@ -237,7 +293,8 @@ class JsonSerializer:
     """JSON body and text headers.
 
     The body of a message that was received and is sent on is not written anew, so that fields which this
-    process does not know stay in it; neither do headers and stamps of unknown names get lost.
+    process does not know stay in it; neither do headers and stamps of unknown names get lost. What is written is
+    checked: a message that would not be read, or not as what it is, is refused.
 
     ``codec_for`` returns what writes and reads a type, where that is not what the registry has.
     """
@@ -245,36 +302,83 @@ class JsonSerializer:
     def __init__(self, registry: TypeRegistry, *, codec_for: Callable[[type], Codec] | None = None) -> None:
         self._registry = registry
         self._codec_for = codec_for or registry.codec_for
+        self._verifies = registry.verifies
+        self._tried: set[type] = set()
+        """The types of which a message has been read back, and was what it had been."""
 
     def encode(self, envelope: Envelope) -> Encoded:
-        """Return the envelope as JSON; raise `SerializationError` naming what has no JSON form."""
+        """Return the envelope as JSON; raise `SerializationError` naming what cannot be written, or not be read."""
         message = envelope.message
         if type(message) is Undecodable:
             grouped = _stamps_by_header(envelope)
             came = keep_headers(message.headers, grouped, _read_header)
             return Encoded(message.body, came | encode_stamps(grouped))
 
-        body, headers = self.encode_message(message, envelope.last(stamps.Encoded))
+        grouped = _stamps_by_header(envelope)
+        # What has failed is kept, whatever it is.
+        verify = self._verifies and stamps.ErrorDetails.header not in grouped
+        body, headers = self.encode_message(message, envelope.last(stamps.Encoded), verify=verify)
         unknown = envelope.last(stamps.UnknownHeaders)
         if unknown is not None:
             headers.update(unknown.headers)
-        headers.update(encode_stamps(_stamps_by_header(envelope)))
+        headers.update(encode_stamps(grouped, verify=verify))
         return Encoded(body, headers)
 
-    def encode_message(self, message: Any, original: stamps.Encoded | None) -> tuple[bytes, dict[str, str]]:
-        """Return the message alone, and what the headers say of it; ``original`` is what it came as, if it came."""
+    def encode_message(
+        self, message: Any, original: stamps.Encoded | None, *, verify: bool
+    ) -> tuple[bytes, dict[str, str]]:
+        """Return the message alone, and what the headers say of it; ``original`` is what it came as, if it came.
+
+        With ``verify``, raise `SerializationError` if it would not be read, or not as what it is.
+        """
         type_ = message.__class__
         try:
             headers = {"type": self._registry.name_for(type_), "Content-Type": "application/json", WIRE: WIRE_VERSION}
             if original is not None and original.message is message and original.serializer is self:
-                body = original.body
-            else:
-                body = self._codec_for(type_).encode(message)
+                return original.body, headers
+            codec = self._codec_for(type_)
+            body = codec.encode(message)
+            if not verify:
+                if body.find(b"null") >= 0:  # In half the time of `in`.
+                    _refuse_lost_numbers(message)
+            elif not (codec.is_plain and type_ in self._tried and codec.is_plain(message)):
+                self._read_back(message, body, codec)
+        except SerializationError:
+            raise
+        except ConfigurationError as error:
+            raise SerializationError(str(error)) from error
         except Exception as error:  # A border: a message's fields may raise anything.
             raise SerializationError(
                 f"{qualified_name(type_)} cannot be written as JSON: {error}. Give it fields of plain types."
             ) from error
         return body, headers
+
+    def _read_back(self, message: Any, body: bytes, codec: Codec) -> None:
+        name = qualified_name(message.__class__)
+        try:
+            again = codec.decode(body)
+        except Exception as error:  # A border: a model's own checks may raise anything.
+            _refuse_lost_numbers(message)
+            raise SerializationError(
+                f"{name} cannot be sent, because it could not be read: {explain(error)}. Give each field what it is "
+                "annotated with."
+            ) from error
+        problem = difference(message, again)
+        if problem is not None:
+            _refuse_lost_numbers(message)
+            raise SerializationError(
+                f"{name} cannot be sent, because it would not be read as what it is: {problem}. Let the annotations "
+                "say what the fields hold, and let what its class writes be what it reads."
+            )
+        self._tried.add(message.__class__)
+
+    def has_changed(self, original: stamps.Encoded) -> bool:
+        """Say whether a message is not any more what it was read from; if in doubt, it is."""
+        try:
+            again = self._codec_for(original.message.__class__).decode(original.body)
+            return difference(original.message, again) is not None
+        except Exception:  # A border, as above.
+            return True
 
     def decode(self, body: bytes, headers: Mapping[str, str]) -> Envelope:
         """Return the envelope; `Undecodable` says why, and where in the body, when it cannot be read."""
@@ -351,21 +455,44 @@ def _stamps_by_header(envelope: Envelope) -> dict[str, list[Stamp]]:
     return grouped
 
 
-def encode_stamps(grouped: Mapping[str, list[Stamp]]) -> dict[str, str]:
-    """Return each group of stamps as a JSON list, under its header; raise `SerializationError` if one has no JSON."""
+_OWN_STAMPS = frozenset(kind for kind in vars(stamps).values() if isinstance(kind, type))
+
+
+def encode_stamps(grouped: Mapping[str, list[Stamp]], *, verify: bool = False) -> dict[str, str]:
+    """Return each group of stamps as a JSON list, under its header; raise `SerializationError` if one has no JSON.
+
+    With ``verify`` also if one of the user's would not be read as what it is.
+    """
     header = ""
     headers: dict[str, str] = {}
     try:
         for header, group in grouped.items():
             headers[header] = text = _to_json(group).decode()
             if "null" in text:
-                _refuse_lost_numbers(msgspec.to_builtins(group))
+                _refuse_lost_numbers(group)
+            if verify and type(group[0]) not in _OWN_STAMPS:
+                _read_stamps_back(group, text)
+    except SerializationError:
+        raise
     except Exception as error:  # A border, as above.
         name = qualified_name(type(grouped[header][0]))
         raise SerializationError(
             f"The stamp {name} cannot be written as JSON, for header {header}: {error}. Give it plain fields."
         ) from error
     return headers
+
+
+def _read_stamps_back(group: list[Stamp], text: str) -> None:
+    kind = type(group[0])
+    try:
+        problem = difference(group, stamp_decoder_for(kind)(text))
+    except Exception as error:  # A border, as above.
+        problem = explain(error)
+    if problem is not None:
+        raise SerializationError(
+            f"The stamp {qualified_name(kind)} cannot be sent, because it would not be read as what it is: {problem}. "
+            "Let the annotations say what its fields hold."
+        )
 
 
 _decoders: dict[type[Stamp], Callable[[str], list[Any]]] = {}
@@ -407,3 +534,64 @@ def keep_headers(
         elif header not in grouped:
             del headers[header]
     return headers
+
+
+# --- what came -------------------------------------------------------------------------------------
+
+
+def forget_changed(envelope: Envelope) -> Envelope:
+    """Return an envelope that user code sends on: if its message has changed since it came, it is written anew."""
+    original = envelope.last(stamps.Encoded)
+    if original is None:
+        return envelope
+    serializer = original.serializer
+    if (
+        original.message is envelope.message
+        and isinstance(serializer, JsonSerializer)
+        and not serializer.has_changed(original)
+    ):
+        return envelope
+    return envelope.without(stamps.Encoded)
+
+
+def keep(envelope: Envelope, original: stamps.Original) -> Encoded:
+    """Return what came as it came, beside the stamps that travel, and the name of the serializer that reads it."""
+    grouped = _stamps_by_header(envelope)
+    headers = keep_headers(original.headers, grouped, _read_header) | encode_stamps(grouped)
+    return Encoded(original.body, headers | {SERIALIZER: original.serializer})
+
+
+def read_kept(body: bytes, headers: Mapping[str, str], serializer: Serializer | None) -> Envelope:
+    """Return what `keep` has made bytes of, as this serializer, which it names, reads it; None is one that is unknown.
+
+    Its stamps are those that were on it when it was kept, whatever its own headers say.
+    """
+    theirs: dict[str, str] = {}
+    known: list[Stamp] = []
+    problem: str | None = None
+    for name, value in headers.items():
+        try:
+            found = _read_header(name, value)
+        except Exception as error:  # A border: a stamp's own checks may raise anything.
+            problem = f"header {name}: {explain(error)}"
+            continue
+        if found is not None:
+            known += found
+        elif name != SERIALIZER:
+            theirs[name] = value
+
+    if serializer is None:
+        problem = (
+            f"it is to be read by the serializer {headers[SERIALIZER]!r}, which is not known here; install its plugin, "
+            "or name it at a transport"
+        )
+    elif problem is None:
+        try:
+            envelope = serializer.decode(body, theirs)
+        except Exception as error:  # A border: whatever a serializer trips over must not cost the stamps.
+            envelope = Envelope(Undecodable(body, theirs, explain(error)))
+        if not isinstance(envelope.message, Undecodable):
+            left = [stamp for stamp in envelope.stamps if stamp.header is None]
+            return Envelope(envelope.message, (*left, *known))
+        problem = envelope.message.reason
+    return Envelope(Undecodable(body, dict(headers), problem), tuple(known))

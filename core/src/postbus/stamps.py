@@ -142,6 +142,8 @@ class Received(Stamp, gc=False):
     count: int | None = None
     lease: float | None = None
     group: str | None = None
+    original: Original | None = None
+    """What it came as; None where there were no bytes."""
 
 
 class Sent(Stamp, gc=False):
@@ -205,6 +207,20 @@ class Buried(Stamp):
 
     wire_name = "buried"
     transport: str
+
+
+# What it came as.
+
+
+class Original(Stamp, gc=False):
+    """Body and headers that came, and the name of the serializer that reads them.
+
+    On the copy of a message that is retried or buried: it is stored as these, whatever became of the object.
+    """
+
+    body: bytes
+    headers: Mapping[str, str]
+    serializer: str
 
 
 # What a serializer leaves for itself, so that what it received can be sent on unchanged.

@@ -20,7 +20,16 @@ from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.errors import ConnectionLost, MessageRefused, TransportError, describe
 from postbus.events import MessageSent, Observers, TransportLost, TransportRestored
-from postbus.serialization import Serializer, Undecodable
+from postbus.serialization import (
+    BROKEN,
+    DESCRIBING,
+    SERIALIZER,
+    Encoded,
+    Serializer,
+    Undecodable,
+    keep,
+    read_kept,
+)
 from postbus.stamps import Stamp
 
 if TYPE_CHECKING:
@@ -319,6 +328,19 @@ class Sender(Protocol):
 
 
 @runtime_checkable
+class SupportsEncode(Protocol):
+    """A sender that makes bytes of an envelope before it stores it, so that what cannot be written is found early."""
+
+    def encode(self, envelope: Envelope) -> Outgoing:
+        """Return the envelope as bytes; raise `SerializationError` if it cannot be written, or not be read."""
+        ...
+
+    def store(self, envelopes: Sequence[Envelope], outgoing: Sequence[Outgoing]) -> list[Envelope]:
+        """As `Sender.send`, for envelopes that `encode` has made bytes of."""
+        ...
+
+
+@runtime_checkable
 class Receiver(Protocol):
     """Delivers envelopes, which the caller settles: each is acked, rejected or released."""
 
@@ -365,6 +387,15 @@ class TransportContext(Struct, frozen=True):
     """What the plugin promised for the scheme; where the DSN decides, its factory replaces it."""
     observers: Observers = field(default_factory=Observers)
     """Who is told of events."""
+    verify: bool = True
+    """Whether to refuse what would not be read as what it is; the serializer knows, a transport without one asks."""
+    serializer_name: str | None = None
+    """What the serializer is called in the app."""
+    serializers: Callable[[str], Serializer | None] | None = None
+    """Returns a serializer by its name, None for an unknown one. Given to failure transports only.
+
+    They keep what came as it came, also if it was read by another serializer than theirs.
+    """
 
 
 class QueueTransport:
@@ -381,6 +412,8 @@ class QueueTransport:
         self.name = context.name
         self.guarantees = context.guarantees
         self.serializer = context.serializer
+        self._serializer_name = context.serializer_name
+        self._serializers = context.serializers
         self._connect = connect
         self._observers = context.observers
         self._lock = threading.RLock()
@@ -402,7 +435,10 @@ class QueueTransport:
         this may leave has the same message id. What is refused, here already or by the broker, is so alone: the
         others are stored before `MessageRefused` is raised.
         """
-        outgoing = [self.encode(envelope) for envelope in envelopes]
+        return self.store(envelopes, [self.encode(envelope) for envelope in envelopes])
+
+    def store(self, envelopes: Sequence[Envelope], outgoing: Sequence[Outgoing]) -> list[Envelope]:
+        """As `send`, for envelopes that are encoded already."""
         refused = {position: why for position, one in enumerate(outgoing) if (why := self.refusal(one)) is not None}
         accepted = [position for position in range(len(outgoing)) if position not in refused]
         stored: dict[int, str | None] = {}
@@ -425,10 +461,42 @@ class QueueTransport:
         return sent
 
     def encode(self, envelope: Envelope) -> Outgoing:
-        """Return the envelope as bytes, ready to be published."""
-        body, headers = self.serializer.encode(envelope)
-        delay = envelope.last(stamps.Delay)
-        return Outgoing(body, headers, max(delay.seconds, 0.0) if delay else 0.0, envelope.stamps)
+        """Return the envelope as bytes, ready to be published; raise `SerializationError` if it cannot be written."""
+        delay, original = 0.0, None
+        for stamp in envelope.stamps:  # In one loop, as every message is asked for both.
+            if type(stamp) is stamps.Delay:
+                delay = max(stamp.seconds, 0.0)
+            elif type(stamp) is stamps.Original:
+                original = stamp
+        if original is not None:
+            envelope = envelope.without(stamps.Original)
+        body, headers = self.serializer.encode(envelope) if original is None else self._copy(envelope, original)
+        return Outgoing(body, headers, delay, envelope.stamps)
+
+    def _copy(self, envelope: Envelope, original: stamps.Original) -> Encoded:
+        """Return what came as it came, with the stamps that the envelope has now."""
+        if original.serializer == self._serializer_name:
+            encoded = self.serializer.encode(self._with_message(envelope, original))
+            if encoded.body == original.body:
+                described = {name: value for name, value in original.headers.items() if name in DESCRIBING}
+                return Encoded(encoded.body, encoded.headers | described)
+            if self._serializers is None:
+                return encoded
+        return self.serializer.encode(envelope) if self._serializers is None else keep(envelope, original)
+
+    def read_again(self, envelope: Envelope) -> Envelope:
+        """Return an envelope with its message read anew from what came, whatever became of the object since."""
+        original = envelope.last(stamps.Original)
+        if original is None:
+            original = stamps.Original(*self.serializer.encode(envelope), serializer="")
+        return self._with_message(envelope.without(stamps.Original), original)
+
+    def _with_message(self, envelope: Envelope, original: stamps.Original) -> Envelope:
+        """Return an envelope with the message that came instead of the one that is in it."""
+        if isinstance(envelope.message, Undecodable):
+            return envelope
+        again = self._read(original.body, original.headers, original.headers.get(SERIALIZER))
+        return Envelope(again.message, envelope.without(stamps.Encoded).stamps).with_(*again.all(stamps.Encoded))
 
     def refusal(self, message: Outgoing) -> str | None:
         """Return why the guarantees say that this will never be taken, in a sentence; None if they do not."""
@@ -499,15 +567,36 @@ class QueueTransport:
 
     def decode(self, delivery: Delivery) -> Envelope:
         """Return a delivery as an envelope."""
+        body, headers, name = delivery.body, delivery.headers, delivery.headers.get(SERIALIZER)
+        if name is not None and self._serializers is None:
+            headers = {BROKEN + header if header == SERIALIZER else header: headers[header] for header in headers}
+            name = None
         if delivery.problem is not None:
-            envelope = Envelope(Undecodable(delivery.body, dict(delivery.headers), delivery.problem))
+            envelope = Envelope(Undecodable(body, dict(headers), delivery.problem))
         else:
             try:
-                envelope = self.serializer.decode(delivery.body, delivery.headers)
+                envelope = self._read(body, headers, name)
             except Exception as error:  # A border: whatever a serializer trips over must not cost the message.
-                envelope = Envelope(Undecodable(delivery.body, dict(delivery.headers), describe(error)))
-        received = stamps.Received(self.name, delivery.tag, delivery.id, delivery.count, delivery.lease, delivery.group)
+                envelope = Envelope(Undecodable(body, dict(headers), describe(error)))
+        reader = name or self._serializer_name
+        received = stamps.Received(
+            self.name,
+            delivery.tag,
+            delivery.id,
+            delivery.count,
+            delivery.lease,
+            delivery.group,
+            None if reader is None else stamps.Original(body, headers, reader),
+        )
         return Envelope(envelope.message, (*envelope.stamps, *delivery.stamps, received))
+
+    def _read(self, body: bytes, headers: Mapping[str, str], name: str | None) -> Envelope:
+        """Return a message as the serializer of this name reads it; None is the transport's own."""
+        if name is None:
+            return self.serializer.decode(body, headers)
+        if name == self._serializer_name:
+            return read_kept(body, headers, self.serializer)
+        return read_kept(body, headers, self._serializers(name) if self._serializers is not None else None)
 
     # settling
 

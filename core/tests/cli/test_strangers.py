@@ -240,7 +240,8 @@ class Shy:
 
 def test_one_that_cannot_be_shown_is_shown_as_that() -> None:
     """It is listed, and shown, with what is known of it."""
-    app = Postbus(transports={"failed": "in-memory://?serialize=false"}, failure_transport="failed")
+    failed = {"dsn": "in-memory://?serialize=false", "verify": False}
+    app = Postbus(transports={"failed": failed}, failure_transport="failed")
     app.dispatch(Shy(), stamps.TransportNames(["failed"]))
     with patched_module(app):
         result = CliRunner().invoke(main, ["--app", "it:app", "failed", "show", "1"])

@@ -183,8 +183,8 @@ def test_what_a_broker_could_not_store_is_refused(app):
 
 
 def test_without_serialization_the_object_itself_arrives():
-    """With ``serialize=false`` any object can be sent, and is received as it is."""
-    app = make_app("in-memory://?serialize=false")
+    """With ``serialize=false`` and ``verify = false`` any object can be sent, and is received as it is."""
+    app = make_app({"dsn": "in-memory://?serialize=false", "verify": False})
     transport = app.transport("later")
     order = OrderPlaced(13, note=object())
 
@@ -195,6 +195,13 @@ def test_without_serialization_the_object_itself_arrives():
     assert order is transport.sent[0].message
     assert stamps.MessageId("0198-order") == received.last(stamps.MessageId)
     assert not received.has(stamps.Delay)
+
+
+def test_what_could_not_be_written_is_refused_without_serialization_too():
+    """So tests find what a broker would not get, unless they say that they do not want to know."""
+    app = make_app("in-memory://?serialize=false")
+    with pytest.raises(SerializationError):
+        app.dispatch(OrderPlaced(13, note=object()))
 
 
 def test_a_lease_must_be_longer_than_nothing():

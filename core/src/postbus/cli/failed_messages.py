@@ -14,7 +14,7 @@ from postbus import stamps
 from postbus.app import Postbus
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, TransportError, qualified_name
-from postbus.serialization import Undecodable
+from postbus.serialization import SERIALIZER, Undecodable
 from postbus.transport import (
     Connection,
     Delivery,
@@ -179,10 +179,12 @@ class FailedMessages:
         return self._transport.call(lambda connection: _able(connection, SupportsBrowse).browse(PAGE, after))
 
     def _read(self, delivery: Delivery) -> FailedMessage:
-        """Decode a message; what the failure transport cannot read, the transport that it came from perhaps can."""
+        """Decode a message; one that was not buried by us may be read by the transport that it came from alone."""
         envelope = self._transport.decode(delivery)
         message, buried = envelope.message, envelope.last(stamps.Buried)
-        if isinstance(message, Undecodable) and buried is not None and buried.transport in self._app.origins:
+        if not isinstance(message, Undecodable) or SERIALIZER in message.headers:
+            return FailedMessage(_id(delivery), envelope)
+        if buried is not None and buried.transport in self._app.origins:
             origin = self._app.transport(buried.transport)
             if isinstance(origin, QueueTransport):
                 again = origin.decode(Delivery(message.body, message.headers, None))

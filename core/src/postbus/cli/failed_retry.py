@@ -13,7 +13,7 @@ from postbus.cli.failed_messages import FailedMessage, FailedMessages
 from postbus.envelope import Envelope
 from postbus.errors import ConnectionLost, PostbusError, TransportError, describe, leaves
 from postbus.events import MessageBuried, MessageFailed, MessageHandled, MessageReceived
-from postbus.failures import copy_to_bury
+from postbus.failures import as_it_came, copy_to_bury
 
 
 class Result(Struct):
@@ -112,7 +112,7 @@ class Retrying:
             is_known = origin in self._app.transports
             why = f"{origin!r} is a failure transport" if is_known else f"there is no transport {origin!r} any more"
             return Result(message.id, message.kind, "kept", why)
-        copy = message.envelope.without(stamps.Received, stamps.Buried, stamps.Retried, stamps.Delay)
+        copy = as_it_came(message.envelope).without(stamps.Buried, stamps.Retried, stamps.Delay)
         return _Tried(message, Result(message.id, message.kind, "sent back", transport=origin), copy, origin)
 
     def _settle(self) -> None:

@@ -48,7 +48,9 @@ def make_transport(dsn: Dsn, context: TransportContext) -> InMemoryTransport:
     """Return a transport on the queue that the host names, which this process has once; without host on a new one."""
     options = InMemoryOptions.from_dsn(dsn)
     if not options.serialize:
-        context = replace(context, serializer=ByReference())
+        context = replace(
+            context, serializer=ByReference(context.serializer if context.verify else None), serializer_name=None
+        )
     with _lock:
         queue = _queues[dsn.host] if dsn.host else Queue()
     return InMemoryTransport(queue, context, lease=options.lease)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from postbus import stamps
 from postbus.envelope import Envelope
-from postbus.serialization import Encoded
-from postbus.transport import QueueTransport, TransportContext
+from postbus.serialization import Encoded, Serializer
+from postbus.transport import Delivery, QueueTransport, TransportContext
 from postbus_in_memory.connection import InMemoryConnection
 from postbus_in_memory.queue import Clock, Queue
 
@@ -30,7 +30,7 @@ class InMemoryTransport(QueueTransport):
         with self._queue.changed:
             sent = [(message.id, message.content) for message in self._queue.sent]
         return [
-            Envelope(self.serializer.decode(content.body, content.headers).message, content.stamps).with_(
+            Envelope(self.decode(Delivery(content.body, content.headers, None)).message, content.stamps).with_(
                 stamps.Sent(self.name, id)
             )
             for id, content in sent
@@ -65,10 +65,16 @@ class _Reference(bytes):
 class ByReference:
     """A serializer that writes nothing down: the receiver gets the very objects that were sent.
 
-    Only stamps that travel are kept, as with any other serializer.
+    Only stamps that travel are kept, as with any other serializer. ``checking`` writes each message all the same,
+    so that none is sent which could not be.
     """
 
+    def __init__(self, checking: Serializer | None = None) -> None:
+        self._checking = checking
+
     def encode(self, envelope: Envelope) -> Encoded:
+        if self._checking is not None:
+            self._checking.encode(envelope)
         body = _Reference()
         body.envelope = Envelope(
             envelope.message, tuple(stamp for stamp in envelope.stamps if stamp.wire_name is not None)

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import msgspec
 from msgspec import Raw
 
-from postbus.serialization import Codec, TypeRegistry
+from postbus.serialization import Codec, make_codec
 
 Rename = Callable[[str], str]
 """Returns what a field that has this name here is called there."""
@@ -40,8 +40,7 @@ def camel_case(name: str) -> str:
 class Codecs:
     """What writes and reads each type as Symfony does."""
 
-    def __init__(self, types: TypeRegistry, rename: Rename | None) -> None:
-        self._types = types
+    def __init__(self, rename: Rename | None) -> None:
         self._rename = rename
         self._codecs: dict[type, Codec] = {}
 
@@ -49,7 +48,7 @@ class Codecs:
         """Return what writes and reads a type."""
         codec = self._codecs.get(type)
         if codec is None:
-            own = self._types.codec_for(type)
+            own = make_codec(type, by_alias=True)  # Here a model's aliases are what its fields are called there.
             codec = _make_lenient(type, own) if self._rename is None else _make_renaming(type, own, self._rename)
             self._codecs[type] = codec
         return codec
@@ -70,7 +69,7 @@ def _make_lenient(type: type, codec: Codec) -> Codec:
                 raise
         return codec.decode(known.mend(body))
 
-    return Codec(codec.encode, decode)
+    return codec._replace(decode=decode)
 
 
 def _make_renaming(type: type, codec: Codec, rename: Rename) -> Codec:
@@ -85,7 +84,7 @@ def _make_renaming(type: type, codec: Codec, rename: Rename) -> Codec:
     def decode(body: bytes) -> Any:
         return codec.decode(read.mend(body))
 
-    return Codec(encode, decode)
+    return Codec(encode, decode, codec.is_plain)
 
 
 # --- shapes ----------------------------------------------------------------------------------------

@@ -86,14 +86,17 @@ class Headers:
                 known += found
         return Found(known, unknown, problem)
 
-    def write(self, envelope: Envelope, came: Mapping[str, str]) -> dict[str, str]:
-        """Return the stamps as headers; what is in those that the message came with is written as it came."""
+    def write(self, envelope: Envelope, came: Mapping[str, str], *, verify: bool) -> dict[str, str]:
+        """Return the stamps as headers; what is in those that the message came with is written as it came.
+
+        With ``verify``, raise `SerializationError` for one of the user's that would not be read as what it is.
+        """
         entries = self._entries(came) if came else {}
         grouped = self._grouped(envelope, entries)
         for name, found in entries.items():
             if name not in grouped and any(stamp is None for stamp, _ in found):
                 grouped[name] = []
-        headers = self._encode(grouped, entries, came)
+        headers = self._encode(grouped, entries, came, verify=verify)
         unknown = envelope.last(stamps.UnknownHeaders)
         if unknown is not None:
             for name, text in unknown.headers.items():
@@ -107,7 +110,7 @@ class Headers:
         entries = self._entries(came)
         grouped = self._grouped(envelope, entries)
         kept = keep_headers(came, grouped, partial(self._stamps_in, came))
-        return kept | self._encode(grouped, entries, came)
+        return kept | self._encode(grouped, entries, came, verify=False)
 
     def _stamps_in(self, headers: Mapping[str, str], name: str, text: str) -> list[Stamp] | None:
         """Return the stamps in one of these headers; None if it holds none that are known here."""
@@ -172,7 +175,12 @@ class Headers:
         return header
 
     def _encode(
-        self, grouped: Mapping[str, list[Stamp]], entries: Mapping[str, Entries], came: Mapping[str, str]
+        self,
+        grouped: Mapping[str, list[Stamp]],
+        entries: Mapping[str, Entries],
+        came: Mapping[str, str],
+        *,
+        verify: bool,
     ) -> dict[str, str]:
         # Every message of Symfony's names its bus. The application reads what is spelt as it writes.
         snake_case = self._snake_case or '"bus_name"' in came.get(_BUS_NAME, "")
@@ -190,7 +198,7 @@ class Headers:
                     f"The stamp {qualified_name(twin.kind)} cannot be written for Symfony, as {twin.shape.__name__}: "
                     f"{error}. Give it plain fields."
                 ) from error
-        headers.update(encode_stamps(ours))
+        headers.update(encode_stamps(ours, verify=verify))
         return headers
 
 

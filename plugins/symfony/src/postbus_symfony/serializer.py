@@ -39,17 +39,19 @@ class SymfonySerializer:
         buses: Mapping[str, str] | None = None,
         snake_case_stamps: bool = False,
     ) -> None:
-        self._messages = JsonSerializer(types, codec_for=Codecs(types, rename).codec_for)
+        self._messages = JsonSerializer(types, codec_for=Codecs(rename).codec_for)
         self._headers = Headers(buses or {}, snake_case=snake_case_stamps)
+        self._verifies = types.verifies
 
     def encode(self, envelope: Envelope) -> Encoded:
         """Return the envelope as Symfony reads it; raise `SerializationError` if it cannot be written."""
         message = envelope.message
         if type(message) is Undecodable:
             return Encoded(message.body, self._headers.keep(envelope, message.headers))
-        body, headers = self._messages.encode_message(message, envelope.last(stamps.Encoded))
+        verify = self._verifies and not envelope.has(stamps.ErrorDetails)  # What has failed is kept, whatever it is.
+        body, headers = self._messages.encode_message(message, envelope.last(stamps.Encoded), verify=verify)
         came = envelope.last(Came)
-        headers.update(self._headers.write(envelope, {} if came is None else came.headers))
+        headers.update(self._headers.write(envelope, {} if came is None else came.headers, verify=verify))
         return Encoded(body, headers)
 
     def decode(self, body: bytes, headers: Mapping[str, str]) -> Envelope:

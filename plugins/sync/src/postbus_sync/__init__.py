@@ -8,7 +8,7 @@ from postbus import stamps
 from postbus.dsn import Dsn, Options
 from postbus.envelope import Envelope
 from postbus.hookspecs import RegisterTransport, hookimpl
-from postbus.transport import Guarantees, TransportContext
+from postbus.transport import Guarantees, Outgoing, TransportContext
 
 __all__ = ["GUARANTEES", "SyncOptions", "SyncTransport", "make_transport"]
 
@@ -39,9 +39,19 @@ class SyncTransport:
     def __init__(self, context: TransportContext) -> None:
         self.name = context.name
         self._dispatch = context.dispatch
+        self._serializer = context.serializer
+        self._verifies = context.verify
 
     def send(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
         """Handle the envelopes one after the other; what a handler raises ends it and reaches the caller."""
+        return self.store(envelopes, [self.encode(envelope) for envelope in envelopes])
+
+    def encode(self, envelope: Envelope) -> Outgoing:
+        """Write an envelope as other transports do, to refuse what they would; nothing comes of the bytes."""
+        return Outgoing(*self._serializer.encode(envelope)) if self._verifies else Outgoing(b"", {})
+
+    def store(self, envelopes: Sequence[Envelope], outgoing: Sequence[Outgoing]) -> list[Envelope]:
+        """Handle envelopes that were written; there is nothing to store."""
         return [self._handle(envelope) for envelope in envelopes]
 
     def close(self) -> None:
