@@ -338,7 +338,7 @@ def test_a_killed_worker_loses_nothing(shop: Shop, options: tuple[str, ...]) -> 
     assert {1, *range(10, 20)} == set(shop.told("handled"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP])
 @ARRANGEMENTS
 def test_an_idle_worker_stops(shop: Shop, options: tuple[str, ...], number: signal.Signals) -> None:
     """A worker that waits stops with exit code 0."""
@@ -408,7 +408,7 @@ def write_staying(shop: Shop, code: str) -> None:
     (shop.folder / "shop.py").write_text(start + code)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP])
 @pytest.mark.parametrize("options", [(), ("--processes", "2"), ("--watch",)], ids=["one", "parent", "watch"])
 def test_a_signal_while_the_app_is_imported(shop: Shop, options: tuple[str, ...], number: signal.Signals) -> None:
     """Nothing was fetched yet, so it ends at once, with exit code 0, and says why."""
@@ -432,7 +432,7 @@ def test_a_signal_that_the_app_takes_for_something_else(shop: Shop, kind: str) -
     assert "Consuming" not in shop.log(worker)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP])
 @ARRANGEMENTS
 def test_a_signal_as_soon_as_it_is_announced(shop: Shop, options: tuple[str, ...], number: signal.Signals) -> None:
     """Whoever reads that a signal stops the worker may send it, though the worker is only about to begin."""
@@ -532,6 +532,111 @@ def test_threads_of_an_interrupted_handler_do_not_keep_the_process(
         time.sleep(0.1)
     shop.end(worker, code)
     assert (1, 0) == shop.left()
+
+
+# a process that does not end although its worker has
+
+LINGERS = {
+    "a thread": """
+@app.handler
+def wait(message: Wait) -> None:
+    threading.Thread(target=threading.Event().wait, name="lingering").start()
+    raise SystemExit
+""",
+    "an executor": """
+from concurrent.futures import ThreadPoolExecutor
+
+@app.handler
+def wait(message: Wait) -> None:
+    ThreadPoolExecutor(thread_name_prefix="lingering").submit(threading.Event().wait)
+    raise SystemExit
+""",
+    "what was registered": """
+import atexit
+
+def linger_at_the_end():
+    threading.Event().wait()
+
+@app.handler
+def wait(message: Wait) -> None:
+    atexit.register(linger_at_the_end)
+    raise SystemExit
+""",
+}
+
+
+@pytest.mark.parametrize("kind", list(LINGERS))
+def test_a_process_that_does_not_end_is_ended(shop: Shop, kind: str) -> None:
+    """When the grace is over, with the exit code that it would have had, and a line that says what held it up."""
+    (shop.folder / "shop.py").write_text(APP + LINGERS[kind])
+    shop.dispatch("Wait", 1)
+    worker = shop.start("consume", "orders", "--grace", "0.5")
+    assert 0 == worker.wait(PATIENCE)
+    assert "Ending this process, which did not end within" in shop.log(worker)
+    held_up_by = "in linger_at_the_end" if kind == "what was registered" else "thread 'lingering"
+    assert held_up_by in shop.log(worker)
+    assert "threading.py" in shop.log(worker)
+
+
+def test_another_takes_the_place_of_a_child_that_does_not_end(shop: Shop) -> None:
+    """What its handlers have left behind keeps no message waiting."""
+    (shop.folder / "shop.py").write_text(APP + LINGERS["a thread"])
+    parent = shop.start("consume", "orders", "--processes", "1", "--grace", "0.5")
+    shop.until(lambda: shop.log(parent).count("a second one at once") == 1, "the child has begun")
+    shop.dispatch("Wait", 1)
+    shop.until(lambda: "Stopped, because a handler raised SystemExit" in shop.log(parent), "it has stopped")
+    shop.dispatch("Order", *range(10))
+    shop.until(lambda: len(shop.told("handled")) == 10, "the work goes on")
+    parent.terminate()
+    shop.end(parent)
+
+
+# a hangup
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--concurrency", "3"), ("--processes", "1")], ids=["one", "three", "under a parent"]
+)
+def test_a_hangup_stops_a_worker(shop: Shop, options: tuple[str, ...]) -> None:
+    """When its terminal is closed, it finishes what it has begun, also if the hangup comes twice."""
+    shop.dispatch("Wait", 1)
+    worker = shop.start("consume", "orders", *options)
+    shop.until(lambda: shop.told("begun"), "the handler runs")
+    worker.send_signal(signal.SIGHUP)
+    shop.until(lambda: "SIGHUP" in shop.log(worker) if "--processes" in options else True, "it is heard")
+    worker.send_signal(signal.SIGHUP)
+    shop.go_on()
+    shop.end(worker)
+    assert Counter({1: 1}) == shop.told("handled")
+    assert (0, 0) == shop.left()
+    assert "it got SIGHUP" in shop.log(worker)
+
+
+@pytest.mark.parametrize("options", [(), ("--processes", "1")], ids=["one", "under a parent"])
+def test_a_hangup_that_was_ignored_stays_so(shop: Shop, options: tuple[str, ...]) -> None:
+    """A worker that is started with nohup outlives its terminal."""
+    worker = shop.worker("orders", *options, before=("nohup",))
+    worker.send_signal(signal.SIGHUP)
+    for child in children(worker):
+        os.kill(child, signal.SIGHUP)
+    shop.dispatch("Order", 1)
+    shop.until(lambda: shop.told("handled"), "it goes on")
+    worker.terminate()
+    shop.end(worker)
+    assert "SIGHUP" not in shop.log(worker)
+
+
+def test_a_hangup_that_the_app_handles_is_the_apps(shop: Shop) -> None:
+    """Some programs read their configuration again."""
+    code = 'signal.signal(signal.SIGHUP, lambda *_: tell("reloaded", 1))\n'
+    (shop.folder / "shop.py").write_text(APP + WAITING["sleeps"] + code)
+    worker = shop.worker("orders")
+    worker.send_signal(signal.SIGHUP)
+    shop.until(lambda: shop.told("reloaded"), "it is heard")
+    shop.dispatch("Order", 1)
+    shop.until(lambda: shop.told("handled"), "it goes on")
+    worker.terminate()
+    shop.end(worker)
 
 
 def test_rolling_restarts_lose_nothing_and_double_nothing(shop: Shop) -> None:

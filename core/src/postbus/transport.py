@@ -544,6 +544,8 @@ class QueueTransport:
         While the broker is away, waits and returns nothing; the observers and the log are told once.
         """
         limit = min(limit, self.guarantees.fetch_batch)
+        longest = self.guarantees.longest_wait
+        wait, rest = (wait, 0.0) if longest is None or longest >= wait else (longest, wait - longest)
         pause = self._retry_at - time.monotonic()
         if pause > 0:
             self._closed.wait(min(pause, wait))
@@ -560,6 +562,8 @@ class QueueTransport:
             self._pause = min(max(self._pause * 2, self.first_pause), self.longest_pause)
             self._retry_at = time.monotonic() + self._pause * random.uniform(0.8, 1.2)
             return []
+        if rest and not deliveries:  # Else a broker that cannot wait would be asked without a pause.
+            self._closed.wait(min(rest, self.first_pause))
         # Else another thread has found it lost, and closed it, which is why nothing came.
         if deliveries or self._connection is connection:
             self._found()
@@ -620,14 +624,29 @@ class QueueTransport:
 
     def keepalive(self, envelopes: Sequence[Envelope]) -> list[Envelope]:
         """Begin the leases of all of them anew; return those whose lease was lost already."""
-        return self._settle(envelopes, lambda connection, tags: cast(SupportsKeepalive, connection).keepalive(tags))
+        return self._settle(
+            envelopes, lambda connection, tags: cast(SupportsKeepalive, connection).keepalive(tags), is_final=False
+        )
 
     def _settle(
-        self, envelopes: Sequence[Envelope], how: Callable[[Connection, Sequence[Any]], Sequence[Any]]
+        self,
+        envelopes: Sequence[Envelope],
+        how: Callable[[Connection, Sequence[Any]], Sequence[Any]],
+        *,
+        is_final: bool = True,
     ) -> list[Envelope]:
-        tags = _tags(envelopes)
-        lost = self.call(lambda connection: how(connection, tags))
+        tags, tries = _tags(envelopes), 0
+
+        def settle(connection: Connection) -> Sequence[Any]:
+            nonlocal tries
+            tries += 1
+            return how(connection, tags)
+
+        lost = self.call(settle)
         if not lost:
+            return []
+        if tries > 1 and is_final:
+            tell_doubt(self.name, len(lost))
             return []
         return [envelope for envelope, tag in zip(envelopes, tags, strict=True) if tag in lost]
 
@@ -720,6 +739,20 @@ class QueueTransport:
         self.lost_since, self._pause, self._retry_at = None, 0.0, 0.0
         logger.info("Reached %r again.", self.name, extra={"transport": self.name})
         self._observers.notify(TransportRestored(self.name))
+
+
+def tell_doubt(name: str, number: int) -> None:
+    """Tell that nobody knows about so many messages which were settled as the connection was lost, and then again.
+
+    That the broker does not know them any more may mean that it has settled them at the first time.
+    """
+    logger.warning(
+        "The connection to %r was lost while %d messages were being settled; those that the broker had not heard of "
+        "yet come again.",
+        name,
+        number,
+        extra={"transport": name},
+    )
 
 
 def _fetch(connection: Connection, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:

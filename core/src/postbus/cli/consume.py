@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Concatenate, Literal, NoReturn, ParamSpec
+from typing import Any, Concatenate, Literal, NoReturn, ParamSpec, cast
 
 import click
 
@@ -30,6 +30,7 @@ from postbus.cli.options import (
 )
 from postbus.cli.output import age, count_of
 from postbus.cli.processes import Parent
+from postbus.cli.program import Program
 from postbus.cli.scaling import Backlog, Scaling
 from postbus.cli.summary import Summary
 from postbus.cli.watching import Changes
@@ -44,6 +45,9 @@ from postbus.worker.strategies import STRATEGIES, Strategy
 logger = logging.getLogger(logs.ANNOUNCEMENTS)
 
 P = ParamSpec("P")
+
+LAST_GRACE = 1.0
+"""Seconds that a process gets at least to end once its worker has."""
 
 
 def pass_standby(
@@ -185,12 +189,14 @@ def consume(
     """Handle what arrives at transports.
 
     NAMES are in order of priority; they may be left out if there is only one transport to consume. SIGTERM,
-    SIGINT and SIGQUIT stop it after the messages in hand (exit code 0), a second one at once (130).
+    SIGINT, SIGQUIT and SIGHUP stop it after the messages in hand (exit code 0), a second one at once (130).
     """
     if everything and names:
         raise click.UsageError("Give names or --all, not both.")
     if exclude and not everything:
         raise click.UsageError("--exclude goes together with --all.")
+    program = cast(Program, context.find_root().command)
+    program.grace = grace
     child = number_of(os.environ)
     least, most = processes or (1, 1)
     if watch and least != most:
@@ -269,6 +275,8 @@ def consume(
         if not worker.has_unfinished:
             raise
         code = 130
+    finally:
+        program.grace = min(grace, max(LAST_GRACE, worker.grace_left))
     if worker.has_unfinished:
         _end(app, code)
     context.exit(code)

@@ -27,7 +27,7 @@ from postbus.cli.output import count_of
 from postbus.cli.scaling import Backlog
 from postbus.cli.watching import Changes
 from postbus.worker.health import Health, Systemd
-from postbus.worker.signals import STOP_SIGNALS
+from postbus.worker.signals import STOP_SIGNALS, taken_signals
 
 logger = logging.getLogger(logs.ANNOUNCEMENTS)
 
@@ -108,7 +108,7 @@ class Parent:
         os.set_inheritable(life, True)
         # The pipe first: a signal that is handled and not written into it would come to nothing.
         wakeup_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
-        before = {number: signal.signal(number, _note) for number in (*STOP_SIGNALS, signal.SIGCHLD)}
+        before = {number: signal.signal(number, _note) for number in (*taken_signals(), signal.SIGCHLD)}
         if self._told is not None:
             self._heed(self._told)
         if self._backlog is not None:
@@ -195,10 +195,12 @@ class Parent:
         except BlockingIOError:
             return
         for number in numbers:
-            if number in STOP_SIGNALS:
+            if number in STOP_SIGNALS and signal.getsignal(number) is _note:
                 self._heed(signal.Signals(number))
 
     def _heed(self, number: signal.Signals) -> None:
+        if number == signal.SIGHUP and self._signals:  # As in `StopSignals`, it is no second one.
+            return
         self._signals += 1
         self._stop(number)
 

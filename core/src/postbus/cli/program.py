@@ -14,10 +14,12 @@ from click.core import ParameterSource
 
 from postbus import __version__
 from postbus.cli import logs
+from postbus.cli.ending import end_within
 from postbus.cli.invocation import Invocation, unknown
 from postbus.display import printable
 from postbus.errors import ConfigurationError, NoHandler, NoRoute, PostbusError, describe
 from postbus.plugins import installed_plugins
+from postbus.worker.handling import exit_code
 
 COMMANDS: Mapping[str, str] = {
     "consume": "postbus.cli.consume:consume",
@@ -61,10 +63,17 @@ class Program(click.Group):
 
     owns_process = False
     """Whether this process ends with the command."""
+    grace: float | None = None
+    """Seconds that the process may take to end once the command has; None for any time."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         self.owns_process = options.get("standalone_mode", True)
-        return super().__call__(*args, **options)
+        try:
+            return super().__call__(*args, **options)
+        except SystemExit as error:
+            if self.owns_process and self.grace is not None:
+                end_within(self.grace, exit_code(error))
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(name for name in _commands_of_plugins() if name not in COMMANDS)]

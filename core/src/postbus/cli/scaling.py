@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from postbus.cli.invocation import connection_of
 from postbus.errors import ConfigurationError, TransportError
-from postbus.transport import SupportsCount, Transport, supports
+from postbus.transport import QueueTransport, SupportsCount, Transport, supports
 
 logger = logging.getLogger("postbus")
 
@@ -53,7 +54,7 @@ class Backlog:
 
     def __init__(self, transports: Mapping[str, Transport], scaling: Scaling) -> None:
         for name, transport in transports.items():
-            if not isinstance(connection_of(transport), SupportsCount):
+            if not supports(connection_of(transport), SupportsCount):
                 raise ConfigurationError(
                     f"Transport {name!r} cannot count what waits, so the number of processes must be fixed."
                 )
@@ -82,9 +83,12 @@ class Backlog:
     def _count(self) -> tuple[int, float | None]:
         waiting, ages = 0, list[float | None]()
         for transport in self._transports.values():
-            connection = connection_of(transport)
-            assert supports(connection, SupportsCount)
-            counts = connection.count()
+            # Through the transport, which opens a new connection when this one turns out to be lost.
+            counts = (
+                transport.call(lambda connection: cast(SupportsCount, connection).count())
+                if isinstance(transport, QueueTransport)
+                else cast(SupportsCount, transport).count()
+            )
             waiting += counts.waiting
             if counts.waiting:
                 ages.append(counts.oldest_age)

@@ -133,17 +133,21 @@ class Concurrent:
         receivers = self._receivers.values()
         while self._slots.begun < most:
             # A transport that may have more keeps its turn, although none of its messages is here yet.
-            wanting = [name for name, one in self._receivers.items() if one.holding.waiting or not one.is_empty]
+            wanting = [
+                name
+                for name, one in self._receivers.items()
+                if (one.holding.next() is not None if one.holding.waiting else not one.is_empty)
+            ]
             holding = self._receivers[self._turns.order(wanting)[0]].holding if wanting else None
-            if holding is None or not holding.waiting:
+            envelope = holding.next() if holding is not None else None
+            if holding is None or envelope is None:
                 return
-            envelope = holding.waiting[0]
             has_last_chance = holding.has_suspects and holding.has_last_chance(envelope)
             if has_last_chance and not self._last_chance.may_begin(receivers, is_busy=self._slots.begun > 0):
                 return
             self._turns.next(wanting)
-            holding.waiting.popleft()
-            if holding.lost and holding.has_lost(envelope):
+            holding.begin(envelope)
+            if holding.lost and holding.has_lost(envelope, begun=False):
                 continue
             if has_last_chance:
                 self._give_back()
@@ -192,7 +196,7 @@ class Concurrent:
         self._last_chance.end(finished.envelope)
         holding, envelope = finished.holding, finished.envelope
         if finished.outcome == "paused":
-            holding.waiting.append(envelope)
+            holding.waiting.appendleft(envelope)
             return
         if finished.outcome == "handled":
             self._counters.handled += 1
@@ -205,7 +209,7 @@ class Concurrent:
         if finished.error is not None:
             raise finished.error
         if finished.outcome == "stuck":
-            holding.release([envelope], begun=True)
+            holding.give_back(envelope)
             self._rest()
         elif time.monotonic() >= self._paused_until:
             self._handling.end_pauses()
@@ -236,7 +240,7 @@ class Concurrent:
                 holding.release_waiting()
             if holding.release_overdue(now):
                 self._size.learn(0, 0, given_back=True)
-        if self._is_line_overdue(now):
+        if self._is_line_overdue(now) and all(receiver.holding.is_shared for receiver in self._receivers.values()):
             self._size.learn(0, 0, given_back=True)
             self._give_back()
         if now < self._paused_until:
@@ -252,8 +256,8 @@ class Concurrent:
 
     def _give_back(self) -> None:
         """Give back all that is not begun."""
-        for holding, envelope in self._slots.take_back():
-            holding.waiting.append(envelope)
+        for holding, envelope in reversed(self._slots.take_back()):
+            holding.waiting.appendleft(envelope)
         self._give_back_waiting()
 
     def _give_back_waiting(self) -> None:
@@ -277,7 +281,7 @@ class Concurrent:
             self._slots.finish(stuck.holding, stuck.envelope)
             self._counters.failed += 1
             if outcome == "stuck":
-                stuck.holding.release([stuck.envelope], begun=True)
+                stuck.holding.give_back(stuck.envelope)
         self._stuck = []
 
     # stopping

@@ -7,17 +7,30 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from msgspec import Struct
 
 from postbus import stamps
 from postbus.envelope import Envelope
-from postbus.errors import ConnectionLost, TransportError
+from postbus.errors import ConnectionLost, TransportError, describe
 from postbus.events import LeaseLost, LeasesExtended, MessageReleased, MessagesAcknowledged, Observers
 from postbus.failures import identifiers, label
-from postbus.transport import QueueTransport, Receiver
+from postbus.transport import QueueTransport, Receiver, tell_doubt
 from postbus.worker.kill_switch import KillSwitch, Switch
 
 logger = logging.getLogger("postbus")
+
+T = TypeVar("T")
+
+NO_RECEIVED = stamps.Received("")
+
+
+class Owed(Struct, frozen=True):
+    """Messages that are given back as soon as their broker can be reached again."""
+
+    envelopes: Sequence[Envelope]
+    begun: bool
 
 
 class Gate(Protocol):
@@ -52,6 +65,8 @@ class Holding:
     """Seconds after which it is tried again, where nobody else finds out whether the broker is back."""
     TOO_LONG = 0.8
     """Seconds after which what waits behind a slow message is given back to the broker, for other workers."""
+    MOST_SURVIVED = 10_000
+    """How many messages are remembered that were lost without having been begun."""
 
     def __init__(
         self,
@@ -88,7 +103,18 @@ class Holding:
         self.fetching_since: float | None = None
         """When the fetch began that is under way, by the monotonic clock; None if there is none."""
         self._guarantees = receiver.guarantees if isinstance(receiver, QueueTransport) else None
+        # What is given back to nobody else need not be given back so that others get it.
+        self.is_shared = self._guarantees is None or self._guarantees.release != "own"
+        self._has_groups = self._guarantees is not None and self._guarantees.groups
+        self._is_looked_into = self._guarantees is not None and (
+            self._guarantees.delivery_count or self._guarantees.lease
+        )
+        self._survived: dict[str, int] = {}
+        """How often each was lost without having been begun, by the broker's id: nobody died of it then."""
+        self._owed: deque[Owed] = deque()
         self._lease: float | None = math.nan
+        self._shortest = math.inf
+        """The shortest lease that a delivery has of its own."""
         self._leased_at = 0.0
         self._extend_at = 0.0
         self._mark: Envelope | None = None
@@ -149,46 +175,110 @@ class Holding:
         if not self:
             self.lost.clear()
             self.has_suspects = False
+            self._shortest = math.inf
             self._leased_at = self._extend_at = since
             self._mark = envelopes[min(1, len(envelopes) - 1)] if self._patient else envelopes[-1]
             self._look_at = time.monotonic() + self.TOO_LONG
-        if self._guarantees is not None and self._guarantees.delivery_count:
-            self._look_for_suspects(envelopes)
+        if self._is_looked_into:
+            self._look_into(envelopes, since)
         self.waiting.extend(envelopes)
+
+    def _look_into(self, envelopes: Sequence[Envelope], since: float) -> None:
+        for envelope in envelopes:
+            received = envelope.stamps[-1]
+            if type(received) is not stamps.Received:
+                continue
+            if received.count and received.count >= self.LAST_CHANCE:
+                self.has_suspects = True
+            if received.lease is not None and received.lease < self._shortest:
+                self._shortest = received.lease
+                self._extend_at = min(self._extend_at, since + received.lease / 3)
+
+    # groups
+
+    def next(self) -> Envelope | None:
+        """Return what is to be begun next, and leave it where it is; None if all that waits has to.
+
+        A message waits as long as another one of its group is begun; others overtake it.
+        """
+        if not self._has_groups:
+            return self.waiting[0] if self.waiting else None
+        busy = {_received(envelope).group for envelope in self.begun.values()} - {None}
+        return next((envelope for envelope in self.waiting if _received(envelope).group not in busy), None)
+
+    def begin(self, envelope: Envelope) -> None:
+        """Take out what `next` returned, because it begins now."""
+        if self.waiting[0] is envelope:
+            self.waiting.popleft()
+        else:
+            self.waiting.remove(envelope)
+
+    def give_back(self, envelope: Envelope) -> None:
+        """Give back a message that was begun and not finished, and what is behind it in its group, in that order.
+
+        So nothing of its group overtakes it. A copy that was stored for a retry is another message, and is overtaken.
+        """
+        self.release([envelope], begun=True)
+        group = _received(envelope).group
+        if group is None:
+            return
+        behind = [one for one in self.waiting if _received(one).group == group]
+        for one in behind:
+            self.waiting.remove(one)
+        self.release(behind)
 
     # what workers die of
 
     def has_last_chance(self, envelope: Envelope) -> bool:
         """Say whether a message is to be handled with nothing else in hand."""
-        return _deliveries_of(envelope) == self.LAST_CHANCE and not self._counts_releases
+        return not self._counts_releases and self._deliveries_of(envelope) == self.LAST_CHANCE
 
     def deaths(self, envelope: Envelope) -> int | None:
         """Return how many workers had a message when they died, if these were too many."""
         most = self.LAST_CHANCE_COUNTED if self._counts_releases else self.LAST_CHANCE
-        count = _deliveries_of(envelope)
+        count = self._deliveries_of(envelope)
         return count - 1 if count > most else None
 
     @property
     def _counts_releases(self) -> bool:
         return self._guarantees is not None and self._guarantees.release == "counted"
 
-    def _look_for_suspects(self, envelopes: Sequence[Envelope]) -> None:
+    def _deliveries_of(self, envelope: Envelope) -> int:
+        """Return how often a message was delivered, but for when this very worker lost it before it was begun."""
+        received = _received(envelope)
+        if not received.count or received.id is None:
+            return received.count or 0
+        again = sum(1 for one in self.waiting.copy() if one is not envelope and _received(one).id == received.id)
+        return max(1, received.count - again - self._survived.get(received.id, 0))
+
+    def _note_survived(self, envelopes: Sequence[Envelope]) -> None:
         for envelope in envelopes:
-            received = envelope.stamps[-1]
-            if type(received) is stamps.Received and received.count and received.count >= self.LAST_CHANCE:
-                self.has_suspects = True
+            id = _received(envelope).id
+            if id is not None:
+                self._survived[id] = self._survived.pop(id, 0) + 1
+        while len(self._survived) > self.MOST_SURVIVED:
+            del self._survived[next(iter(self._survived))]
 
     # settling
 
     def settle(self, *, last: bool = False) -> None:
-        """Acknowledge what is done, but not what somebody else has meanwhile.
+        """Acknowledge what is done, but not what somebody else has meanwhile; give back what could not be before.
 
         If the connection is lost, that is tried again, as long as nobody else can have the messages; unless
         this is the last time.
         """
-        if not self.done or (self._is_owed and not last and not self._may_be_back()):
+        if not self.done and not self._owed:
+            return
+        is_again = self._is_owed
+        if is_again and not last and not self._may_be_back():
             return
         self._is_owed = False
+        for owed in _all_of(self._owed):
+            self.release(owed.envelopes, begun=owed.begun, last=last)
+        if self.done:
+            self._acknowledge(last=last, is_again=is_again)
+
+    def _acknowledge(self, *, last: bool, is_again: bool) -> None:
         done = _all_of(self.done)
         try:
             if time.monotonic() - self._leased_at > self._known_lease():
@@ -197,15 +287,34 @@ class Holding:
                 done = [envelope for envelope in done if not self.has_lost(envelope)]
             if not done:
                 return
-            self.receiver.ack(done)
-            if self._observers:
-                self._observers.notify(MessagesAcknowledged(self.name, len(done)))
-        except TransportError as error:
-            if isinstance(error, ConnectionLost) and not last and self._is_ours():
-                self._is_owed, self._settle_again_at = True, time.monotonic() + self.SETTLE_AGAIN_AFTER
-                self.done.extendleft(reversed(done))
+            unsettled = self.receiver.ack(done)
+        except Exception as error:  # A border: what is wrong with one of them must not end the worker.
+            if not self._is_to_be_tried_again(error, last=last):
+                _warn(error, "Could not acknowledge %d messages of %r; they come again", len(done), self.name)
                 return
-            logger.warning("Could not acknowledge %d messages of %r; they come again: %s", len(done), self.name, error)
+            self.done.extendleft(reversed(done))
+            return
+        if self._observers:
+            self._observers.notify(MessagesAcknowledged(self.name, len(done) - len(unsettled)))
+        if not unsettled:
+            return
+        if is_again:
+            tell_doubt(self.name, len(unsettled))
+            return
+        for envelope in unsettled:
+            logger.warning(
+                "%s was handled, but not settled, so it comes again: its broker has taken it back.",
+                label(envelope),
+                extra=identifiers(envelope),
+            )
+            self._observers.notify(LeaseLost(envelope, self.name))
+
+    def _is_to_be_tried_again(self, error: Exception, *, last: bool) -> bool:
+        """Say whether to settle later what could not be now, and see to that."""
+        if last or not isinstance(error, ConnectionLost) or not self._is_ours():
+            return False
+        self._is_owed, self._settle_again_at = True, time.monotonic() + self.SETTLE_AGAIN_AFTER
+        return True
 
     def _may_be_back(self) -> bool:
         """Say whether the broker can be reached, or is to be tried: who fetches finds that out, if somebody does."""
@@ -217,21 +326,42 @@ class Holding:
         """Say whether all that is held is on a lease that is not over, so that losing the connection loses nothing."""
         return time.monotonic() - self._leased_at < self._known_lease() < math.inf
 
-    def release(self, envelopes: Sequence[Envelope], *, begun: bool = False) -> None:
-        """Give back what was not handled; ``begun`` says whether a handler had it."""
+    def release(self, envelopes: Sequence[Envelope], *, begun: bool = False, last: bool = False) -> None:
+        """Give back what was not handled; ``begun`` says whether a handler had it.
+
+        If the connection is lost, that is done when the broker is back: see `settle`.
+        """
+        if not envelopes:
+            return
+        if self._is_owed and self._owed and not last:  # In the order in which they are to come again.
+            self._owed.append(Owed(envelopes, begun))
+            return
         try:
-            if envelopes:
-                self.receiver.release(envelopes)
-            if self._observers:
-                for envelope in envelopes:
+            lost = self.receiver.release(envelopes)
+        except Exception as error:  # A border, as in acknowledging.
+            if self._is_to_be_tried_again(error, last=last):
+                self._owed.append(Owed(envelopes, begun))
+                return
+            if not begun:
+                self._note_survived(envelopes)
+            what = "Could not give %d messages back to %r; they come again when their time is over"
+            _warn(error, what, len(envelopes), self.name)
+            return
+        if lost:
+            self._take_note_of_lost(lost, begun=begun)
+        if self._observers:
+            for envelope in envelopes:
+                if not any(envelope is one for one in lost):
                     self._observers.notify(MessageReleased(envelope, self.name, begun))
-        except TransportError as error:
-            logger.warning(
-                "Could not give %d messages back to %r; they come again when their time is over: %s",
-                len(envelopes),
-                self.name,
-                error,
-            )
+
+    def _take_note_of_lost(self, lost: Sequence[Envelope], *, begun: bool) -> None:
+        """Tell of what was somebody else's when it was to be given back; it comes again all the same."""
+        logger.info("%d messages of %r were not ours any more when they were to be given back.", len(lost), self.name)
+        if not begun:
+            self._note_survived(lost)
+        for envelope in lost:
+            self.lost.pop(id(envelope), None)
+            self._observers.notify(LeaseLost(envelope, self.name))
 
     def release_waiting(self) -> int:
         """Give back what was not begun; return how many messages that were."""
@@ -241,7 +371,7 @@ class Holding:
 
     def release_overdue(self, now: float) -> bool:
         """Give back what waits, if it does so for too long; say whether that was done."""
-        if now < self._look_at:
+        if now < self._look_at or not self.is_shared:
             return False
         self._look_at = now + self.TOO_LONG
         waiting = self.waiting.copy()
@@ -266,19 +396,23 @@ class Holding:
             # Soon again, as it may be that the broker could not be asked how long a lease is.
             self._extend_at = min(due, now + self.TOO_LONG)
             return
-        held = [*self.begun.values(), *self.waiting.copy(), *self.done.copy()]
+        held = [*self.begun.copy().values(), *self.waiting.copy(), *self.done.copy()]
+        if self._shortest < math.inf:
+            self._shortest = min((one for e in held if (one := _received(e).lease) is not None), default=math.inf)
         try:
             self._note_lost(held)
             self._observers.notify(LeasesExtended(self.name, len(held)))
             self._leased_at, self._extend_at = now, now + lease / 3
-        except TransportError as error:
-            logger.warning("Could not extend the leases of %d messages of %r: %s", len(held), self.name, error)
+        except Exception as error:  # A border, as in acknowledging.
+            _warn(error, "Could not extend the leases of %d messages of %r", len(held), self.name)
             self._extend_at = now + lease / 12
 
-    def has_lost(self, envelope: Envelope) -> bool:
+    def has_lost(self, envelope: Envelope, *, begun: bool = True) -> bool:
         """Say whether somebody else has the message by now, and write it down, once."""
         if self.lost.pop(id(envelope), None) is None:
             return False
+        if not begun:
+            self._note_survived([envelope])
         logger.warning(
             "Lost the lease of %s, so it comes again; what has come of it here is not settled.",
             label(envelope),
@@ -298,7 +432,7 @@ class Holding:
                 extra=identifiers(envelope),
             )
         self.given_up += len(begun)
-        self.release(begun, begun=True)
+        self.release(begun, begun=True, last=True)
 
     def _note_lost(self, envelopes: Sequence[Envelope]) -> None:
         assert isinstance(self.receiver, QueueTransport)
@@ -312,20 +446,24 @@ class Holding:
                 self._lease = self.receiver.lease if isinstance(self.receiver, QueueTransport) else None
             except TransportError:
                 return math.inf
-        return math.inf if self._lease is None else self._lease
+        return math.inf if self._lease is None else min(self._lease, self._shortest)
 
 
-def _deliveries_of(envelope: Envelope) -> int:
-    received = envelope.last(stamps.Received)
-    return received.count or 0 if received is not None else 0
+def _received(envelope: Envelope) -> stamps.Received:
+    return envelope.last(stamps.Received) or NO_RECEIVED
 
 
-def _all_of(envelopes: deque[Envelope]) -> list[Envelope]:
+def _warn(error: Exception, what: str, number: int, name: str) -> None:
+    is_foreseen = isinstance(error, TransportError)
+    logger.warning(f"{what}: %s", number, name, error if is_foreseen else describe(error), exc_info=not is_foreseen)
+
+
+def _all_of(envelopes: deque[T]) -> list[T]:
     """Take everything out, each in one piece, so that of two who do this at once only one gets it.
 
     From the end, so that who takes the next one meanwhile overtakes none.
     """
-    taken: deque[Envelope] = deque()
+    taken: deque[T] = deque()
     while True:
         try:
             taken.appendleft(envelopes.pop())

@@ -126,6 +126,6 @@ class WaitingReceiver:
         while not envelopes and not (self._is_recalled or self._is_stopping):
             envelopes, since = fetch(1, WAIT, queues)
         if self._is_abandoned:
-            self.holding.release(envelopes)
+            self.holding.release(envelopes, last=True)
             return
         self._inbox.put(Arrived(self, envelopes, since))

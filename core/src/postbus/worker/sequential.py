@@ -122,7 +122,7 @@ class Sequential:
                 except IndexError:  # The batch is done, or the keeper has given the rest of it back.
                     break
                 number += 1
-                if lost and holding.has_lost(envelope):
+                if lost and holding.has_lost(envelope, begun=False):
                     continue
                 begun[0] = envelope
                 if has_suspects and holding.has_last_chance(envelope):

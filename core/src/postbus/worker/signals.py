@@ -7,11 +7,19 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any, ClassVar
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+IS_DEAF_TO_HANGUP = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+"""Whether who started this process wants it to outlive its terminal, as nohup(1) does."""
+
+STOP_SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    *(() if IS_DEAF_TO_HANGUP else (signal.SIGHUP,)),
+)
 
 NUDGE = signal.SIGURG
 """What one thread sends the main thread to interrupt it; to everybody who does not handle it, it means nothing."""
@@ -38,6 +46,7 @@ class StopSignals:
         self._is_main = threading.current_thread() is threading.main_thread()
         # Those of gevent are greenlets, of which the system knows nothing: to signal one ends badly.
         self._has_threads = threading.get_ident() in sys._current_frames()  # pyright: ignore[reportPrivateUsage]
+        self._numbers: Sequence[signal.Signals] = ()
         self._before: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
         self._wakeup_before = -1
@@ -50,7 +59,8 @@ class StopSignals:
             for end in self._pipe:
                 os.set_blocking(end, False)
             self._wakeup_before = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-            self._before = {number: signal.signal(number, self._handle) for number in (*STOP_SIGNALS, NUDGE)}
+            self._numbers = taken_signals()
+            self._before = {number: signal.signal(number, self._handle) for number in (*self._numbers, NUDGE)}
             _installed.append(self)
         return self
 
@@ -80,7 +90,9 @@ class StopSignals:
             self._note(number)
 
     def _note(self, number: int) -> None:
-        if number in STOP_SIGNALS and (self.counts_repeats or number not in self._told):
+        # A hangup comes from the shell and from the terminal that is closed, or right after systemd's SIGTERM.
+        is_no_news = bool(self._told) if number == signal.SIGHUP else number in self._told and not self.counts_repeats
+        if number in self._numbers and not is_no_news:
             self._told.append(number)
             self._tell(f"it got {signal.Signals(number).name}")
 
@@ -121,6 +133,13 @@ class StopSignals:
             raise KeyboardInterrupt
         if number == NUDGE and not self.is_second:
             self._nudged()
+
+
+def taken_signals() -> Sequence[signal.Signals]:
+    """Return those that a worker takes: not a hangup at which the app does something of its own, such as to reload."""
+    handler = signal.getsignal(signal.SIGHUP)
+    is_free = handler == signal.SIG_DFL or isinstance(getattr(handler, "__self__", None), Standby)
+    return [number for number in STOP_SIGNALS if is_free or number != signal.SIGHUP]
 
 
 class Standby:

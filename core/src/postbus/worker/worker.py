@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -82,8 +83,9 @@ class Worker:
     def run(self, *, abandon: Callable[[WorkerStopped], object] | None = None) -> WorkerStopped:
         """Work until a limit is reached, a signal arrives or `stop` is called; return why, and how much was done.
 
-        SIGTERM, SIGINT and SIGQUIT let running handlers finish, for as long as the grace allows; a second
-        one interrupts them. What was fetched and not begun is given back. Raises `TransportError` for what
+        SIGTERM, SIGINT, SIGQUIT and SIGHUP let running handlers finish, for as long as the grace allows; a
+        second one interrupts them. A hangup that was ignored when the process began, or that the app has a handler
+        for, stays as it is. What was fetched and not begun is given back. Raises `TransportError` for what
         a new connection cannot mend, and for a broker that has been away for longer than ``max_outage``.
 
         A handler that nothing can interrupt, although its time limit or the grace is over, may keep this from
@@ -145,6 +147,11 @@ class Worker:
     def has_unfinished(self) -> bool:
         """Whether handlers were interrupted; what they have started, threads for instance, may still run."""
         return any(holding.given_up for holding in self._holdings)
+
+    @property
+    def grace_left(self) -> float:
+        """The seconds of the grace that are left; infinite if it was not told to stop."""
+        return self._stopping.deadline - time.monotonic()
 
     def stop(self, reason: str = "it was told to") -> None:
         """Stop after the messages in hand. From any thread, and from a signal handler."""
