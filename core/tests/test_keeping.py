@@ -12,10 +12,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from msgspec.structs import replace
 
-from postbus import Limits, Postbus, TransportError
+from postbus import Envelope, Limits, Postbus, TransportError
 from postbus.errors import ConnectionLost
-from postbus.events import LeaseLost, LeasesExtended, MessagesAcknowledged, TransportLost
+from postbus.events import LeaseLost, LeasesExtended, MessageReleased, MessagesAcknowledged, TransportLost
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
 from postbus.transport import Guarantees, QueueTransport
@@ -311,6 +312,7 @@ class Broker:
     def __init__(self) -> None:
         self.queue = Queue()
         self.is_up = True
+        self.loses_answers = 0
 
     @hookimpl
     def register_transports(self, register: RegisterTransport) -> None:
@@ -345,6 +347,13 @@ class BreakableConnection(InMemoryConnection):
 
     def close(self) -> None:
         self._closed = True
+
+    def ack(self, tags: Any) -> Any:
+        lost = super().ack(tags)
+        if self.broker.loses_answers:
+            self.broker.loses_answers -= 1
+            raise ConnectionLost("The answer was lost.")
+        return lost
 
 
 @pytest.mark.parametrize("is_back", ["while idle", "while busy"])
@@ -403,6 +412,171 @@ def test_what_cannot_be_settled_is_not_kept_for_ever(end: str, caplog: pytest.Lo
         holding._settle_again_at = 0.0
     holding.settle(last=end == "the worker ends")
     assert ("come again" in caplog.text, len(holding)) == (True, 0)
+
+
+def test_what_was_given_back_in_an_outage_is_so_when_the_broker_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    """It does not lie there until its time is over: others get it, in the order in which it was given back."""
+    broker = Broker()
+    app = broker.app()
+    told: list[Any] = []
+    app.observe(told.append)
+    app.dispatch_many(Task(n) for n in range(52))
+    tasks = transport(app)
+    holding = Holding("tasks", tasks, app.observers)
+    holding.take_in(tasks.receive(50, 0), time.monotonic())
+    broker.is_up = False
+    holding.release_waiting()
+    assert "Could not give" not in caplog.text
+    assert [] == [event for event in told if isinstance(event, MessageReleased)]
+
+    broker.is_up = True
+    assert 2 == len(tasks.receive(2, 0))  # Whoever fetches finds out that it is back.
+    holding.settle()
+    assert 50 == tasks.connection.count().waiting
+    assert list(range(50)) == [event.envelope.message.number for event in told if isinstance(event, MessageReleased)]
+    assert [1] * 50 == [delivery.count for delivery in tasks.connection.fetch(50, 0)]
+
+
+def test_a_worker_gives_back_later_what_it_could_not(concurrency: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a handler takes long and the broker is away, what waits behind it goes to others as soon as it is back."""
+    monkeypatch.setattr(Holding, "SETTLE_AGAIN_AFTER", 0.1)
+    monkeypatch.setattr(Holding, "TOO_LONG", 0.1)
+    broker = Broker()
+    app = broker.app()
+    handled: list[int] = []
+    lost = threading.Event()
+    app.observe(lambda event: lost.set() if isinstance(event, TransportLost) else None)
+
+    @app.handler
+    def handle(task: Task) -> None:
+        if task.number < concurrency:
+            broker.is_up = False
+            assert lost.wait(PATIENCE)
+            threading.Event().wait(0.5)  # What waits behind it is given back meanwhile, and nothing tells when.
+            broker.is_up = True
+            assert until(lambda: broker.queue.messages and len(broker.queue.in_flight) <= concurrency)
+        handled.append(task.number)
+
+    app.dispatch_many(Task(n) for n in range(20))
+    run(app, 20, concurrency=concurrency, fetch_size=20)
+    assert set(range(20)) == set(handled)
+
+
+def test_what_was_handled_and_not_settled_is_said_once(concurrency: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A broker that took a message back, of which no lease told, delivers it again, and the log says so."""
+    app = make_app()
+    told: list[Any] = []
+    app.observe(told.append)
+    taken_back: list[int] = []
+
+    @app.handler
+    def handle(task: Task, envelope: Envelope) -> None:
+        if task.number == 1 and not taken_back:
+            taken_back.append(task.number)
+            transport(app).connection.release([envelope.stamps[-1].tag])
+
+    app.dispatch_many([Task(1), Task(2)])
+    run(app, 3, concurrency=concurrency)
+    assert 1 == caplog.text.count("was handled, but not settled, so it comes again")
+    [lost] = [event for event in told if isinstance(event, LeaseLost)]
+    assert (Task(1), "tasks") == (lost.envelope.message, lost.transport)
+    assert 2 == sum(event.number for event in told if isinstance(event, MessagesAcknowledged))
+
+
+def test_what_was_settled_twice_is_not_said_to_be_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """When the answer to an ack is lost, the broker does not know the messages at the second try: it may be done."""
+    broker = Broker()
+    app = broker.app()
+    told: list[Any] = []
+    app.observe(told.append)
+    app.handler(handles=Task)(lambda task: setattr(broker, "loses_answers", 1))
+    app.dispatch(Task(1))
+    run(app, 1)
+    assert {} == broker.queue.messages
+    assert "those that the broker had not heard of yet come again" in caplog.text
+    assert "so it comes again" not in caplog.text
+    assert [] == [event for event in told if isinstance(event, LeaseLost)]
+
+
+def test_an_error_in_settling_ends_no_worker(concurrency: int, caplog: pytest.LogCaptureFixture) -> None:
+    """What a plugin trips over with one message is logged, and the others are handled."""
+    app = make_app(LEASE)
+    tasks = transport(app)
+    ack = tasks.ack
+
+    def trip(envelopes: Any) -> Any:
+        if any(envelope.message.number == 1 for envelope in envelopes):
+            raise ValueError("odd tag")
+        return ack(envelopes)
+
+    tasks.ack = trip
+    handled: list[int] = []
+    app.handler(handles=Task)(lambda task: handled.append(task.number))
+    app.dispatch_many(Task(n) for n in range(1, 6))
+    run(app, 5, concurrency=concurrency, fetch_size=1)
+    assert {1, 2, 3, 4, 5} == set(handled)
+    assert "they come again: ValueError: odd tag" in caplog.text
+
+
+def test_what_a_worker_lost_before_it_began_it_is_no_death() -> None:
+    """A live worker that gets a message back which it had never begun has not died of it."""
+    app = make_app(LEASE)
+    app.dispatch(Task(1))
+    tasks = transport(app)
+    holding = Holding("tasks", tasks)
+    for _ in range(5):
+        holding.take_in(tasks.receive(1, 0), time.monotonic())
+        tasks.clock.move(2 * LEASE)
+        assert 1 == tasks.connection.count().waiting
+        holding._note_lost(list(holding.waiting))
+        assert holding.has_lost(holding.waiting.popleft(), begun=False)
+    holding.take_in(tasks.receive(1, 0), time.monotonic())
+    [envelope] = holding.waiting
+    assert 6 == envelope.stamps[-1].count
+    assert (False, None) == (holding.has_last_chance(envelope), holding.deaths(envelope))
+
+    # While it is in hand, and while others have it, it counts.
+    for count in (7, 8):
+        holding.waiting.clear()
+        tasks.clock.move(2 * LEASE)
+        holding.take_in(tasks.receive(1, 0), time.monotonic())
+        [envelope] = holding.waiting
+        assert (count == 8, None) == (holding.has_last_chance(envelope), holding.deaths(envelope))
+
+
+def test_what_is_in_hand_twice_is_no_death() -> None:
+    """After three lost connections, messages that a worker still holds come to it again and again: nobody died."""
+    app = make_app(LEASE)
+    app.dispatch(Task(1))
+    tasks = transport(app)
+    holding = Holding("tasks", tasks)
+    for _ in range(4):
+        holding.take_in(tasks.receive(1, 0), time.monotonic())
+        tasks.clock.move(2 * LEASE)
+    assert [1, 2, 3, 4] == [envelope.stamps[-1].count for envelope in holding.waiting]
+    assert [None] * 4 == [holding.deaths(envelope) for envelope in holding.waiting]
+
+
+def test_a_delivery_may_have_a_lease_of_its_own() -> None:
+    """It is extended at a third of its own time, also behind one that has longer; afterwards, as the others are."""
+    app = make_app()
+    told: list[Any] = []
+    app.observe(told.append)
+    app.dispatch_many(Task(n) for n in range(2))
+    tasks = transport(app)
+    holding = Holding("tasks", tasks, app.observers)
+    long, short = tasks.receive(2, 0)
+    short = Envelope(short.message, (*short.stamps[:-1], replace(short.stamps[-1], lease=30.0)))
+    now = time.monotonic()
+    holding.take_in([long], now)
+    holding.take_in([short], now)
+    for seconds, times in [(9, 0), (11, 1), (20, 1), (22, 2)]:
+        holding.extend_leases(now + seconds)
+        assert [LeasesExtended("tasks", 2)] * times == told[2:]
+    holding.waiting.pop()
+    for seconds, times in [(33, 1), (100, 1), (1000, 1), (1300, 2)]:
+        holding.extend_leases(now + seconds)
+        assert [LeasesExtended("tasks", 1)] * times == told[4:]
 
 
 def test_a_lease_that_could_not_be_asked_for_is_kept_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -691,6 +691,121 @@ def test_a_probe_looks_at_each_process(shop: Shop) -> None:
     shop.end(shop.start(*probe), 1)
 
 
+# messages that workers may have died of
+
+KILLS = """
+@app.handler
+def wait(message: Wait) -> None:
+    tell("begun", message.number)
+    if message.number < 100:
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Event().wait(0.3)  # So that it is in hand when its neighbour kills.
+    tell("handled", message.number)
+"""
+
+
+def die_twice(shop: Shop) -> None:
+    """Fetch all that there is twice and neither settle it nor give it back, as workers do that die."""
+    code = """
+import shop, time
+connection = shop.app.transport("orders").connection
+for _ in range(2):
+    assert connection.fetch(1000, 10)
+    time.sleep(1.5)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=shop.folder, timeout=PATIENCE, check=True)
+
+
+def errors_of_buried(shop: Shop) -> str:
+    with closing(sqlite3.connect(shop.folder / "shop.db")) as database:
+        rows = database.execute("SELECT headers FROM messenger_messages WHERE queue_name = 'failed'")
+        return " ".join(headers for (headers,) in rows)
+
+
+def test_what_workers_may_have_died_of_stops_nobody(shop: Shop) -> None:
+    """Messages that have come for the third time and take long do not keep others waiting, and are handled as well."""
+    shop.dispatch("Wait", *range(1, 9))
+    die_twice(shop)
+    shop.dispatch("Order", *range(100, 150))
+    worker = shop.worker("orders", "--concurrency", "3")
+    shop.until(lambda: len(shop.told("begun")) == 1, "one of them is tried")
+    shop.until(lambda: len(shop.told("handled")) == 50, "all others are handled")
+    assert 1 == len(shop.told("begun"))
+    assert shop.tellers("begun").isdisjoint(shop.tellers("handled"))
+    shop.go_on()
+    shop.until(lambda: (0, 0) == shop.left(), "all is handled")
+    worker.terminate()
+    shop.end(worker)
+    assert Counter([*range(1, 9), *range(100, 150)]) == shop.told("handled")
+    assert "58 handled, 0 failed" in shop.log(worker)
+
+
+def test_only_what_kills_is_buried(shop: Shop) -> None:
+    """What was in hand together with it is handled in the end; the third that dies of it is a process of its own."""
+    (shop.folder / "shop.py").write_text(APP + KILLS)
+    shop.dispatch("Wait", 1)
+    shop.dispatch("Wait", *range(100, 110))
+    shop.dispatch("Wait", 2)
+    parent = shop.start("consume", "orders", "--processes", "1", "--concurrency", "12")
+    shop.until(lambda: shop.left("failed") == (2, 0), "both are buried")
+    shop.until(lambda: (0, 0) == shop.left(), "all others are handled")
+    parent.terminate()
+    shop.end(parent)
+    assert set(range(100, 110)) == set(shop.told("handled"))
+    assert 2 == errors_of_buried(shop).count("3 workers died, or lost it, while they had it in hand.")
+    assert 2 == shop.log(parent).count("was handled by itself has died (SIGKILL)")
+
+
+def test_what_fails_in_a_process_of_its_own_has_failed(shop: Shop) -> None:
+    """It is buried with its own error, once, and counts as failed; so it does if it would end its process."""
+    code = """
+@app.handler
+def wait(message: Wait) -> None:
+    tell("begun", message.number)
+    raise {1: ValueError, 2: SystemExit, 3: ValueError}[message.number](f"no {message.number}")
+"""
+    (shop.folder / "shop.py").write_text(APP + code)
+    shop.dispatch("Wait", 1, 2, 3)
+    die_twice(shop)
+    worker = shop.worker("orders", "--concurrency", "2")
+    shop.until(lambda: shop.left("failed") == (3, 0), "all are buried")
+    shop.until(lambda: (0, 0) == shop.left(), "all is settled")
+    worker.terminate()
+    shop.end(worker)
+    assert Counter({1: 1, 2: 1, 3: 1}) == shop.told("begun")
+    assert all(f"no {number}" in errors_of_buried(shop) for number in (1, 2, 3))
+    assert "0 handled, 3 failed" in shop.log(worker)
+
+
+@pytest.mark.parametrize(("signals", "code"), [(1, 0), (2, 130)])
+def test_what_is_tried_by_itself_is_not_left_behind(shop: Shop, signals: int, code: int) -> None:
+    """A worker that ends takes the process along in which such a message is handled, and gives it back."""
+    shop.dispatch("Wait", 1, 2)
+    die_twice(shop)
+    worker = shop.worker("orders", "--concurrency", "2", "--grace", "60" if signals > 1 else "0.5")
+    shop.until(lambda: shop.told("begun"), "one is tried")
+    [process] = shop.tellers("begun")
+    worker.terminate()
+    if signals > 1:
+        shop.until(lambda: (1, 1) == shop.left(), "what had not begun is back")
+        worker.send_signal(signal.SIGINT)
+    shop.end(worker, code)
+    shop.until(lambda: not Path(f"/proc/{process}").exists(), "that process has ended")
+    assert (2, 0) == shop.left()
+    assert (0, 0) == shop.left("failed")
+
+
+def test_what_is_tried_by_itself_ends_with_its_worker(shop: Shop) -> None:
+    """A worker that is killed leaves no process behind that still handles what others get."""
+    shop.dispatch("Wait", 1)
+    die_twice(shop)
+    worker = shop.worker("orders", "--concurrency", "2")
+    shop.until(lambda: shop.told("begun"), "it is tried")
+    [process] = shop.tellers("begun")
+    worker.kill()
+    shop.until(lambda: not Path(f"/proc/{process}").exists(), "that process has ended")
+
+
 # under a parent
 
 

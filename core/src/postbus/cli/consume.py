@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, Literal, NoReturn, ParamSpec, cast
 
@@ -33,6 +33,7 @@ from postbus.cli.processes import Parent
 from postbus.cli.program import Program
 from postbus.cli.scaling import Backlog, Scaling
 from postbus.cli.summary import Summary
+from postbus.cli.trial import isolate, summons_in, worker_for
 from postbus.cli.watching import Changes
 from postbus.errors import ConfigurationError, PostbusError, TransportError, describe
 from postbus.events import WorkerStopped
@@ -55,7 +56,7 @@ def pass_standby(
 ) -> Callable[Concatenate[Invocation, P], None]:
     """Let a signal end the command well from its beginning to the end of the process."""
 
-    @functools.wraps(command)
+    @wraps(command)
     def run(invocation: Invocation, /, *args: P.args, **options: P.kwargs) -> None:
         standby = Standby(for_good=invocation.owns_process)
         try:
@@ -201,7 +202,15 @@ def consume(
     least, most = processes or (1, 1)
     if watch and least != most:
         raise click.UsageError("--watch goes together with a fixed number of --processes.")
-    logs.configure(verbosity, log_format, process=f"worker {child}" if child is not None and processes else None)
+    summons = summons_in(os.environ)
+    process = f"worker {child}" if child is not None and processes else "trial" if summons is not None else None
+    logs.configure(verbosity, log_format, process=process)
+    if summons is not None:
+        app = invocation.loaded_app
+        trial = worker_for(app, summons, bus=bus, grace=grace)
+        standby.hand_over(lambda number: trial.stop(f"it got {number.name}"))
+        trial.run(abandon=lambda _: _end(app, REPLACE))
+        context.exit(0)
     if child is None and watch:
         # Without the app: it may be broken now, and mended by the next change.
         context.exit(_run(Parent(least, grace=grace, changes=Changes(Path.cwd())), standby))
@@ -262,7 +271,7 @@ def consume(
         return REPLACE if stopped.stuck else 0
 
     try:
-        code = tell(worker.run(abandon=lambda stopped: _end(app, tell(stopped))))
+        code = tell(worker.run(abandon=lambda stopped: _end(app, tell(stopped)), isolate=partial(isolate, app)))
     except TransportError as error:
         if log_format == "text" and not worker.has_unfinished:
             raise

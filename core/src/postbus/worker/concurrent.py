@@ -18,6 +18,7 @@ from postbus.worker.last_chance import LastChance
 from postbus.worker.receivers import WAIT, Arrived, FetchSize, WaitingReceiver
 from postbus.worker.slots import Finished, Slots, Stuck
 from postbus.worker.strategies import Turns
+from postbus.worker.trials import Isolate, Trials
 
 logger = logging.getLogger("postbus")
 
@@ -36,6 +37,8 @@ class Concurrent:
     """Seconds in which what is finished gathers, as long as there are messages in line."""
     MERCY = 1.0
     """Seconds for which interrupted handlers may clear up before their messages are given away."""
+    MOST_ON_TRIAL = 1000
+    """How many messages may wait for a process of their own; nothing is fetched then."""
     LAST_ARRIVALS = 2.0
     """Seconds to wait, at the end, for what receivers may still bring; one that hangs brings nothing."""
 
@@ -52,7 +55,9 @@ class Concurrent:
         queue_turns: Turns,
         concurrency: int,
         fetch_size: int | None,
+        isolate: Isolate | None = None,
     ) -> None:
+        """Handle what workers may have died of in processes that ``isolate`` starts; without it, alone."""
         self._handling = handling
         self._stopping = stopping
         self._counters = counters
@@ -65,6 +70,10 @@ class Concurrent:
         self._is_exact = turns.is_strict and len(holdings) > 1
         self._inbox: SimpleQueue[Any] = SimpleQueue()
         self._slots = Slots(concurrency, handling, self._inbox)
+        self._trials = Trials(handling, isolate) if isolate is not None else None
+        self._trial_slots = Slots(1, self._trials, self._inbox) if self._trials is not None else None
+        for holding in holdings:
+            holding.tries_suspects = isolate is not None
         self._receivers = {holding.name: WaitingReceiver(holding, self._inbox) for holding in holdings}
         self._seconds = 0.0
         """How long a message takes in its slot, of late."""
@@ -107,7 +116,7 @@ class Concurrent:
     def _ask(self) -> None:
         """Ask receivers for as much as there is room for, in the order of turns."""
         left = self._left()
-        if left == 0 or self._last_chance.is_awaited:
+        if left == 0 or self._last_chance.is_awaited or self._on_trial >= self.MOST_ON_TRIAL:
             return
         free = max(0, self._concurrency - self._slots.begun)
         for name in self._turns.order(self._receivers):
@@ -118,7 +127,7 @@ class Concurrent:
             if not receiver.is_asked and room > 0 and (waiting < free or 2 * room >= self._size.limit):
                 receiver.ask(int(room), self._queue_turns.rotation())
             # What comes behind gets nothing before this is empty; by turns, that is so where nothing is fetched ahead.
-            if (self._turns.is_strict or self._size.limit == 1) and (waiting or not receiver.is_empty):
+            if (self._turns.is_strict or self._size.limit == 1) and receiver.has_next:
                 return
 
     def _begin(self) -> None:
@@ -133,16 +142,13 @@ class Concurrent:
         receivers = self._receivers.values()
         while self._slots.begun < most:
             # A transport that may have more keeps its turn, although none of its messages is here yet.
-            wanting = [
-                name
-                for name, one in self._receivers.items()
-                if (one.holding.next() is not None if one.holding.waiting else not one.is_empty)
-            ]
+            wanting = [name for name, one in self._receivers.items() if one.has_next]
             holding = self._receivers[self._turns.order(wanting)[0]].holding if wanting else None
             envelope = holding.next() if holding is not None else None
             if holding is None or envelope is None:
                 return
-            has_last_chance = holding.has_suspects and holding.has_last_chance(envelope)
+            trial_slots = self._trial_slots_for(holding, envelope)
+            has_last_chance = trial_slots is None and holding.has_suspects and holding.has_last_chance(envelope)
             if has_last_chance and not self._last_chance.may_begin(receivers, is_busy=self._slots.begun > 0):
                 return
             self._turns.next(wanting)
@@ -153,13 +159,29 @@ class Concurrent:
                 self._give_back()
                 self._last_chance.begin(envelope)
                 most = 0
+            if trial_slots is not None:
+                trial_slots.begin(holding, envelope)
+                if left is not None:
+                    most -= 1
+                continue
             if not self._slots.begun:
                 self._finished_at = time.monotonic()
             self._slots.begin(holding, envelope)
 
+    def _trial_slots_for(self, holding: Holding, envelope: Envelope) -> Slots | None:
+        """Return where a message is handled that workers may have died of; None for all others."""
+        if not holding.has_suspects or self._trials is None or not self._trials.is_possible:
+            return None
+        return self._trial_slots if holding.is_suspect(envelope) else None
+
+    @property
+    def _on_trial(self) -> int:
+        return self._trial_slots.begun if self._trial_slots is not None else 0
+
     def _left(self) -> int | None:
         """Return how many more messages may be begun; None for any number."""
-        return None if self._counters.left is None else max(0, self._counters.left - self._slots.begun)
+        left = self._counters.left
+        return None if left is None else max(0, left - self._slots.begun - self._on_trial)
 
     # taking in
 
@@ -190,9 +212,12 @@ class Concurrent:
         arrived.receiver.take_in(arrived)
 
     def _take_in_finished(self, finished: Finished) -> None:
-        if not self._slots.finish(finished.holding, finished.envelope):
+        if not finished.slots.finish(finished.holding, finished.envelope):
             return  # It came to its end too late, when it had been given up.
-        self._finished_at = time.monotonic()
+        if self._trials is not None and finished.slots is self._trial_slots:
+            self._take_in_tried(self._trials)
+        else:
+            self._finished_at = time.monotonic()
         self._last_chance.end(finished.envelope)
         holding, envelope = finished.holding, finished.envelope
         if finished.outcome == "paused":
@@ -209,12 +234,20 @@ class Concurrent:
         if finished.error is not None:
             raise finished.error
         if finished.outcome == "stuck":
-            holding.give_back(envelope)
+            holding.release([envelope], begun=True)
             self._rest()
         elif time.monotonic() >= self._paused_until:
             self._handling.end_pauses()
-        self._seconds += (finished.seconds - self._seconds) / (8 if self._seconds else 1)
-        self._size.learn(self._concurrency, self._seconds)
+        if finished.slots is self._slots:
+            self._seconds += (finished.seconds - self._seconds) / (8 if self._seconds else 1)
+            self._size.learn(self._concurrency, self._seconds)
+
+    def _take_in_tried(self, trials: Trials) -> None:
+        if not self._on_trial:
+            trials.end()
+        if not trials.is_possible:
+            for receiver in self._receivers.values():
+                receiver.holding.tries_suspects = False
 
     def _rest(self) -> None:
         """Begin nothing for a while, with nothing in hand but what is running."""
@@ -256,7 +289,8 @@ class Concurrent:
 
     def _give_back(self) -> None:
         """Give back all that is not begun."""
-        for holding, envelope in reversed(self._slots.take_back()):
+        on_trial = self._trial_slots.take_back() if self._trial_slots is not None else []
+        for holding, envelope in reversed([*on_trial, *self._slots.take_back()]):
             holding.waiting.appendleft(envelope)
         self._give_back_waiting()
 
@@ -281,7 +315,7 @@ class Concurrent:
             self._slots.finish(stuck.holding, stuck.envelope)
             self._counters.failed += 1
             if outcome == "stuck":
-                stuck.holding.give_back(stuck.envelope)
+                stuck.holding.release([stuck.envelope], begun=True)
         self._stuck = []
 
     # stopping
@@ -290,18 +324,19 @@ class Concurrent:
         """Let what is running finish, as long as it may, and what is being fetched arrive; give back the rest."""
         self._stop_receivers()
         end = math.inf
-        while self._slots.begun or self._may_arrive():
+        while self._slots.begun or self._on_trial or self._may_arrive():
             self._give_back()
             now = time.monotonic()
             self._stopping.look(now, self._counters)  # After a limit, which gives all the time, it may be told to.
             if end == math.inf and now >= self._stopping.deadline:
-                end = now + self.MERCY if self._slots.interrupt() else now
+                are_tried = self._trials is not None and self._trials.interrupt()
+                end = now + self.MERCY if self._slots.interrupt() or are_tried else now
             if now >= end and not self._may_arrive():
                 break
             self._take_in_last(self._patience())
             self._keep()
             self._health.show(now)
-            if self._slots.begun == len(self._stuck) and not self._may_arrive():
+            if self._slots.begun + self._on_trial == len(self._stuck) and not self._may_arrive():
                 self._give_up_stuck()
 
     def _abandon(self) -> None:
@@ -319,6 +354,9 @@ class Concurrent:
             receiver.holding.settle(last=True)
             receiver.holding.give_up(list(receiver.holding.begun.values()))
         self._slots.close()
+        if self._trials is not None and self._trial_slots is not None:
+            self._trials.interrupt()
+            self._trial_slots.close()
 
     def _stop_receivers(self) -> None:
         if self._arrivals_end == math.inf:

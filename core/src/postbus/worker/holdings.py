@@ -98,6 +98,9 @@ class Holding:
         """Somebody else's by now, although it is here; by identity."""
         self.has_suspects = False
         """Whether there may be messages among them that workers died of."""
+        self.tries_suspects = False
+        """Whether each of these is handled in a process of its own."""
+        self._condemned: Envelope | None = None
         self.given_up = 0
         """How many messages were given back that a handler had begun, and may still be busy with."""
         self.fetching_since: float | None = None
@@ -173,6 +176,7 @@ class Holding:
     def take_in(self, envelopes: Sequence[Envelope], since: float) -> None:
         """Hold what was fetched; its leases began at this time or later."""
         if not self:
+            self._known_lease()  # As long as it can be asked for: see `_is_ours`.
             self.lost.clear()
             self.has_suspects = False
             self._shortest = math.inf
@@ -199,7 +203,8 @@ class Holding:
     def next(self) -> Envelope | None:
         """Return what is to be begun next, and leave it where it is; None if all that waits has to.
 
-        A message waits as long as another one of its group is begun; others overtake it.
+        A message waits as long as another one of its group is begun; others overtake it. One that fails does not hold
+        up its group: it is another message that comes later.
         """
         if not self._has_groups:
             return self.waiting[0] if self.waiting else None
@@ -213,31 +218,31 @@ class Holding:
         else:
             self.waiting.remove(envelope)
 
-    def give_back(self, envelope: Envelope) -> None:
-        """Give back a message that was begun and not finished, and what is behind it in its group, in that order.
-
-        So nothing of its group overtakes it. A copy that was stored for a retry is another message, and is overtaken.
-        """
-        self.release([envelope], begun=True)
-        group = _received(envelope).group
-        if group is None:
-            return
-        behind = [one for one in self.waiting if _received(one).group == group]
-        for one in behind:
-            self.waiting.remove(one)
-        self.release(behind)
-
     # what workers die of
 
     def has_last_chance(self, envelope: Envelope) -> bool:
         """Say whether a message is to be handled with nothing else in hand."""
         return not self._counts_releases and self._deliveries_of(envelope) == self.LAST_CHANCE
 
+    def is_suspect(self, envelope: Envelope) -> bool:
+        """Say whether a message is to be handled in a process of its own."""
+        least = self.LAST_CHANCE_COUNTED if self._counts_releases else self.LAST_CHANCE
+        return self._deliveries_of(envelope) >= least
+
     def deaths(self, envelope: Envelope) -> int | None:
         """Return how many workers had a message when they died, if these were too many."""
-        most = self.LAST_CHANCE_COUNTED if self._counts_releases else self.LAST_CHANCE
         count = self._deliveries_of(envelope)
+        if self._condemned is envelope:
+            return count
+        # While a suspect waits for a process of its own, its worker may die of another one.
+        is_uncertain = self._counts_releases or self.tries_suspects
+        most = self.LAST_CHANCE_COUNTED if is_uncertain else self.LAST_CHANCE
         return count - 1 if count > most else None
+
+    def condemn(self, envelope: Envelope) -> None:
+        """Take note that a message was handled in a process of its own, and that this has died of it."""
+        self._condemned = envelope
+        self.has_suspects = True
 
     @property
     def _counts_releases(self) -> bool:

@@ -83,6 +83,11 @@ class WaitingReceiver:
         """Whether the transport has nothing, as far as is known."""
         return self._is_empty or (self.is_asked and time.monotonic() - self._asked_at > self.PATIENCE)
 
+    @property
+    def has_next(self) -> bool:
+        """Whether it has, or may have, a message that can be begun now."""
+        return self.holding.next() is not None if self.holding.waiting else not self.is_empty
+
     def ask(self, limit: int, queues: Sequence[str]) -> None:
         """Fetch up to so many; from these queues, the first of them first, if any are named."""
         self.is_asked, self._asked_at, self._is_recalled = True, time.monotonic(), False

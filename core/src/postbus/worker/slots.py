@@ -7,7 +7,7 @@ import threading
 import time
 from contextvars import Context, copy_context
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
@@ -15,19 +15,28 @@ from postbus.envelope import Envelope
 from postbus.errors import Interrupted
 from postbus.event_loop import interrupt
 from postbus.time_limits import TimedRun, is_any_timed, stuck
-from postbus.worker.handling import Handling, Outcome
+from postbus.worker.handling import Outcome
 from postbus.worker.holdings import Holding
 
 logger = logging.getLogger("postbus")
 
 
+class Handles(Protocol):
+    """What handles a message in a slot."""
+
+    def handle(self, holding: Holding, envelope: Envelope) -> Outcome | Literal["paused"] | None:
+        """Return what is to be done with it: see `Finished`."""
+        ...
+
+
 class Finished(Struct, frozen=True):
     """A message has left its slot."""
 
+    slots: Slots
     holding: Holding
     envelope: Envelope
     outcome: Outcome | Literal["paused"] | None
-    """None if it was interrupted; "paused" if it was not begun, because its transport is."""
+    """None if it was interrupted; "paused" if it was not begun, because its transport is, and waits on."""
     seconds: float
     error: BaseException | None = None
     """What is no failure of the message, but the end of the worker."""
@@ -49,7 +58,7 @@ class Slots:
     what it changes in them nobody else sees. Threads are started as they are needed.
     """
 
-    def __init__(self, number: int, handling: Handling, inbox: SimpleQueue[Any]) -> None:
+    def __init__(self, number: int, handling: Handles, inbox: SimpleQueue[Any]) -> None:
         self._number = number
         self._handling = handling
         self._inbox = inbox
@@ -124,10 +133,10 @@ class Slots:
         while (work := self._ready.get()) is not None:
             holding, envelope = work
             if holding.is_paused:
-                inbox.put(Finished(holding, envelope, "paused", 0.0))
+                inbox.put(Finished(self, holding, envelope, "paused", 0.0))
                 continue
             current[me] = work
-            outcome: Outcome | None = None
+            outcome: Outcome | Literal["paused"] | None = None
             error: BaseException | None = None
             started = time.monotonic()
             try:
@@ -137,5 +146,5 @@ class Slots:
             except BaseException as problem:  # A border: it comes out in the thread of the worker.
                 error = problem
             del current[me]
-            inbox.put(Finished(holding, envelope, outcome, time.monotonic() - started, error))
+            inbox.put(Finished(self, holding, envelope, outcome, time.monotonic() - started, error))
             del work, envelope, holding, error

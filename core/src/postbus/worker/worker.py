@@ -22,6 +22,7 @@ from postbus.worker.rates import RateLimit
 from postbus.worker.sequential import Sequential
 from postbus.worker.signals import StopSignals
 from postbus.worker.strategies import Strategy, Turns, check
+from postbus.worker.trials import Isolate
 
 logger = logging.getLogger("postbus")
 
@@ -79,8 +80,11 @@ class Worker:
         self._holdings: list[Holding] = []
         self._arrangement: Sequential | Concurrent | None = None
         self._abandon: Callable[[WorkerStopped], object] | None = None
+        self._isolate: Isolate | None = None
 
-    def run(self, *, abandon: Callable[[WorkerStopped], object] | None = None) -> WorkerStopped:
+    def run(
+        self, *, abandon: Callable[[WorkerStopped], object] | None = None, isolate: Isolate | None = None
+    ) -> WorkerStopped:
         """Work until a limit is reached, a signal arrives or `stop` is called; return why, and how much was done.
 
         SIGTERM, SIGINT, SIGQUIT and SIGHUP let running handlers finish, for as long as the grace allows; a
@@ -91,10 +95,14 @@ class Worker:
         A handler that nothing can interrupt, although its time limit or the grace is over, may keep this from
         returning. Once its message is dealt with, ``abandon`` is called, in another thread, and may end the process.
 
+        A worker that handles several messages at once handles those that workers may have died of in processes that
+        ``isolate`` starts, one after the other. Without it, such a message has the worker to itself.
+
         A handler that raises `SystemExit` has failed; the worker stops, and raises it.
         """
         self._counters = Counters(self._limits)
         self._abandon = abandon
+        self._isolate = isolate
         logger.debug("Consuming %s.", ", ".join(map(repr, self._receivers)))
         self._observers.notify(WorkerStarted(tuple(self._receivers), self._concurrency))
         reason: str | None = None
@@ -188,6 +196,7 @@ class Worker:
             queue_turns=queue_turns,
             concurrency=self._concurrency,
             fetch_size=self._fetch_size,
+            isolate=self._isolate,
         )
 
     def _tell_stopped(self, reason: str | None) -> WorkerStopped:

@@ -1,0 +1,193 @@
+"""Messages that workers may have died of, each handled in a process of its own: if that dies too, it was this message."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Callable
+from typing import Literal, cast
+
+from msgspec import Struct
+
+from postbus import stamps
+from postbus.envelope import Envelope
+from postbus.errors import PostbusError, describe
+from postbus.failures import identifiers, label
+from postbus.serialization import Undecodable
+from postbus.stamps import Stamp
+from postbus.transport import Delivery, QueueTransport
+from postbus.worker.handling import Handling, Outcome
+from postbus.worker.holdings import Holding
+
+logger = logging.getLogger("postbus")
+
+Isolate = Callable[[str, int], "subprocess.Popen[bytes]"]
+"""Starts a process like this one that handles messages of the transport of this name, which come by this socket."""
+
+Verdict = Literal["handled", "failed", "rejected", "released", "unreadable", "taken"]
+"""What is to be done with the delivery; after failing, a copy is stored. What was only taken is being handled yet."""
+
+
+class Channel:
+    """A socket between a worker and a process that it has started, both of them ours; carries whole objects."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._file = end.makefile("rb")
+
+    def send(self, item: object) -> None:
+        """Send an object; raise `OSError` if nobody is there any more."""
+        content = pickle.dumps(item)
+        self._end.sendall(struct.pack("!Q", len(content)) + content)
+
+    def receive(self) -> object:
+        """Return the next object; raise `EOFError` if nobody is there any more."""
+        try:
+            head = self._file.read(8)
+            content = self._file.read(struct.unpack("!Q", head)[0]) if len(head) == 8 else b""
+        except OSError as error:
+            raise EOFError from error
+        return pickle.loads(content)  # noqa: S301  What is sent here comes from this very program.
+
+    def close(self) -> None:
+        """Let the other side know that nobody is here any more."""
+        try:
+            self._end.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._end.close()
+
+
+class Chamber(Struct):
+    """A process for messages of one transport, and the channel to it."""
+
+    process: subprocess.Popen[bytes]
+    channel: Channel
+
+
+class Trials:
+    """Handles messages in other processes, one after the other, and each where nothing else is in danger.
+
+    It takes the place of `Handling` for them. Such a process is started when it is needed first, and ends when no
+    such message is left. It deals with failures as any worker; the delivery is settled by this one.
+    """
+
+    def __init__(self, handling: Handling, isolate: Isolate) -> None:
+        self._handling = handling
+        self._isolate = isolate
+        self._chambers: dict[str, Chamber] = {}
+        self._lock = threading.Lock()
+        self._is_over = False
+        self.is_possible = True
+        """Whether such a process can do anything; it may not be able to begin."""
+
+    def handle(self, holding: Holding, envelope: Envelope) -> Outcome | Literal["paused"] | None:
+        """Have a message handled; return what its worker has to do yet, None if it was interrupted."""
+        if isinstance(envelope.message, Undecodable) or holding.deaths(envelope):
+            return self._handling.handle(holding, envelope)
+        chamber = self._chamber_for(holding) if self.is_possible else None
+        if chamber is None:
+            return "paused"
+        is_taken = False
+        try:
+            chamber.channel.send(_as_delivery(holding, envelope))
+            verdict = cast(Verdict, chamber.channel.receive())
+            if verdict == "taken":
+                is_taken = True
+                verdict = cast(Verdict, chamber.channel.receive())
+        except (OSError, EOFError):
+            return self._take_note_of_death(holding, envelope, is_taken=is_taken)
+        except Exception:  # A border: something of a plugin's cannot be written down.
+            verdict = "unreadable"
+        if verdict == "unreadable":
+            return self._handling.handle(holding, envelope)
+        if verdict == "handled":
+            if holding.switch is not None:
+                holding.switch.note_handled()
+            return "handled"
+        if verdict == "released":
+            return "paused"
+        if verdict == "rejected":
+            holding.receiver.reject([envelope])
+        else:
+            holding.done.append(envelope)
+        return "failed"
+
+    def end(self) -> None:
+        """End these processes; one that handles a message leaves it unfinished."""
+        with self._lock:
+            chambers, self._chambers = self._chambers, {}
+        for chamber in chambers.values():
+            chamber.channel.close()
+            threading.Thread(target=chamber.process.wait, name="postbus-trial-end", daemon=True).start()
+
+    def interrupt(self) -> bool:
+        """End what they handle, and begin nothing any more; say whether there was anything."""
+        self._is_over = True
+        is_any = bool(self._chambers)
+        self.end()
+        return is_any
+
+    def _chamber_for(self, holding: Holding) -> Chamber | None:
+        """Return the process for a transport, which has begun; None if it cannot."""
+        chamber = self._chambers.get(holding.name)
+        if chamber is not None and chamber.process.poll() is None:
+            return chamber
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                theirs.set_inheritable(True)
+                chamber = Chamber(self._isolate(holding.name, theirs.fileno()), Channel(ours))
+            with self._lock:
+                if self._is_over:
+                    raise EOFError
+                self._chambers[holding.name] = chamber
+            chamber.channel.receive()  # That it has begun.
+        except (OSError, EOFError, PostbusError) as error:
+            ours.close()
+            self._chambers.pop(holding.name, None)
+            if not self._is_over:
+                self.is_possible = False
+                logger.error("No process can be started for messages that workers died of: %s.", describe(error))
+            return None
+        return chamber
+
+    def _take_note_of_death(
+        self, holding: Holding, envelope: Envelope, *, is_taken: bool
+    ) -> Outcome | Literal["paused"] | None:
+        """Deal with a message whose process has died, unless it was ended by this one, or before it had begun."""
+        with self._lock:
+            chamber = self._chambers.pop(holding.name, None)
+        if chamber is None:
+            return None
+        chamber.channel.close()
+        code = chamber.process.wait()
+        if not is_taken:
+            return "paused"
+        logger.error(
+            "The process in which %s was handled by itself has died (%s).",
+            label(envelope),
+            f"exit code {code}" if code >= 0 else signal.Signals(-code).name,
+            extra=identifiers(envelope),
+        )
+        holding.condemn(envelope)
+        return self._handling.handle(holding, envelope)
+
+
+def _as_delivery(holding: Holding, envelope: Envelope) -> Delivery:
+    """Return a message as it came, for another process."""
+    assert isinstance(holding.receiver, QueueTransport)
+    encoded = holding.receiver.encode(envelope)
+    received = envelope.last(stamps.Received) or stamps.Received(holding.name)
+    return Delivery(encoded.body, encoded.headers, None, received.id, received.count, _staying(envelope))
+
+
+def _staying(envelope: Envelope) -> tuple[Stamp, ...]:
+    """Return what a plugin has put on a message, which no serializer writes."""
+    ours = (stamps.Received, stamps.Encoded, stamps.UnknownHeaders)
+    return tuple(stamp for stamp in envelope.stamps if stamp.wire_name is None and not isinstance(stamp, ours))
