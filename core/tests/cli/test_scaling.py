@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from postbus import Postbus, TransportError
 from postbus.cli import main, scaling
 from postbus.cli.scaling import Backlog, Scaling
+from postbus.errors import ConnectionLost
 from postbus.transport import Counts
 
 looks = st.lists(st.tuples(st.integers(0, 1000), st.none() | st.floats(0, 1000)), max_size=100)
@@ -74,6 +75,23 @@ def test_whatever_goes_wrong_with_counting_it_goes_on(monkeypatch: pytest.Monkey
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    monkeypatch.setattr(tasks.connection, "count", count)
+    backlog = Backlog({"tasks": tasks}, Scaling(1, 2))
+    backlog.watch(told.put)
+    assert 1 == told.get(timeout=30)
+    backlog.close()
+
+
+def test_it_counts_again_after_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that was lost stays so, and a new one is opened."""
+    monkeypatch.setattr(scaling, "INTERVAL", 0.01)
+    app = Postbus(transports={"tasks": "in-memory://"})
+    tasks: Any = app.transport("tasks")
+    told: SimpleQueue[int] = SimpleQueue()
+
+    def count() -> Counts:
+        raise ConnectionLost("It was cut.")
 
     monkeypatch.setattr(tasks.connection, "count", count)
     backlog = Backlog({"tasks": tasks}, Scaling(1, 2))

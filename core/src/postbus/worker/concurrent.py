@@ -71,7 +71,8 @@ class Concurrent:
         self._inbox: SimpleQueue[Any] = SimpleQueue()
         self._slots = Slots(concurrency, handling, self._inbox)
         self._trials = Trials(handling, isolate) if isolate is not None else None
-        self._trial_slots = Slots(1, self._trials, self._inbox) if self._trials is not None else None
+        at_once = min(concurrency, Trials.AT_ONCE)
+        self._trial_slots = Slots(at_once, self._trials, self._inbox) if self._trials is not None else None
         for holding in holdings:
             holding.tries_suspects = isolate is not None
         self._receivers = {holding.name: WaitingReceiver(holding, self._inbox) for holding in holdings}

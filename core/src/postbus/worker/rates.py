@@ -58,7 +58,6 @@ class RateLimit:
         self._key = key
         self._connect = connect
         self._limiter: MovingWindowRateLimiter | None = None
-        self._unreachable = StorageError
         self._is_lost = False
         try:
             self._limiter = connect()
@@ -82,7 +81,7 @@ class RateLimit:
             limiter = self._reach()
             while granted > 0 and not limiter.hit(self._rate, self._key, cost=granted):
                 granted = min(granted - 1, self.allowed())
-        except self._unreachable as error:
+        except Exception as error:  # A border: whatever is wrong with the store, it is to be asked again later.
             self._note_lost(error)
             return 0
         return granted
@@ -94,7 +93,7 @@ class RateLimit:
     def _stats(self) -> WindowStats | None:
         try:
             stats = self._reach().get_window_stats(self._rate, self._key)
-        except self._unreachable as error:
+        except Exception as error:  # A border, as in `take`.
             self._note_lost(error)
             return None
         self._is_lost = False

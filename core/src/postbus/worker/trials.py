@@ -71,16 +71,19 @@ class Chamber(Struct):
 
 
 class Trials:
-    """Handles messages in other processes, one after the other, and each where nothing else is in danger.
+    """Handles messages in other processes, one after the other in each, so that none endangers another.
 
-    It takes the place of `Handling` for them. Such a process is started when it is needed first, and ends when no
-    such message is left. It deals with failures as any worker; the delivery is settled by this one.
+    It takes the place of `Handling` for them. Each of its threads starts such a process when it needs it first, and
+    all end when no such message is left. They deal with failures as any worker; deliveries are settled by this one.
     """
+
+    AT_ONCE = 4
+    """How many such processes there are at most: each takes as much memory as a worker."""
 
     def __init__(self, handling: Handling, isolate: Isolate) -> None:
         self._handling = handling
         self._isolate = isolate
-        self._chambers: dict[str, Chamber] = {}
+        self._chambers: dict[tuple[int, str], Chamber] = {}
         self._lock = threading.Lock()
         self._is_over = False
         self.is_possible = True
@@ -135,7 +138,8 @@ class Trials:
 
     def _chamber_for(self, holding: Holding) -> Chamber | None:
         """Return the process for a transport, which has begun; None if it cannot."""
-        chamber = self._chambers.get(holding.name)
+        key = _key_of(holding)
+        chamber = self._chambers.get(key)
         if chamber is not None and chamber.process.poll() is None:
             return chamber
         ours, theirs = socket.socketpair()
@@ -146,11 +150,11 @@ class Trials:
             with self._lock:
                 if self._is_over:
                     raise EOFError
-                self._chambers[holding.name] = chamber
+                self._chambers[key] = chamber
             chamber.channel.receive()  # That it has begun.
         except (OSError, EOFError, PostbusError) as error:
             ours.close()
-            self._chambers.pop(holding.name, None)
+            self._chambers.pop(key, None)
             if not self._is_over:
                 self.is_possible = False
                 logger.error("No process can be started for messages that workers died of: %s.", describe(error))
@@ -162,7 +166,7 @@ class Trials:
     ) -> Outcome | Literal["paused"] | None:
         """Deal with a message whose process has died, unless it was ended by this one, or before it had begun."""
         with self._lock:
-            chamber = self._chambers.pop(holding.name, None)
+            chamber = self._chambers.pop(_key_of(holding), None)
         if chamber is None:
             return None
         chamber.channel.close()
@@ -177,6 +181,10 @@ class Trials:
         )
         holding.condemn(envelope)
         return self._handling.handle(holding, envelope)
+
+
+def _key_of(holding: Holding) -> tuple[int, str]:
+    return threading.get_ident(), holding.name
 
 
 def _as_delivery(holding: Holding, envelope: Envelope) -> Delivery:
