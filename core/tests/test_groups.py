@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import postbus_in_memory
 import pytest
 from msgspec.structs import replace
 
+import postbus_in_memory
 from postbus import Limits, Postbus, stamps
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins

@@ -322,6 +322,36 @@ def test_a_worker_that_stood_still_settles_nothing_of_others(shop: Shop, options
 
 
 @ARRANGEMENTS
+def test_c_code_that_keeps_the_lock_loses_the_lease(shop: Shop, options: tuple[str, ...]) -> None:
+    """Nothing can extend the lease meanwhile, so another worker gets the message; the first says that it lost it."""
+    code = """
+import ctypes
+
+@app.handler
+def wait(message: Wait) -> None:
+    tell("begun", message.number)
+    if len(Path("told").read_text().splitlines()) == 1:
+        while not is_told_to_go_on():
+            ctypes.PyDLL(None).usleep(3_000_000)
+    tell("handled", message.number)
+"""
+    (shop.folder / "shop.py").write_text(APP + code)
+    shop.dispatch("Wait", 1)
+    first = shop.worker("orders", *options)
+    shop.until(lambda: shop.told("begun"), "the handler runs")
+    second = shop.worker("orders")
+    shop.until(lambda: shop.told("handled")[1] == 1, "the other one has handled the message")
+    shop.go_on()
+    shop.until(lambda: shop.told("handled")[1] == 2, "the first one comes to its end")
+    for worker in (first, second):
+        worker.terminate()
+        shop.end(worker)
+    assert (0, 0) == shop.left()
+    assert "Lost the lease of Wait" in shop.log(first)
+    assert "1 handled" in shop.log(second)
+
+
+@ARRANGEMENTS
 def test_a_killed_worker_loses_nothing(shop: Shop, options: tuple[str, ...]) -> None:
     """What a worker had when it got SIGKILL comes to another one; what waited is not touched."""
     shop.dispatch("Wait", 1)
@@ -697,6 +727,9 @@ KILLS = """
 @app.handler
 def wait(message: Wait) -> None:
     tell("begun", message.number)
+    if message.number == 2 and os.fork() == 0:
+        threading.Event().wait(20)
+        os._exit(0)
     if message.number < 100:
         os.kill(os.getpid(), signal.SIGKILL)
     threading.Event().wait(0.3)  # So that it is in hand when its neighbour kills.
@@ -783,6 +816,21 @@ def wait(message: Wait) -> None:
     assert Counter({1: 1, 2: 1, 3: 1}) == shop.told("begun")
     assert all(f"no {number}" in errors_of_buried(shop) for number in (1, 2, 3))
     assert "0 handled, 3 failed" in shop.log(worker)
+
+
+def test_without_a_process_of_its_own_it_has_the_worker_to_itself(shop: Shop) -> None:
+    """Where such a process cannot begin, that is said once, and the message is handled all the same."""
+    # Such a process leads a group of its own.
+    code = 'if os.getpgrp() == os.getpid():\n    raise RuntimeError("There can be only one.")\n'
+    (shop.folder / "shop.py").write_text(APP + code)
+    shop.dispatch("Order", *range(5))
+    die_twice(shop)
+    worker = shop.worker("orders", "--concurrency", "2")
+    shop.until(lambda: (0, 0) == shop.left(), "all is handled")
+    worker.terminate()
+    shop.end(worker)
+    assert Counter(range(5)) == shop.told("handled")
+    assert 1 == shop.log(worker).count("No process can be started for messages that workers died of")
 
 
 @pytest.mark.parametrize(("signals", "code"), [(1, 0), (2, 130)])

@@ -555,9 +555,14 @@ class QueueTransport:
         try:
             connection = self._open()
             deliveries = _fetch(connection, queues, limit, wait)
-        except ConnectionLost as error:
+        except Exception as error:
+            if isinstance(error, TransportError) and not isinstance(error, ConnectionLost):
+                raise
             if self._closed.is_set():
                 return []
+            if not isinstance(error, ConnectionLost):  # A border: something of a message's has tripped up the plugin.
+                logger.error("Fetching from %r failed.", self.name, exc_info=error)
+                error = ConnectionLost(describe(error))
             self._discard(connection, error)
             self._pause = min(max(self._pause * 2, self.first_pause), self.longest_pause)
             self._retry_at = time.monotonic() + self._pause * random.uniform(0.8, 1.2)

@@ -271,7 +271,11 @@ def consume(
         return REPLACE if stopped.stuck else 0
 
     try:
-        code = tell(worker.run(abandon=lambda stopped: _end(app, tell(stopped)), isolate=partial(isolate, app)))
+        stopped = worker.run(
+            abandon=lambda stopped: _end(app, tell(stopped)),
+            isolate=partial(isolate, app) if invocation.owns_process else None,
+        )
+        code = tell(stopped)
     except TransportError as error:
         if log_format == "text" and not worker.has_unfinished:
             raise

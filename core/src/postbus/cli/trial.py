@@ -37,7 +37,7 @@ def isolate(app: Postbus, name: str, end: int) -> subprocess.Popen[bytes]:
             raise ConfigurationError(f"Transport {transport.name!r} exists in this process alone.")
     # To systemd it is no service of its own.
     environment = {key: value for key, value in os.environ.items() if key != "NOTIFY_SOCKET"}
-    return subprocess.Popen(
+    return subprocess.Popen(  # noqa: S603  It is the command that started this process.
         [sys.executable, *sys.orig_argv[1:]],
         env={**environment, VARIABLE: f"{end}:{name}"},
         stdin=subprocess.DEVNULL,

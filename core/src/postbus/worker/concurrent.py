@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from postbus.envelope import Envelope
 from postbus.events import Observers, WorkerStopping
 from postbus.limits import STUCK, Counters, Stopping
 from postbus.worker.handling import Handling

@@ -460,7 +460,8 @@ def _received(envelope: Envelope) -> stamps.Received:
 
 def _warn(error: Exception, what: str, number: int, name: str) -> None:
     is_foreseen = isinstance(error, TransportError)
-    logger.warning(f"{what}: %s", number, name, error if is_foreseen else describe(error), exc_info=not is_foreseen)
+    text = f"{what}: %s"
+    logger.warning(text, number, name, error if is_foreseen else describe(error), exc_info=not is_foreseen)
 
 
 def _all_of(envelopes: deque[T]) -> list[T]:

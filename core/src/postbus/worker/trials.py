@@ -1,7 +1,8 @@
-"""Messages that workers may have died of, each handled in a process of its own: if that dies too, it was this message."""
+"""Messages that workers may have died of, each handled in a process of its own: if that dies too, it was this one."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import signal
@@ -16,7 +17,7 @@ from msgspec import Struct
 
 from postbus import stamps
 from postbus.envelope import Envelope
-from postbus.errors import PostbusError, describe
+from postbus.errors import PostbusError, TransportError, describe
 from postbus.failures import identifiers, label
 from postbus.serialization import Undecodable
 from postbus.stamps import Stamp
@@ -55,12 +56,16 @@ class Channel:
         return pickle.loads(content)  # noqa: S301  What is sent here comes from this very program.
 
     def close(self) -> None:
-        """Let the other side know that nobody is here any more."""
-        try:
+        """Let the other side know that nobody is here any more, and who receives here that nothing comes any more."""
+        with contextlib.suppress(OSError):
             self._end.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         self._end.close()
+
+    def close_after(self, process: subprocess.Popen[bytes]) -> None:
+        """Receive nothing any more once a process has ended, though others that it has forked may hold its end."""
+        process.wait()
+        with contextlib.suppress(OSError):
+            self._end.shutdown(socket.SHUT_RD)
 
 
 class Chamber(Struct):
@@ -79,6 +84,8 @@ class Trials:
 
     AT_ONCE = 4
     """How many such processes there are at most: each takes as much memory as a worker."""
+    BEGINS_WITHIN = 120.0
+    """Seconds in which such a process must have begun."""
 
     def __init__(self, handling: Handling, isolate: Isolate) -> None:
         self._handling = handling
@@ -115,10 +122,13 @@ class Trials:
             return "handled"
         if verdict == "released":
             return "paused"
-        if verdict == "rejected":
-            holding.receiver.reject([envelope])
-        else:
+        if verdict == "failed":
             holding.done.append(envelope)
+            return "failed"
+        try:
+            holding.receiver.reject([envelope])
+        except TransportError as error:
+            logger.warning("Could not reject %s; it comes again: %s", label(envelope), error)
         return "failed"
 
     def end(self) -> None:
@@ -127,7 +137,6 @@ class Trials:
             chambers, self._chambers = self._chambers, {}
         for chamber in chambers.values():
             chamber.channel.close()
-            threading.Thread(target=chamber.process.wait, name="postbus-trial-end", daemon=True).start()
 
     def interrupt(self) -> bool:
         """End what they handle, and begin nothing any more; say whether there was anything."""
@@ -143,23 +152,36 @@ class Trials:
         if chamber is not None and chamber.process.poll() is None:
             return chamber
         ours, theirs = socket.socketpair()
+        chamber = None
         try:
             with theirs:
                 theirs.set_inheritable(True)
+                ours.settimeout(self.BEGINS_WITHIN)
                 chamber = Chamber(self._isolate(holding.name, theirs.fileno()), Channel(ours))
+            threading.Thread(
+                target=chamber.channel.close_after, args=(chamber.process,), name="postbus-trial", daemon=True
+            ).start()
             with self._lock:
                 if self._is_over:
                     raise EOFError
                 self._chambers[key] = chamber
             chamber.channel.receive()  # That it has begun.
+            ours.settimeout(None)
         except (OSError, EOFError, PostbusError) as error:
             ours.close()
             self._chambers.pop(key, None)
+            if chamber is not None:
+                chamber.process.kill()
             if not self._is_over:
-                self.is_possible = False
-                logger.error("No process can be started for messages that workers died of: %s.", describe(error))
+                self._give_up(describe(error) if str(error) else "it ended before it had begun")
             return None
         return chamber
+
+    def _give_up(self, why: str) -> None:
+        with self._lock:
+            is_news, self.is_possible = self.is_possible, False
+        if is_news:
+            logger.error("No process can be started for messages that workers died of, so each is alone: %s", why)
 
     def _take_note_of_death(
         self, holding: Holding, envelope: Envelope, *, is_taken: bool
