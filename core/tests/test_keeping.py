@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 from msgspec.structs import replace
 
-from postbus import Envelope, Limits, Postbus, TransportError
+from postbus import Envelope, Limits, Postbus, TransportError, stamps
 from postbus.errors import ConnectionLost
 from postbus.events import LeaseLost, LeasesExtended, MessageReleased, MessagesAcknowledged, TransportLost
 from postbus.hookspecs import RegisterTransport, hookimpl
@@ -516,6 +516,26 @@ def test_an_error_in_settling_ends_no_worker(concurrency: int, caplog: pytest.Lo
     run(app, 5, concurrency=concurrency, fetch_size=1)
     assert {1, 2, 3, 4, 5} == set(handled)
     assert "they come again: ValueError: odd tag" in caplog.text
+
+
+def test_an_error_in_fetching_ends_no_worker(
+    concurrency: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plugin that trips over what it fetches is connected anew, and other transports of the worker go on."""
+    app = make_app(others="in-memory://")
+
+    def trip(limit: int, wait: float) -> Any:
+        raise ValueError("year 60000 is out of range")
+
+    monkeypatch.setattr(transport(app).connection, "fetch", trip)
+    handled: list[int] = []
+    app.handler(handles=Task)(lambda task: handled.append(task.number))
+    app.dispatch(Task(1))
+    app.dispatch(Task(2), stamps.TransportNames(["others"]))
+    app.worker("tasks", "others", limits=Limits(messages=2), concurrency=concurrency).run()
+    assert {1, 2} == set(handled)
+    assert "Fetching from 'tasks' failed." in caplog.text
+    assert "Lost 'tasks': ValueError: year 60000 is out of range. Reconnecting." in caplog.text
 
 
 def test_what_a_worker_lost_before_it_began_it_is_no_death() -> None:

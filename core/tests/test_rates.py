@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -96,6 +97,22 @@ def test_a_store_that_is_away_lets_nothing_pass(scheme: str, caplog: pytest.LogC
     app.worker("tasks", limits=Limits(time=1.2)).run()
     assert [] == handled
     assert 1 == caplog.text.count("Fetching nothing, because the store of the rate limit cannot be reached")
+
+
+def test_whatever_is_wrong_with_a_store_it_is_asked_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that its client should not raise ends no worker."""
+    limit = RateLimit("100/second", key=uuid4().hex)
+
+    def fail() -> Any:
+        raise ValueError("odd")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(limit, "_reach", fail)
+        assert (0, 0, limit.LATER) == (limit.allowed(), limit.take(1), limit.wait())
+    assert 1 == caplog.text.count("Fetching nothing")
+    assert (100, 1) == (limit.allowed(), limit.take(1))
 
 
 @pytest.mark.parametrize(
