@@ -326,8 +326,12 @@ class Postbus(Handlers):
     @property
     def failures(self) -> Failures:
         """What deals with messages that failed."""
+        return self.failures_among(self.transports)
+
+    def failures_among(self, transports: Mapping[str, Transport]) -> Failures:
+        """Return what deals with messages that failed, which come from, and go to, these transports."""
         return Failures(
-            self.transports,
+            transports,
             self.retry_policy_for,
             self.failure_transport_for,
             self.observers,

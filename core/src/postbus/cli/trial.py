@@ -20,7 +20,6 @@ from msgspec.structs import replace
 from postbus.app import Postbus
 from postbus.errors import ConfigurationError
 from postbus.events import Event, MessageFailed, MessageHandled
-from postbus.failures import Failures
 from postbus.transport import Delivery, Outgoing, QueueTransport, Transport, TransportContext
 from postbus.worker.signals import StopSignals
 from postbus.worker.trials import Channel, Verdict
@@ -139,7 +138,7 @@ def worker_for(app: Postbus, summons: Summons, *, bus: str | None, grace: float)
     worker = Worker(
         {broker.name: transport},
         app.handle if bus is None else partial(app.handle, bus=bus),
-        Failures(transports, app.retry_policy_for, app.failure_transport_for, app.observers),
+        app.failures_among(transports),
         grace=grace,
         observers=app.observers,
     )

@@ -100,7 +100,8 @@ class Holding:
         """Whether there may be messages among them that workers died of."""
         self.tries_suspects = False
         """Whether each of these is handled in a process of its own."""
-        self._condemned: Envelope | None = None
+        self._condemned: dict[int, Envelope] = {}
+        """What a process of its own has died of; by identity."""
         self.given_up = 0
         """How many messages were given back that a handler had begun, and may still be busy with."""
         self.fetching_since: float | None = None
@@ -123,6 +124,8 @@ class Holding:
         self._mark: Envelope | None = None
         self._look_at = 0.0
         self._is_owed = False
+        self._is_in_doubt = False
+        """Whether an acknowledgement may have been heard whose answer was lost."""
         self._settle_again_at = 0.0
 
     def __len__(self) -> int:
@@ -178,6 +181,7 @@ class Holding:
         if not self:
             self._known_lease()  # As long as it can be asked for: see `_is_ours`.
             self.lost.clear()
+            self._condemned.clear()
             self.has_suspects = False
             self._shortest = math.inf
             self._leased_at = self._extend_at = since
@@ -232,7 +236,7 @@ class Holding:
     def deaths(self, envelope: Envelope) -> int | None:
         """Return how many workers had a message when they died, if these were too many."""
         count = self._deliveries_of(envelope)
-        if self._condemned is envelope:
+        if id(envelope) in self._condemned:
             return count
         # While a suspect waits for a process of its own, its worker may die of another one.
         is_uncertain = self._counts_releases or self.tries_suspects
@@ -241,7 +245,7 @@ class Holding:
 
     def condemn(self, envelope: Envelope) -> None:
         """Take note that a message was handled in a process of its own, and that this has died of it."""
-        self._condemned = envelope
+        self._condemned[id(envelope)] = envelope
         self.has_suspects = True
 
     @property
@@ -251,7 +255,7 @@ class Holding:
     def _deliveries_of(self, envelope: Envelope) -> int:
         """Return how often a message was delivered, but for when this very worker lost it before it was begun."""
         received = _received(envelope)
-        if not received.count or received.id is None:
+        if received.count is None or received.count < self.LAST_CHANCE or received.id is None:
             return received.count or 0
         again = sum(1 for one in self.waiting.copy() if one is not envelope and _received(one).id == received.id)
         return max(1, received.count - again - self._survived.get(received.id, 0))
@@ -274,17 +278,17 @@ class Holding:
         """
         if not self.done and not self._owed:
             return
-        is_again = self._is_owed
-        if is_again and not last and not self._may_be_back():
+        if self._is_owed and not last and not self._may_be_back():
             return
         self._is_owed = False
         for owed in _all_of(self._owed):
             self.release(owed.envelopes, begun=owed.begun, last=last)
         if self.done:
-            self._acknowledge(last=last, is_again=is_again)
+            self._acknowledge(last=last)
 
-    def _acknowledge(self, *, last: bool, is_again: bool) -> None:
+    def _acknowledge(self, *, last: bool) -> None:
         done = _all_of(self.done)
+        is_again, self._is_in_doubt = self._is_in_doubt, False
         try:
             if time.monotonic() - self._leased_at > self._known_lease():
                 self._note_lost(done)
@@ -298,8 +302,9 @@ class Holding:
                 _warn(error, "Could not acknowledge %d messages of %r; they come again", len(done), self.name)
                 return
             self.done.extendleft(reversed(done))
+            self._is_in_doubt = True
             return
-        if self._observers:
+        if self._observers and len(unsettled) < len(done):
             self._observers.notify(MessagesAcknowledged(self.name, len(done) - len(unsettled)))
         if not unsettled:
             return
