@@ -518,6 +518,29 @@ def test_an_error_in_settling_ends_no_worker(concurrency: int, caplog: pytest.Lo
     assert "they come again: ValueError: odd tag" in caplog.text
 
 
+def test_a_broker_is_asked_to_wait_no_longer_than_it_can(concurrency: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one fetch can wait for a short time only, or not at all, it is not asked for more."""
+    app = make_app()
+    tasks = transport(app)
+    tasks.guarantees = replace(tasks.guarantees, longest_wait=0.1)
+    waits: list[float] = []
+    fetch = tasks.connection.fetch
+
+    def take_note(limit: int, wait: float) -> Any:
+        waits.append(wait)
+        return fetch(limit, wait)
+
+    monkeypatch.setattr(tasks.connection, "fetch", take_note)
+    handled: list[int] = []
+    app.handler(handles=Task)(lambda task: handled.append(task.number))
+    late = threading.Timer(0.5, lambda: app.dispatch(Task(1)))
+    late.start()
+    run(app, 1, concurrency=concurrency)
+    late.join()
+    assert [1] == handled
+    assert {0.1} == {*waits} - {0.0}
+
+
 def test_an_error_in_fetching_ends_no_worker(
     concurrency: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
