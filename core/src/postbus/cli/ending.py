@@ -20,10 +20,14 @@ def end_within(seconds: float, code: int) -> None:
 
     def run() -> None:
         time.sleep(seconds)
-        logger.error("Ending this process, which did not end within %.0f s. It was held up by %s", seconds, holdup())
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(code)
+        try:
+            logger.error(
+                "Ending this process, which did not end within %.0f s. It was held up by %s", seconds, holdup()
+            )
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        finally:  # Whoever read our output may have gone.
+            os._exit(code)
 
     threading.Thread(target=run, name="postbus-end", daemon=True).start()
 
