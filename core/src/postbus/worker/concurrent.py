@@ -149,8 +149,8 @@ class Concurrent:
             envelope = holding.next() if holding is not None else None
             if holding is None or envelope is None:
                 return
-            trial_slots = self._trial_slots_for(holding, envelope)
-            has_last_chance = trial_slots is None and holding.has_suspects and holding.has_last_chance(envelope)
+            trial_slots = self._trial_slots_for(holding, envelope) if holding.has_suspects else None
+            has_last_chance = holding.has_suspects and trial_slots is None and holding.has_last_chance(envelope)
             if has_last_chance and not self._last_chance.may_begin(receivers, is_busy=self._slots.begun > 0):
                 return
             self._turns.next(wanting)
@@ -172,7 +172,7 @@ class Concurrent:
 
     def _trial_slots_for(self, holding: Holding, envelope: Envelope) -> Slots | None:
         """Return where a message is handled that workers may have died of; None for all others."""
-        if not holding.has_suspects or self._trials is None or not self._trials.is_possible:
+        if self._trials is None or not self._trials.is_possible:
             return None
         return self._trial_slots if holding.is_suspect(envelope) else None
 
