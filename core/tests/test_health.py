@@ -35,16 +35,19 @@ class Task:
 
 
 class Broker:
-    """A broker that is up, down, or answers nothing."""
+    """A broker that is up, down, answers nothing, or breaks whenever it was reached."""
 
     def __init__(self) -> None:
         self.up = True
         self.hanging = False
+        self.breaks = False
+        self.fetches = 0
         self.over = threading.Event()
         self.fetched = threading.Event()
 
     def fetch(self, limit: int, wait: float) -> list[Any]:
-        if not self.up:
+        self.fetches += 1
+        if not self.up or (self.breaks and self.fetches % 2 == 0):
             raise ConnectionLost("The broker is away.")
         self.fetched.set()
         self.over.wait(PATIENCE if self.hanging else min(wait, 0.05))
@@ -118,6 +121,39 @@ def test_a_broker_that_comes_back_in_time_does_not(app: Postbus, broker: Broker,
     worker.stop()
     working.join(PATIENCE)
     assert not working.is_alive()
+
+
+@pytest.mark.slow
+def test_a_connection_that_is_lost_again_and_again_is_told(
+    app: Postbus, broker: Broker, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """A broker that can be reached for a moment each time is away all the same: one line and the health file say so."""
+    file = tmp_path / "health"
+    broker.breaks = True
+    worker = app.worker(health_file=file)
+    working = threading.Thread(target=worker.run)
+    working.start()
+    try:
+        assert until(lambda: "has not reached 'tasks' for" in (ailment(file, max_age=2.0) or ""))
+    finally:
+        worker.stop()
+        working.join(PATIENCE)
+    assert not working.is_alive()
+    lines = [record.getMessage() for record in caplog.records]
+    assert 1 == sum("3 times running at once after reconnecting" in line for line in lines)
+
+
+def test_a_connection_that_holds_is_told_no_more(
+    app: Postbus, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was lost again and again is no longer away once it has held for a while."""
+    transport: Any = app.transport("tasks")
+    transport.first_pause, transport.steady = 0.01, 1.0
+    broker.breaks = True
+    assert until(lambda: transport.receive(1, 0.01) or "times running" in caplog.text)
+    assert transport.away_since is not None
+    broker.breaks = False
+    assert until(lambda: transport.receive(1, 0.01) or transport.away_since is None)
 
 
 def test_an_outage_that_another_thread_finds_lasts(app: Postbus, broker: Broker) -> None:

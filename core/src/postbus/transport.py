@@ -7,6 +7,7 @@ sends and receives envelopes, and looks after lost connections and forks.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import threading
@@ -407,6 +408,10 @@ class QueueTransport:
 
     first_pause = 0.2
     longest_pause = 30.0
+    steady = 5.0
+    """Seconds for which a connection holds that was not lost at once after reconnecting."""
+    most_relapses = 3
+    """How many times running it may be lost at once before that is more than an outage."""
 
     def __init__(self, connect: Callable[[], Connection], context: TransportContext) -> None:
         self.name = context.name
@@ -422,6 +427,9 @@ class QueueTransport:
         self._pid = os.getpid()
         self.lost_since: float | None = None
         """When the broker was lost, by the monotonic clock; None while it can be reached, as far as is known."""
+        self._found_at = -math.inf
+        self._relapses = 0
+        self._unsteady_since = 0.0
         self._pause = 0.0
         self._retry_at = 0.0
         self._closed = threading.Event()
@@ -648,6 +656,12 @@ class QueueTransport:
         """The open connection; ask it with isinstance what else it can do."""
         return self._open()
 
+    @property
+    def away_since(self) -> float | None:
+        """As `lost_since`, but for a broker that is lost at once after each reconnecting: since the first time."""
+        is_steady = self.lost_since is None and time.monotonic() - self._found_at > self.steady
+        return self.lost_since if is_steady or self._relapses < self.most_relapses else self._unsteady_since
+
     def call(self, operation: Callable[[Connection], T]) -> T:
         """Run an operation on the open connection; once more on a fresh one if it turns out to be lost."""
         connection = self._open()
@@ -703,7 +717,10 @@ class QueueTransport:
                 self._connection = None
             first = self.lost_since is None
             if first:
-                self.lost_since = time.monotonic()
+                self.lost_since = now = time.monotonic()
+                is_relapse = now - self._found_at <= self.steady
+                self._relapses = self._relapses + 1 if is_relapse else 0
+                self._unsteady_since = self._unsteady_since if is_relapse else now
         if connection is not None:
             try:
                 connection.close()
@@ -712,12 +729,23 @@ class QueueTransport:
         if first:
             reason = str(error).removesuffix(".")
             logger.warning("Lost %r: %s. Reconnecting.", self.name, reason, extra={"transport": self.name})
+            if self._relapses == self.most_relapses:
+                logger.error(
+                    "Lost %r %d times running at once after reconnecting, so something makes it break: %s. It counts "
+                    "as lost until it holds for %g s.",
+                    self.name,
+                    self._relapses,
+                    reason,
+                    self.steady,
+                    extra={"transport": self.name},
+                )
             self._observers.notify(TransportLost(self.name, error))
 
     def _found(self) -> None:
         if self.lost_since is None:
             return
         self.lost_since, self._pause, self._retry_at = None, 0.0, 0.0
+        self._found_at = time.monotonic()
         logger.info("Reached %r again.", self.name, extra={"transport": self.name})
         self._observers.notify(TransportRestored(self.name))
 

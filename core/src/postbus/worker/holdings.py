@@ -106,8 +106,8 @@ class Holding:
 
     @property
     def lost_since(self) -> float | None:
-        """Since when the broker cannot be reached, by the monotonic clock; None if it can, as far as is known."""
-        since = self._broker_lost_since
+        """Since when the broker cannot be reached for longer than a moment, by the monotonic clock; None if it can."""
+        since = self.receiver.away_since if isinstance(self.receiver, QueueTransport) else None
         if since is None or self.switch is None:
             return since
         # Nobody has looked for it during a pause.
