@@ -64,8 +64,8 @@ class Properties(Struct):
     cluster_id: Text | None = None
     others: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     """Those of the headers that are no text, name and value as they came. Written where ``headers`` has no such name."""
-    number: int | None = None
-    """What the publisher knows the message by."""
+    number: Any = None
+    """What the publisher knows the message by, as text."""
     problem: str | None = None
     """What could not be read, as a clause."""
 
@@ -88,10 +88,11 @@ def write_properties(properties: Properties) -> bytes:
     for name, flag in _FLAGS.items():
         value = getattr(properties, name)
         if name == "headers":
-            value = _write_entries(properties)
-            pieces += (_LONG.pack(len(value)), value)
-        elif value is None:
+            value = _write_entries(properties) or None
+        if value is None:
             continue
+        if name == "headers":
+            pieces += (_LONG.pack(len(value)), value)
         else:
             try:
                 pieces.append(_WHOLE[name].pack(value) if name in _WHOLE else write_short(value))
@@ -126,7 +127,7 @@ def _write_entries(properties: Properties) -> bytes:
         if key.decode(errors="replace") not in properties.headers:
             pieces += (_OCTET.pack(len(key)), key, encoded)
     if properties.number is not None:
-        pieces += (_NUMBER_KEY, b"l", _LONG_LONG.pack(properties.number))
+        pieces.append(_NUMBER_KEY + _write_value(properties.number))
     return b"".join(pieces)
 
 
@@ -235,9 +236,6 @@ def _read_entries(properties: Properties, table: bytes) -> None:
     headers = properties.headers
     try:
         for key, at, end in _entries_in(table):
-            if key == _NUMBER_KEY[1:]:
-                properties.number = _number_in(table[at:end])
-                continue
             try:
                 name = key.decode()
                 headers[name] = value = _read_value(table, at, end)
@@ -252,10 +250,7 @@ def _read_entries(properties: Properties, table: bytes) -> None:
             properties.others[key] = table[at:end]
     except (_Unreadable, struct.error, IndexError):
         properties.problem = "its table of headers is broken"
-
-
-def _number_in(value: bytes) -> int | None:
-    return _LONG_LONG.unpack(value[1:])[0] if len(value) == 1 + _LONG_LONG.size else None
+    properties.number = headers.pop(NUMBER, None)
 
 
 def _entries_in(table: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -142,7 +142,7 @@ class Encoder:
     def _content(self, message: Message, number: int) -> tuple[bytes, bytes]:
         """Return a header frame and the body."""
         properties, body = message.properties, message.body
-        properties.number = number
+        properties.number = str(number)
         written = write_properties(properties)
         if _CONTENT.size + len(written) > self._largest_frame:
             properties, body = _with_headers_in_body(properties, body)

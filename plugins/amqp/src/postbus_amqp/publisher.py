@@ -137,7 +137,7 @@ class ConfirmingChannel:
     def _on_return(self, _: Any, __: Any, properties: bytes, ___: bytes) -> None:
         number = read_properties(properties).number
         for batch, position in self._pending.values():
-            if batch.first + position == number:
+            if str(batch.first + position) == number:
                 batch.returned.add(position)
                 return
         # One of all that is under way, and it will be confirmed as if it were stored.
