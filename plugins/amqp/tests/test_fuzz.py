@@ -13,14 +13,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from plugins.amqp.tests.foreign import nested, publish, short, sized, written
 from postbus import Envelope, Postbus
 from postbus import stamps as core
 from postbus.serialization import Undecodable
 from postbus_amqp import stamps
 from tests.brokers.rabbitmq import RabbitMQ
 from tests.brokers.server import wait_until
-
-from .foreign import nested, publish, short, sized, written
 
 MESSAGES, TOGETHER = 2000, 10
 ADDED = {core.ErrorDetails.header, core.Buried.header, core.MessageId.header, stamps.AmqpProperties.header}
@@ -74,10 +73,10 @@ VALUES = st.recursive(
     max_leaves=5,
 ) | st.sampled_from([nested(depth) for depth in (50, 99, 100, 101, 500, 2000)])
 OURS = [b"X-Message-Stamp-retried", b"X-Message-Stamp-handled", b"X-Message-Stamp-bus", b"X-Postbus-Wire", b"type"]
-TEXT = (WORDS | st.sampled_from([b"[" * 3000, b'[{"count": 1e999}]', b"9" * 5000])).map(
-    lambda text: sized(b"S", text)
+TEXT = (WORDS | st.sampled_from([b"[" * 3000, b'[{"count": 1e999}]', b"9" * 5000])).map(lambda text: sized(b"S", text))
+HEADERS = st.dictionaries(
+    NAMES | st.sampled_from([*OURS, b"x-postbus-", b"x-delivery-count"]), VALUES | TEXT, max_size=5
 )
-HEADERS = st.dictionaries(NAMES | st.sampled_from([*OURS, b"x-postbus-", b"x-delivery-count"]), VALUES | TEXT, max_size=5)
 PROPERTIES = st.fixed_dictionaries(
     {},
     optional={
@@ -93,7 +92,9 @@ PROPERTIES = st.fixed_dictionaries(
 BODIES = st.one_of(
     st.binary(max_size=100),
     WORDS,
-    st.sampled_from([b"[" * 2000 + b"]" * 2000, b"9" * 5000, b'{"number": 1e999}', b'{"number": "\\ud800"}', b"\0\0\0\2[]"]),
+    st.sampled_from(
+        [b"[" * 2000 + b"]" * 2000, b"9" * 5000, b'{"number": 1e999}', b'{"number": "\\ud800"}', b"\0\0\0\2[]"]
+    ),
 )
 
 
@@ -115,7 +116,9 @@ def is_text(name: bytes) -> bool:
 
 def as_it_came(foreign: Foreign) -> tuple[bytes, dict[str, str], bytes | None]:
     """Return body, text headers, and whatever else there is to be kept, as AMQP writes it."""
-    texts = {name: text for name, value in foreign.headers.items() if is_text(name) and (text := shown(value)) is not None}
+    texts = {
+        name: text for name, value in foreign.headers.items() if is_text(name) and (text := shown(value)) is not None
+    }
     others = {
         name: value
         for name, value in foreign.headers.items()

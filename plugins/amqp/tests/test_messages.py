@@ -11,14 +11,13 @@ from decimal import Decimal
 
 import pytest
 
+from plugins.amqp.tests.foreign import nested, publish, short, sized, written
 from postbus import Limits, Postbus
 from postbus import stamps as core
 from postbus.errors import Unrecoverable
 from postbus.serialization import Undecodable
 from postbus.transport import Outgoing
 from postbus_amqp import stamps
-
-from .foreign import nested, publish, short, sized, written
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from postbus.errors import ConnectionLost, TransportError, describe
 from postbus_amqp.channel import Channel
 from postbus_amqp.errors import again, explain, text_of
+from postbus_amqp.link import Link
 from postbus_amqp.options import Settings
 from postbus_amqp.parameters import parameters_for
 from postbus_amqp.thread import Call, IoThread
-from postbus_amqp.link import Link
 
 logger = logging.getLogger("postbus")
 

@@ -189,7 +189,9 @@ def _worst(answers: Answers) -> TransportError:
     others = [error for error in errors if not isinstance(error, MessageRefused)]
     lost = [error for error in others if isinstance(error, ConnectionLost)]
     if not others:
-        return MessageRefused({position: str(answers.errors[position]) for position in sorted(answers.errors)}, stored=stored)
+        return MessageRefused(
+            {position: str(answers.errors[position]) for position in sorted(answers.errors)}, stored=stored
+        )
     error = (lost or others)[0]
     error.stored = stored
     return error

@@ -63,7 +63,7 @@ class Properties(Struct):
     app_id: Text | None = None
     cluster_id: Text | None = None
     others: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
-    """Those of the headers that are no text, name and value as they came. Written where ``headers`` has no such name."""
+    """The headers that are no texts, name and value as they came; written if ``headers`` has no such name."""
     number: Any = None
     """What the publisher knows the message by, as text."""
     problem: str | None = None
@@ -131,7 +131,7 @@ def _write_entries(properties: Properties) -> bytes:
     return b"".join(pieces)
 
 
-def _write_value(value: Any, depth: int = 0) -> bytes:  # noqa: PLR0911  One line for each type.
+def _write_value(value: Any, depth: int = 0) -> bytes:
     """Return a value of a table, its type in front."""
     if isinstance(value, str):
         text = _encoded(value)
@@ -158,8 +158,7 @@ def _write_value(value: Any, depth: int = 0) -> bytes:  # noqa: PLR0911  One lin
     if depth == DEEPEST:
         raise Unwritable(f"holds more than {DEEPEST} tables or lists in each other")
     if isinstance(value, Mapping):
-        table = cast(Mapping[Any, Any], value)
-        inner = b"".join(_write_name(name) + _write_value(one, depth + 1) for name, one in table.items())
+        inner = b"".join(_write_name(name) + _write_value(one, depth + 1) for name, one in value.items())
         return b"F" + _LONG.pack(len(inner)) + inner
     inner = b"".join(_write_value(one, depth + 1) for one in cast(Sequence[Any], value))
     return b"A" + _LONG.pack(len(inner)) + inner
@@ -201,9 +200,11 @@ def read_properties(data: bytes) -> Properties:
 
 def time_of(seconds: int | None) -> datetime | None:
     """Return the time of a timestamp, which some write in milliseconds; None if it has none."""
-    for unit in (1, 1000) if seconds is not None else ():
+    if seconds is None:
+        return None
+    for since_1970 in seconds, seconds / 1000:
         with suppress(ValueError, OverflowError, OSError):
-            return datetime.fromtimestamp(seconds / unit, UTC)
+            return datetime.fromtimestamp(since_1970, UTC)
     return None
 
 
@@ -224,10 +225,8 @@ def _read_into(properties: Properties, data: bytes) -> None:
             at += form.size
         else:
             start, at = at + 1, _end(data, at + 1, data[at])
-            text: Text = data[start:at]
-            try:
-                text = text.decode()
-            except UnicodeDecodeError:
+            text = _text_in(data[start:at])
+            if isinstance(text, bytes):
                 properties.problem = f"its {name} is no UTF-8"
             setattr(properties, name, text)
 
@@ -236,17 +235,18 @@ def _read_entries(properties: Properties, table: bytes) -> None:
     headers = properties.headers
     try:
         for key, at, end in _entries_in(table):
-            try:
-                name = key.decode()
-                headers[name] = value = _read_value(table, at, end)
-            except UnicodeDecodeError:
-                properties.problem = f"the name of its header {_shown(key)} is no UTF-8"
-            except (_Unreadable, struct.error, IndexError) as error:
-                why = error if isinstance(error, _Unreadable) else "is cut off"
-                properties.problem = f"its header {_shown(name)} {why}"
+            name = _text_in(key)
+            if isinstance(name, bytes):
+                properties.problem = f"the name of its header {_shown(name)} is no UTF-8"
             else:
-                if type(value) is str:
-                    continue
+                try:
+                    headers[name] = value = _read_value(table, at, end)
+                except (_Unreadable, struct.error, IndexError) as error:
+                    why = error if isinstance(error, _Unreadable) else "is cut off"
+                    properties.problem = f"its header {_shown(name)} {why}"
+                else:
+                    if type(value) is str:
+                        continue
             properties.others[key] = table[at:end]
     except (_Unreadable, struct.error, IndexError):
         properties.problem = "its table of headers is broken"
@@ -278,14 +278,11 @@ def _end(data: bytes, start: int, size: int) -> int:
     return start + size
 
 
-def _read_value(data: bytes, at: int, end: int, depth: int = 0) -> Any:  # noqa: PLR0911  As above.
+def _read_value(data: bytes, at: int, end: int, depth: int = 0) -> Any:
     """Return the value between these places; a text that is no UTF-8 as bytes, an impossible time as its number."""
     kind = data[at]
     if kind == _TEXT:
-        try:
-            return data[at + 5 : end].decode()
-        except UnicodeDecodeError:
-            return data[at + 5 : end]
+        return _text_in(data[at + 5 : end])
     if kind in _NUMBERS:
         return _NUMBERS[kind].unpack_from(data, at + 1)[0]
     if kind == _NOTHING:
@@ -302,7 +299,7 @@ def _read_value(data: bytes, at: int, end: int, depth: int = 0) -> Any:  # noqa:
         raise _Unreadable("is nested too deep")
     inner = data[at + 5 : end]
     if kind == _TABLE:
-        return {_name_in(key): _read_value(inner, *place, depth + 1) for key, *place in _entries_in(inner)}
+        return {_name_in(key): _read_value(inner, at, end, depth + 1) for key, at, end in _entries_in(inner)}
     values: list[Any] = []
     at = 0
     while at < len(inner):
@@ -312,7 +309,14 @@ def _read_value(data: bytes, at: int, end: int, depth: int = 0) -> Any:  # noqa:
 
 
 def _name_in(key: bytes) -> str:
+    name = _text_in(key)
+    if isinstance(name, bytes):
+        raise _Unreadable("holds a name that is no UTF-8")
+    return name
+
+
+def _text_in(data: bytes) -> Text:
     try:
-        return key.decode()
+        return data.decode()
     except UnicodeDecodeError:
-        raise _Unreadable("holds a name that is no UTF-8") from None
+        return data

@@ -246,8 +246,8 @@ def _count(told: object, redelivered: bool, is_counted: bool) -> int | None:
     return told + 1 if isinstance(told, int) and told > 0 else 1
 
 
-def _text(value: Text | None) -> str | None:
-    """Return a text as it can be shown."""
+def _text(value: Any) -> Any:
+    """Return a text as it can be shown, and None as None."""
     return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
 
 

@@ -184,7 +184,7 @@ class Publisher:
             except TransportError as another:
                 error = another
         if error is not None:
-            answers.errors |= {position: error for position in doubtful.keys() - answers.stored - answers.errors.keys()}
+            answers.errors |= dict.fromkeys(doubtful.keys() - answers.stored - answers.errors.keys(), error)
         return answers
 
     def _publish_apart(self, messages: Messages, answers: Answers) -> None:
