@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, cast
 
 from msgspec import Struct, field
@@ -30,6 +31,7 @@ NUMBER = "x-postbus-number"
 _TEXT, _BYTES, _TABLE, _LIST, _TIME, _DECIMAL, _NOTHING = b"SxFATDV"
 _NUMBERS = {ord(kind): struct.Struct(f">{form}") for kind, form in zip("tbBsUuIilLfd", "?bBhhHiIqqfd", strict=True)}
 _SIZES = {kind: form.size for kind, form in _NUMBERS.items()} | {_TIME: 8, _DECIMAL: 5, _NOTHING: 0}
+_SIZED = frozenset((_TEXT, _BYTES, _TABLE, _LIST))
 _OCTET, _SHORT, _LONG, _LONG_LONG = (struct.Struct(f">{form}") for form in "BHIQ")
 _SCALED = struct.Struct(">Bi")
 
@@ -212,9 +214,7 @@ def _read_into(properties: Properties, data: bytes) -> None:
     flags, at = _SHORT.unpack_from(data)[0], 2
     if flags & 1:
         raise _Unreadable
-    for name, flag in _FLAGS.items():
-        if not flags & flag:
-            continue
+    for name in _names_of(flags):
         if name == "headers":
             start = at + _LONG.size
             at = _end(data, start, _LONG.unpack_from(data, at)[0])
@@ -231,23 +231,39 @@ def _read_into(properties: Properties, data: bytes) -> None:
             setattr(properties, name, text)
 
 
-def _read_entries(properties: Properties, table: bytes) -> None:
-    headers = properties.headers
+def _read_other(properties: Properties, key: bytes, table: bytes, at: int, end: int) -> None:
+    name = _text_in(key)
+    if isinstance(name, bytes):
+        properties.problem = f"the name of its header {_shown(name)} is no UTF-8"
+        return
     try:
-        for key, at, end in _entries_in(table):
-            name = _text_in(key)
-            if isinstance(name, bytes):
-                properties.problem = f"the name of its header {_shown(name)} is no UTF-8"
-            else:
+        properties.headers[name] = _read_value(table, at, end)
+    except (_Unreadable, struct.error, IndexError) as error:
+        why = error if isinstance(error, _Unreadable) else "is cut off"
+        properties.problem = f"its header {_shown(name)} {why}"
+
+
+@lru_cache(maxsize=64)
+def _names_of(flags: int) -> list[str]:
+    return [name for name, flag in _FLAGS.items() if flags & flag]
+
+
+def _read_entries(properties: Properties, table: bytes) -> None:
+    headers, others = properties.headers, properties.others
+    at = 0
+    try:
+        while at < len(table):
+            start = at + 1 + table[at]
+            key = table[at + 1 : start]
+            at = _end_of_value(table, start)
+            if table[start] == _TEXT:  # Nearly all are.
                 try:
-                    headers[name] = value = _read_value(table, at, end)
-                except (_Unreadable, struct.error, IndexError) as error:
-                    why = error if isinstance(error, _Unreadable) else "is cut off"
-                    properties.problem = f"its header {_shown(name)} {why}"
-                else:
-                    if type(value) is str:
-                        continue
-            properties.others[key] = table[at:end]
+                    headers[key.decode()] = table[start + 5 : at].decode()
+                    continue
+                except UnicodeDecodeError:
+                    pass
+            others[key] = table[start:at]
+            _read_other(properties, key, table, start, at)
     except (_Unreadable, struct.error, IndexError):
         properties.problem = "its table of headers is broken"
     properties.number = headers.pop(NUMBER, None)
@@ -265,17 +281,18 @@ def _entries_in(table: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 def _end_of_value(data: bytes, at: int) -> int:
     kind = data[at]
+    if kind in _SIZED:
+        return _end(data, at + 5, _LONG.unpack_from(data, at + 1)[0])
     if kind in _SIZES:
         return _end(data, at + 1, _SIZES[kind])
-    if kind in (_TEXT, _BYTES, _TABLE, _LIST):
-        return _end(data, at + 5, _LONG.unpack_from(data, at + 1)[0])
     raise _Unreadable("has a value of a type that AMQP does not know")
 
 
 def _end(data: bytes, start: int, size: int) -> int:
-    if start + size > len(data):
+    end = start + size
+    if end > len(data):
         raise _Unreadable("is cut off")
-    return start + size
+    return end
 
 
 def _read_value(data: bytes, at: int, end: int, depth: int = 0) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from operator import attrgetter
 from time import time
 from typing import Any
 
@@ -38,6 +39,8 @@ OF_THE_JOURNEY = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-coun
 MOST_METHODS = 1000
 """How many encoded commands are kept at most, one for each exchange and routing key."""
 
+_kept_values = attrgetter(*KEPT)
+_NOTHING = (None,) * len(KEPT)
 _OF_THE_JOURNEY = tuple(name.encode() for name in OF_THE_JOURNEY)
 
 _METHOD, _HEADER, _BODY = 1, 2, 3
@@ -194,10 +197,11 @@ def delivery_of(queue: str, tag: object, is_counted: bool, method: Any, encoded:
     """Return what the broker delivered; ``is_counted`` tells whether the queue counts how often it does."""
     properties = read_properties(encoded)
     table = properties.headers
-    headers: dict[str, str] = {}
+    headers: dict[str, str] = table
     others: dict[str, Any] = {}
-    for name, value in table.items():
-        (headers if type(value) is str else others)[name] = value
+    if properties.others:
+        headers = {name: value for name, value in table.items() if type(value) is str}
+        others = {name: value for name, value in table.items() if name not in headers}
     if "x-death" in table:  # The broker says more about that in headers that look like the message's own.
         for name in [name for name in headers if name.startswith(OF_THE_JOURNEY)]:
             others[name] = headers.pop(name)
@@ -232,9 +236,13 @@ def delivery_of(queue: str, tag: object, is_counted: bool, method: Any, encoded:
 
 def _kept(properties: Properties) -> AmqpProperties | None:
     """Return what a message is to have again if it comes back by way of another broker; None if there is nothing."""
-    values = {name: value for name in KEPT if (value := getattr(properties, name)) is not None}
+    values = _kept_values(properties)
+    if values == _NOTHING and not properties.others:
+        return None
     others = {key: value for key, value in properties.others.items() if not key.startswith(_OF_THE_JOURNEY)}
-    return AmqpProperties(write_properties(Properties(others=others, **values))) if values or others else None
+    if values == _NOTHING and not others:
+        return None
+    return AmqpProperties(write_properties(Properties(others=others, **dict(zip(KEPT, values, strict=True)))))
 
 
 def _count(told: object, redelivered: bool, is_counted: bool) -> int | None:
