@@ -16,7 +16,7 @@ import pytest
 
 from postbus.errors import ConnectionLost, MessageRefused, TransportError
 from postbus.transport import Outgoing
-from postbus_amqp import fields, stamps
+from postbus_amqp import stamps
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +86,7 @@ def forgetful(rabbitmq):
     class Way(socketserver.BaseRequestHandler):
         def handle(self):
             with socket.create_connection((address.hostname, address.port)) as broker:
-                back = threading.Thread(target=pass_on, args=(broker, self.request, fields.NUMBER.encode()))
+                back = threading.Thread(target=pass_on, args=(broker, self.request, b"x-postbus-number"))
                 back.start()
                 pass_on(self.request, broker, b"nothing of this")
                 back.join()
@@ -189,6 +189,7 @@ def routed(**properties):
         ),
         (routed(headers={"secret": math.nan}), "header 'secret' holds a number that is not finite"),
         (routed(headers={"secret": math.inf}), "header 'secret' holds a number that is not finite"),
+        (Outgoing(b"b" * 2**24, {"text": "h" * 200_000}), "its body has 16977... bytes, and may have 16777216"),
         (routed(headers={"secret": b"s" * 200_000}), "its headers that are no texts have 2000.. bytes"),
     ],
 )
