@@ -90,18 +90,14 @@ def write_properties(properties: Properties) -> bytes:
     for name, flag in _FLAGS.items():
         value = getattr(properties, name)
         if name == "headers":
-            value = _write_entries(properties) or None
-        if value is None:
-            continue
-        if name == "headers":
-            pieces += (_LONG.pack(len(value)), value)
+            written = _write_table(properties)
+        elif value is not None:
+            written = _write_property(name, value)
         else:
-            try:
-                pieces.append(_WHOLE[name].pack(value) if name in _WHOLE else write_short(value))
-            except (Unwritable, struct.error) as error:
-                why = error if isinstance(error, Unwritable) else "is out of range, or no whole number"
-                raise Unwritable(f"its {name} {why}") from None
-        flags |= flag
+            continue
+        if written:
+            flags |= flag
+            pieces.append(written)
     return _SHORT.pack(flags) + b"".join(pieces)
 
 
@@ -113,7 +109,16 @@ def write_short(text: Any) -> bytes:
     return _OCTET.pack(len(encoded)) + encoded
 
 
-def _write_entries(properties: Properties) -> bytes:
+def _write_property(name: str, value: Any) -> bytes:
+    try:
+        return _WHOLE[name].pack(value) if name in _WHOLE else write_short(value)
+    except (Unwritable, struct.error) as error:
+        why = error if isinstance(error, Unwritable) else "is out of range, or no whole number"
+        raise Unwritable(f"its {name} {why}") from None
+
+
+def _write_table(properties: Properties) -> bytes:
+    """Return the headers, their size in front; nothing if there are none."""
     pieces: list[bytes] = []
     for name, value in properties.headers.items():
         try:
@@ -130,7 +135,8 @@ def _write_entries(properties: Properties) -> bytes:
             pieces += (_OCTET.pack(len(key)), key, encoded)
     if properties.number is not None:
         pieces.append(_NUMBER_KEY + _write_value(properties.number))
-    return b"".join(pieces)
+    entries = b"".join(pieces)
+    return _LONG.pack(len(entries)) + entries if entries else b""
 
 
 def _write_value(value: Any, depth: int = 0) -> bytes:
@@ -231,18 +237,6 @@ def _read_into(properties: Properties, data: bytes) -> None:
             setattr(properties, name, text)
 
 
-def _read_other(properties: Properties, key: bytes, table: bytes, at: int, end: int) -> None:
-    name = _text_in(key)
-    if isinstance(name, bytes):
-        properties.problem = f"the name of its header {_shown(name)} is no UTF-8"
-        return
-    try:
-        properties.headers[name] = _read_value(table, at, end)
-    except (_Unreadable, struct.error, IndexError) as error:
-        why = error if isinstance(error, _Unreadable) else "is cut off"
-        properties.problem = f"its header {_shown(name)} {why}"
-
-
 @lru_cache(maxsize=64)
 def _names_of(flags: int) -> list[str]:
     return [name for name, flag in _FLAGS.items() if flags & flag]
@@ -267,6 +261,18 @@ def _read_entries(properties: Properties, table: bytes) -> None:
     except (_Unreadable, struct.error, IndexError):
         properties.problem = "its table of headers is broken"
     properties.number = headers.pop(NUMBER, None)
+
+
+def _read_other(properties: Properties, key: bytes, table: bytes, at: int, end: int) -> None:
+    name = _text_in(key)
+    if isinstance(name, bytes):
+        properties.problem = f"the name of its header {_shown(name)} is no UTF-8"
+        return
+    try:
+        properties.headers[name] = _read_value(table, at, end)
+    except (_Unreadable, struct.error, IndexError) as error:
+        why = error if isinstance(error, _Unreadable) else "is cut off"
+        properties.problem = f"its header {_shown(name)} {why}"
 
 
 def _entries_in(table: bytes) -> Iterator[tuple[bytes, int, int]]:

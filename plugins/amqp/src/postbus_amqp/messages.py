@@ -15,12 +15,10 @@ from msgspec.structs import replace
 from postbus.errors import MessageRefused
 from postbus.transport import Delivery, Outgoing
 from postbus_amqp.fields import Properties, Text, Unwritable, read_properties, time_of, write_properties, write_short
+from postbus_amqp.options import LARGEST_MESSAGE
 from postbus_amqp.stamps import AmqpProperties, AmqpReceived, AmqpRouting
 
 PERSISTENT = 2
-
-LARGEST_MESSAGE = 16 * 1024 * 1024
-"""Bytes of a body. RabbitMQ 4 takes no larger one, unless its `max_message_size` says so, and older ones do."""
 
 LONGEST_EXPIRATION = 10 * 365 * 86_400.0
 """Seconds. RabbitMQ closes the channel for a longer one."""

@@ -28,7 +28,7 @@ Messages = Mapping[int, Message]
 """Some of the messages that are to be published, by their positions."""
 
 
-class Unroutable(TransportError):
+class Unroutable(MessageRefused):
     """No queue is bound so that it would get a message."""
 
 
@@ -89,10 +89,11 @@ class Batch:
         answers.stored |= self.stored
         for position in self.returned:
             message = self.messages[position]
-            answers.errors[position] = Unroutable(
+            reason = (
                 f"Exchange {message.exchange!r} has no queue for the routing key {message.routing_key!r}. "
                 "Bind one to it, or send with another key: stamps.AmqpRouting(routing_key)."
             )
+            answers.errors[position] = Unroutable({0: reason})
         for position in self.unwanted - self.returned:
             message = self.messages[position]
             answers.errors[position] = TransportError(
