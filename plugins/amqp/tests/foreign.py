@@ -53,10 +53,13 @@ def nested(depth: int) -> bytes:
 
 
 def written(headers: Mapping[bytes, bytes] | None = None, **properties: bytes) -> bytes:
-    """Return properties, each given as it is written, and headers with the type in front of the value."""
+    """Return properties, each given as it is written, and headers with the type in front of the value.
+
+    The headers are in order, in which RabbitMQ 4 puts them by itself.
+    """
     given = dict(properties)
     if headers is not None:
-        table = b"".join(short(name) + value for name, value in headers.items())
+        table = b"".join(short(name) + value for name, value in sorted(headers.items()))
         given["headers"] = struct.pack(">I", len(table)) + table
     flags = sum(FLAGS[name] for name in given)
     return struct.pack(">H", flags) + b"".join(given[name] for name in FLAGS if name in given)

@@ -175,6 +175,7 @@ def running(rabbitmq: RabbitMQ, name: str) -> Iterator[Notebook]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # What fails is shown, however long.
 @settings(
     max_examples=MESSAGES // TOGETHER,
     deadline=None,
