@@ -38,6 +38,8 @@ class Stamp(Struct, frozen=True):
 
     wire_name: ClassVar[str | None] = None
     header: ClassVar[str | None] = None
+    requires: ClassVar[str | None] = None
+    """The promise of `postbus.transport.Guarantees` without which no transport takes a message with this stamp."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

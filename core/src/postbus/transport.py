@@ -12,7 +12,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from msgspec import Struct, field
@@ -399,6 +399,14 @@ class TransportContext(Struct, frozen=True):
     """
 
 
+def unmet_requirement(name: str, promised: Guarantees, given: Iterable[Stamp]) -> str | None:
+    """Return which stamp asks for more than a transport promises, in a sentence; None if none does."""
+    for stamp in given:
+        if stamp.requires is not None and not getattr(promised, stamp.requires):
+            return f"{name!r} cannot do what stamps.{type(stamp).__name__} asks for. Send it to another transport."
+    return None
+
+
 class QueueTransport:
     """A transport on top of a connection.
 
@@ -509,6 +517,8 @@ class QueueTransport:
     def refusal(self, message: Outgoing) -> str | None:
         """Return why the guarantees say that this will never be taken, in a sentence; None if they do not."""
         promised = self.guarantees
+        if (why := unmet_requirement(self.name, promised, message.stamps)) is not None:
+            return why
         if message.delay > 0 and not promised.delay:
             return f"{self.name!r} cannot delay a message, and this one is to wait for {message.delay:g} s."
         if promised.longest_delay is not None and message.delay > promised.longest_delay:
