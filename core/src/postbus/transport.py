@@ -684,6 +684,8 @@ class QueueTransport:
     def close(self) -> None:
         """Close the connection, for good. A thread that waits in `receive` returns."""
         self._closed.set()
+        if self._pid != os.getpid():
+            self._forget_parents_connection()
         with self._lock:
             connection, self._connection = self._connection, None
         if connection is not None:
