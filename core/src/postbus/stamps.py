@@ -85,6 +85,19 @@ class Delay(Stamp):
         force_setattr(self, "seconds", seconds)
 
 
+class NotBefore(Stamp):
+    """Not to be handled before this time, as its delay is longer than its broker can keep.
+
+    It is stored with the longest delay that there is, and what comes too early is sent on by the worker that gets it.
+    """
+
+    wire_name = "not-before"
+    at: datetime
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "at", _in_utc(self.at))
+
+
 class TransportNames(Stamp):
     """Where to send this message, whatever the routing says; an empty list means: handle it here."""
 

@@ -6,20 +6,24 @@ sends and receives envelopes, and looks after lost connections and forks.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
+import msgspec
 from msgspec import Struct, field
 
 from postbus import stamps
 from postbus.envelope import Envelope
-from postbus.errors import ConnectionLost, MessageRefused, TransportError, describe
+from postbus.errors import ConnectionLost, Interrupted, MessageRefused, TransportError, cut, describe
 from postbus.events import MessageSent, Observers, TransportLost, TransportRestored
 from postbus.serialization import (
     BROKEN,
@@ -39,6 +43,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("postbus")
 
 T = TypeVar("T")
+
+LONGEST_DELAY = 100 * 365 * 86400.0
+"""Seconds; what is to wait for longer is refused, because neither brokers nor calendars go on for ever."""
 
 
 # --- bytes: between a transport and a connection ---------------------------------------------------
@@ -477,7 +484,10 @@ class QueueTransport:
         return sent
 
     def encode(self, envelope: Envelope) -> Outgoing:
-        """Return the envelope as bytes, ready to be published; raise `SerializationError` if it cannot be written."""
+        """Return the envelope as bytes, ready to be published; raise `SerializationError` if it cannot be written.
+
+        A delay that the broker cannot keep is carried along.
+        """
         delay, original = 0.0, None
         for stamp in envelope.stamps:  # In one loop, as every message is asked for both.
             if type(stamp) is stamps.Delay:
@@ -486,6 +496,10 @@ class QueueTransport:
                 original = stamp
         if original is not None:
             envelope = envelope.without(stamps.Original)
+        longest = self.guarantees.longest_delay
+        if longest is not None and longest < delay <= LONGEST_DELAY:
+            at = datetime.now(UTC) + timedelta(seconds=delay)
+            envelope, delay = envelope.without(stamps.NotBefore).with_(stamps.NotBefore(at)), longest
         body, headers = self.serializer.encode(envelope) if original is None else self._copy(envelope, original)
         return Outgoing(body, headers, delay, envelope.stamps)
 
@@ -521,8 +535,8 @@ class QueueTransport:
             return why
         if message.delay > 0 and not promised.delay:
             return f"{self.name!r} cannot delay a message, and this one is to wait for {message.delay:g} s."
-        if promised.longest_delay is not None and message.delay > promised.longest_delay:
-            return f"{self.name!r} can delay a message for {promised.longest_delay:g} s, not for {message.delay:g} s."
+        if not message.delay <= LONGEST_DELAY:  # Not a number is neither more nor less.
+            return f"{self.name!r} can delay a message for 100 years, not for {message.delay:g} s."
         # As few bytes as it can have there, so that nothing is refused here which the plugin could store.
         if promised.largest_message is not None and len(message.body) > promised.largest_message:
             return (
@@ -530,6 +544,15 @@ class QueueTransport:
                 f"alone has {len(message.body)}."
             )
         return None
+
+    def early(self, envelope: Envelope) -> float:
+        """Return for how many seconds more a message that came is to wait, because its broker could not; mostly 0."""
+        if self.guarantees.longest_delay is None:
+            return 0.0
+        stamp = envelope.last(stamps.NotBefore)
+        if stamp is None:
+            return 0.0
+        return min(max((stamp.at - datetime.now(UTC)).total_seconds(), 0.0), LONGEST_DELAY)
 
     def _publish(self, batch: Sequence[Outgoing]) -> Sequence[str | None]:
         connection = self._open()
@@ -585,7 +608,10 @@ class QueueTransport:
 
     def decode(self, delivery: Delivery) -> Envelope:
         """Return a delivery as an envelope."""
-        body, headers, name = delivery.body, delivery.headers, delivery.headers.get(SERIALIZER)
+        body, headers = delivery.body, delivery.headers
+        if PACKED in headers:
+            headers = _unpacked(headers)
+        name = headers.get(SERIALIZER)
         if name is not None and self._serializers is None:
             headers = {BROKEN + header if header == SERIALIZER else header: headers[header] for header in headers}
             name = None
@@ -594,7 +620,9 @@ class QueueTransport:
         else:
             try:
                 envelope = self._read(body, headers, name)
-            except Exception as error:  # A border: whatever a serializer trips over must not cost the message.
+            except (KeyboardInterrupt, Interrupted):
+                raise
+            except BaseException as error:  # A border: whatever a serializer trips over must not cost the message.
                 envelope = Envelope(Undecodable(body, dict(headers), describe(error)))
         reader = name or self._serializer_name
         received = stamps.Received(
@@ -655,9 +683,16 @@ class QueueTransport:
             return False
         (tag,) = _tags([original])
         outgoing = self.encode(copy)
+        why = self.refusal(outgoing)
+        if why is not None:
+            raise MessageRefused({0: why})
         # Once more on a fresh connection stores no second copy: the original is settled then, and that raises.
         self.call(lambda connection: cast(SupportsReplace, connection).replace(tag, outgoing))
         return True
+
+    def has_lost(self, envelope: Envelope) -> bool:
+        """Ask whether a delivery is settled, or somebody else's by now; no, where there are no leases."""
+        return supports(self._open(), SupportsKeepalive) and bool(self.keepalive([envelope]))
 
     # the connection
 
@@ -760,6 +795,29 @@ class QueueTransport:
         self._found_at = time.monotonic()
         logger.info("Reached %r again.", self.name, extra={"transport": self.name})
         self._observers.notify(TransportRestored(self.name))
+
+
+PACKED = "X-Postbus-Headers"
+"""A header that holds all others, as JSON in ASCII, for a broker that has no form for one of them."""
+
+
+def packed(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return headers as a single one, which every broker takes; what comes is unpacked by itself."""
+    return {PACKED: json.dumps({_as_text(name): _as_text(value) for name, value in headers.items()})}
+
+
+def _as_text(value: str | bytes) -> str:
+    # A plugin may hand over what its client could not read.
+    return cut(value, sys.maxsize) if isinstance(value, str) else value.decode(errors="backslashreplace")
+
+
+def _unpacked(headers: Mapping[str, str]) -> Mapping[str, str]:
+    try:
+        return msgspec.json.decode(headers[PACKED], type=dict[str, str]) | {
+            name: value for name, value in headers.items() if name != PACKED
+        }
+    except msgspec.DecodeError:  # Somebody else wrote it.
+        return headers
 
 
 def _fetch(connection: Connection, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
