@@ -14,6 +14,7 @@ import pytest
 
 from postbus import Envelope, Limits, Postbus, Recoverable, Unrecoverable, stamps
 from postbus.events import MessageBuried, MessageRetried
+from postbus.transport import Outgoing
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
 
@@ -135,6 +136,22 @@ def test_whatever_an_error_says(broker: str, error: Any, stage: Callable[..., St
     [buried] = one.receive("failed")
     assert Task(13) == buried.message
     assert all(len(details.message) <= 4096 for details in buried.all(stamps.ErrorDetails))
+
+
+@pytest.mark.parametrize("broker", ["redis", "sqlite"])
+def test_a_header_with_a_long_name_is_buried_on_rabbitmq(broker: str, stage: Callable[..., Stage]) -> None:
+    """AMQP has no form for a name of 300 bytes; the message is kept all the same, and nobody waits for it."""
+    one = stage(broker, "rabbitmq")
+    tasks: Any = one.app.transport("tasks")
+    body, headers = tasks.serializer.encode(Envelope(Task(13)))
+    tasks.connection.publish([Outgoing(body[:-1], headers | {"n" * 300: "value"})])
+    one.app.handler(lambda task: None, handles=Task)
+    one.app.dispatch_many(Task(number) for number in range(OTHERS))
+    stopped = one.app.worker("tasks", limits=Limits(messages=OTHERS + 1)).run()
+    assert (OTHERS, 1) == (stopped.handled, stopped.failed)
+    [buried] = one.receive("failed")
+    assert body[:-1] == buried.message.body
+    assert "value" == buried.message.headers["n" * 300]
 
 
 def test_a_user_who_may_not_make_delay_queues(rabbitmq: Any, dsn_of: Any, stage: Callable[..., Stage]) -> None:
