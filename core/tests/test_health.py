@@ -16,12 +16,12 @@ import pytest
 
 from postbus import Envelope, Limits, Postbus, TransportError
 from postbus.errors import ConnectionLost
-from postbus.events import LeasesExtended, TransportLost, WorkerPaused
+from postbus.events import LeasesExtended, MessageFailed, TransportLost
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
 from postbus.transport import Guarantees, QueueTransport
-from postbus.worker.handling import Handling
 from postbus.worker.health import Health, ailment
+from postbus.worker.holdings import Holding
 
 GUARANTEES = Guarantees(durable=True)
 
@@ -35,16 +35,19 @@ class Task:
 
 
 class Broker:
-    """A broker that is up, down, or answers nothing."""
+    """A broker that is up, down, answers nothing, or breaks whenever it was reached."""
 
     def __init__(self) -> None:
         self.up = True
         self.hanging = False
+        self.breaks = False
+        self.fetches = 0
         self.over = threading.Event()
         self.fetched = threading.Event()
 
     def fetch(self, limit: int, wait: float) -> list[Any]:
-        if not self.up:
+        self.fetches += 1
+        if not self.up or (self.breaks and self.fetches % 2 == 0):
             raise ConnectionLost("The broker is away.")
         self.fetched.set()
         self.over.wait(PATIENCE if self.hanging else min(wait, 0.05))
@@ -118,6 +121,39 @@ def test_a_broker_that_comes_back_in_time_does_not(app: Postbus, broker: Broker,
     worker.stop()
     working.join(PATIENCE)
     assert not working.is_alive()
+
+
+@pytest.mark.slow
+def test_a_connection_that_is_lost_again_and_again_is_told(
+    app: Postbus, broker: Broker, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """A broker that can be reached for a moment each time is away all the same: one line and the health file say so."""
+    file = tmp_path / "health"
+    broker.breaks = True
+    worker = app.worker(health_file=file)
+    working = threading.Thread(target=worker.run)
+    working.start()
+    try:
+        assert until(lambda: "has not reached 'tasks' for" in (ailment(file, max_age=2.0) or ""))
+    finally:
+        worker.stop()
+        working.join(PATIENCE)
+    assert not working.is_alive()
+    lines = [record.getMessage() for record in caplog.records]
+    assert 1 == sum("3 times running at once after reconnecting" in line for line in lines)
+
+
+def test_a_connection_that_holds_is_told_no_more(
+    app: Postbus, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was lost again and again is no longer away once it has held for a while."""
+    transport: Any = app.transport("tasks")
+    transport.first_pause, transport.steady = 0.01, 1.0
+    broker.breaks = True
+    assert until(lambda: transport.receive(1, 0.01) or "times running" in caplog.text)
+    assert transport.away_since is not None
+    broker.breaks = False
+    assert until(lambda: transport.receive(1, 0.01) or transport.away_since is None)
 
 
 def test_an_outage_that_another_thread_finds_lasts(app: Postbus, broker: Broker) -> None:
@@ -216,26 +252,22 @@ def test_a_slow_handler_is_no_ailment(concurrency: int, tmp_path: Path) -> None:
     assert b'"in_hand":1' in seen[0]
 
 
-def test_a_worker_that_pauses_is_alive_and_can_be_stopped(
+def test_a_worker_with_what_nobody_takes_is_alive_and_can_be_stopped(
     concurrency: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long it pauses because a copy cannot be stored: its signs of life go on, and `stop-workers` ends it."""
+    """However long a message rests that is stored nowhere: signs of life go on, and `stop-workers` gives it back."""
 
-    class Full:
-        name = "failed"
-
-        def send(self, envelopes: list[Envelope]) -> list[Envelope]:
-            raise TransportError("The store is full.")
-
-        def close(self) -> None: ...
+    def take_nothing(original: Envelope, copy: Envelope) -> bool:
+        raise TransportError("The store is full.")
 
     monkeypatch.setenv("POSTBUS_STATE_DIR", str(tmp_path))
-    monkeypatch.setattr(Handling, "FIRST_PAUSE", 3600.0)
-    monkeypatch.setattr(Handling, "LONGEST_PAUSE", 3600.0)
-    transports: dict[str, Any] = {"tasks": "in-memory://", "failed": Full()}
-    app = Postbus(transports=transports, routing={Task: "tasks"}, failure_transport="failed", retry={"max_retries": 0})
-    pauses: list[float] = []
-    app.observe(lambda event: pauses.append(event.seconds) if isinstance(event, WorkerPaused) else None)
+    monkeypatch.setattr(Holding, "FIRST_REST", 3600.0)
+    monkeypatch.setattr(Holding, "LONGEST_REST", 3600.0)
+    app = Postbus(transports={"tasks": "in-memory://"}, routing={Task: "tasks"})
+    tasks: Any = app.transport("tasks")
+    tasks.replace = take_nothing
+    failures: list[MessageFailed] = []
+    app.observe(lambda event: failures.append(event) if isinstance(event, MessageFailed) else None)
 
     @app.handler
     def fail(task: Task) -> None:
@@ -245,14 +277,14 @@ def test_a_worker_that_pauses_is_alive_and_can_be_stopped(
     file = tmp_path / "health"
     working = threading.Thread(target=app.worker("tasks", health_file=file, concurrency=concurrency).run)
     working.start()
-    assert until(lambda: pauses)
+    assert until(lambda: failures)
     first = file.read_bytes()
     assert until(lambda: file.read_bytes() != first)
+    assert 1 == tasks.connection.count().in_flight
     app.stop_signal().send()
     working.join(PATIENCE)
     assert not working.is_alive()
-    assert [3600.0] == pauses
-    tasks: Any = app.transport("tasks")
+    assert 1 == len(failures)
     assert 1 == tasks.connection.count().waiting
 
 

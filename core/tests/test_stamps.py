@@ -28,6 +28,7 @@ TRAVELLING = {
     "retried": stamps.Retried,
     "error": stamps.ErrorDetails,
     "buried": stamps.Buried,
+    "not-before": stamps.NotBefore,
 }
 STAYING = [
     stamps.Delay,
@@ -55,6 +56,7 @@ VALUES = [
     stamps.Retried(2, NOW),
     stamps.ErrorDetails("ValueError", "no", NOW),
     stamps.Buried("a"),
+    stamps.NotBefore(NOW),
 ]
 
 numbers = itertools.count()

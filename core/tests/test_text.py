@@ -1,5 +1,7 @@
 """Bodies and headers as text."""
 
+from base64 import b64decode
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +19,17 @@ def test_what_is_written_is_read(body, headers):
 
     assert body == text.read_body(written.encode(), read_headers)
     assert headers == read_headers
+
+
+@pytest.mark.parametrize("mark", ["base64", "gzip", "base64;base64", ";", ""])
+def test_the_mark_of_another_is_kept(mark):
+    """What came from elsewhere with our mark on it leaves with it, and with the body that it had."""
+    headers = {"X-Postbus-Body-Encoding": mark, "type": "note"}
+
+    written, written_headers = text.write_body(Outgoing(b"AAAA", headers))
+
+    assert b"AAAA" == text.read_body(written.encode(), written_headers)
+    assert headers == written_headers
 
 
 @pytest.mark.parametrize("body", [b"\xff", b"a\0b"])
@@ -39,4 +52,46 @@ def test_headers_of_others_are_read_as_far_as_possible():
     """PHP's empty map, values that are no strings, and no JSON at all: somebody gets to see them."""
     assert {} == text.read_headers(b"[]")
     assert {"a": "1", "b": '["x"]'} == text.read_headers(b'{"a": 1, "b": ["x"]}')
-    assert {"X-Postbus-Unreadable-Headers": "broken\ufffd"} == text.read_headers(b"broken\xff")
+    assert {"X-Postbus-Unreadable-Headers": "broken"} == text.read_headers(b"broken")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"broken\xff",
+        b'{"type": "\xff"}',
+        b'{"\xff": "note"}',
+        b'{"type": "\\ud800"}',
+        b'{"\\ud800": 1}',
+        b"[" * 2000,
+        b'["type"]',
+        b"",
+        b"null",
+    ],
+)
+def test_unreadable_headers_are_kept_to_the_byte(headers):
+    """What is no JSON object is in one header, in base64 where it is no text either."""
+    read = text.read_headers(headers)
+
+    kept = read.pop("X-Postbus-Unreadable-Headers")
+    is_text = read.pop("X-Postbus-Unreadable-Headers-Encoding", None) is None
+    assert headers == (kept.encode() if is_text else b64decode(kept))
+    assert {} == read
+
+
+@pytest.mark.parametrize("depth", [2000, 100_000])
+def test_headers_with_deep_nesting_are_kept(depth):
+    """How deep a Python reads JSON depends on its version; nothing raises, and nothing is lost."""
+    deep = "[" * depth + "]" * depth
+    headers = f'{{"tags": {deep}}}'
+
+    assert text.read_headers(headers.encode()) in ({"tags": deep}, {"X-Postbus-Unreadable-Headers": headers})
+
+
+def test_the_number_of_another_is_kept_as_it_is_written():
+    """However large it is; the headers beside it are read."""
+    digits = "9" * 5000
+
+    read = text.read_headers(b'{"big": %s, "more": 1e999, "share": 1.50, "type": "note"}' % digits.encode())
+
+    assert {"big": digits, "more": "1e999", "share": "1.50", "type": "note"} == read

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from postbus import Handlers, Limits, Postbus, handles, stamps, time_limits
-from postbus.errors import ConfigurationError, HandlerFailed, Interrupted, TimeLimitExceeded
+from postbus.errors import ConfigurationError, HandlerFailed, Interrupted, TimeLimitExceeded, TransportError
 from postbus.events import Event, HandlerStuck, MessageFailed, MessageHandled, MessageReleased, WorkerStopped
 
 PATIENCE = 30.0
@@ -446,7 +446,7 @@ def test_a_message_whose_failure_cannot_be_stored_stays(app: Postbus, over: thre
     app.handler(handles=Task, name="hang", time_limit=LIMIT)(lambda task: over.wait(PATIENCE))
 
     def refuse(*_: Any) -> None:
-        raise RuntimeError("The disk is full.")
+        raise TransportError("The disk is full.")
 
     app.dispatch(Task(1))
     transport(app).replace = transport(app).send = refuse

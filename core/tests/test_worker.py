@@ -342,45 +342,15 @@ def test_what_cannot_be_buried_stays_with_its_broker(caplog: pytest.LogCaptureFi
     worker.stop()
     thread.join(10)
     assert not thread.is_alive()
-    assert (1, 0) == (waiting(app, "orders"), waiting(inner, "failed"))
+    counts = transport(app, "orders").connection.count()
+    assert (0, 1, 0) == (counts.waiting, counts.delayed, counts.in_flight)
+    assert 0 == waiting(inner, "failed")
     assert "The store is full." in caplog.text
 
     refusing.refusing = False
+    transport(app, "orders").clock.move(1.0)
     run(app, 1)
     assert (0, 1) == (waiting(app, "orders"), waiting(inner, "failed"))
-
-
-def test_a_pause_begins_with_nothing_in_hand() -> None:
-    """Before a worker pauses, what it has handled is settled, and what it has not begun is for others."""
-    inner = make_app()
-    app = make_app(transports={"failed": Refusing(inner.transport("failed"))})
-    handled: list[int] = []
-    seen: list[tuple[int, int | None]] = []
-
-    @app.handler
-    def handle(order: OrderPlaced) -> None:
-        if order.order_id == 2:
-            raise Unrecoverable("never")
-        handled.append(order.order_id)
-
-    worker = app.worker(fetch_size=3)
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if "Pausing" in record.getMessage():
-                counts = transport(app, "orders").connection.count()
-                seen.append((counts.waiting, counts.in_flight))
-                worker.stop()
-
-    listener = Listener()
-    logging.getLogger("postbus").addHandler(listener)
-    try:
-        app.dispatch_many([OrderPlaced(1), OrderPlaced(2), OrderPlaced(3)])
-        worker.run()
-    finally:
-        logging.getLogger("postbus").removeHandler(listener)
-    assert [1] == handled
-    assert [(2, 0)] == seen
 
 
 def test_strict_priority(app: Postbus) -> None:

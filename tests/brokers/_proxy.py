@@ -46,7 +46,10 @@ class End(asyncio.Protocol):
             self.reset()
 
     def data_received(self, data: bytes) -> None:
-        if not self.forgotten:
+        if not self.is_client and self.proxy.is_to_be_lost(data):
+            self.reset()
+            self.other.reset()
+        elif not self.forgotten:
             self.other.write(data)
 
     def eof_received(self) -> bool:
@@ -121,6 +124,8 @@ class Proxy:
         self.ends: set[End] = set()
         self.swallows = False
         self.delay = 0.0
+        self.losses = 0
+        self.lost_text = b""
         self.server: asyncio.Server | None = None
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -129,6 +134,13 @@ class Proxy:
         task = self.loop.create_task(coroutine)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def is_to_be_lost(self, reply: bytes) -> bool:
+        """Say whether a connection is to be reset in place of what the broker says."""
+        if self.losses and self.lost_text in reply:
+            self.losses -= 1
+            return True
+        return False
 
     async def open(self) -> None:
         """Take connections."""
@@ -156,6 +168,8 @@ class Proxy:
                     end.listen(True)
             case "delay":
                 self.delay = float(arguments[0])
+            case "lose-replies":
+                self.losses, self.lost_text = int(arguments[0]), arguments[1].encode()
             case "heal":
                 await self.open()
                 self.swallows, self.delay = False, 0.0

@@ -76,6 +76,10 @@ class Partition:
         """Let everything take so much longer, each way."""
         self._tell(f"delay {seconds}")
 
+    def lose_replies(self, number: int, text: str) -> None:
+        """Reset a connection in place of each of the next replies in which this word occurs; take new ones."""
+        self._tell(f"lose-replies {number} {text}")
+
     def heal(self) -> None:
         """Pass everything on again, at once."""
         self._tell("heal")

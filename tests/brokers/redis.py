@@ -57,6 +57,10 @@ class Redis(Broker):
             return clients.from_url(self.dsn, socket_timeout=10, decode_responses=True)
         return self.servers[0].client()
 
+    def client_for(self, key: str) -> Any:
+        """Return a client of redis-py to the server that holds a key."""
+        return self.client()
+
     def add(self, *options: str, password: str | None = None) -> RedisServer:
         """Launch one more server, and do not wait for it."""
         program = self.find("redis-server", package="redis-server")
@@ -187,6 +191,12 @@ class RedisCluster(Redis, variant="redis_cluster"):
                     client.execute_command("CLUSTER MEET", "127.0.0.1", self.servers[0].port, bus_ports[0])
         wait_until(lambda: all(map(self._knows_all, self.servers)), "The servers do not form a cluster.")
         return ",".join(f"redis://127.0.0.1:{server.port}" for server in self.servers)
+
+    def client_for(self, key: str) -> Any:
+        slots = 16384
+        with self.client() as client:
+            slot = int(client.cluster("KEYSLOT", key))
+        return next(s for n, s in enumerate(self.servers, 1) if slot < slots * n // len(self.servers)).client()
 
     def start(self) -> None:
         super().start()

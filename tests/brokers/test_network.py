@@ -128,3 +128,16 @@ def test_a_delay_makes_everything_later(network: Partition) -> None:
 
     assert b"0123456789" == received
     assert took >= 0.2
+
+
+def test_a_reply_is_lost(network: Partition) -> None:
+    """Its connection is reset in its place, so many times; all others go on."""
+    network.lose_replies(2, "secret")
+    with connect(network) as other:
+        for _ in range(2):
+            with connect(network) as connection:
+                assert b"hello" == says(connection, b"hello")
+                with pytest.raises(ConnectionResetError):
+                    says(connection, b"a secret")
+
+        assert b"a secret" == says(other, b"a secret")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from postbus import Envelope, Limits, Postbus, Stamp, stamps
+from postbus import Backoff, Envelope, Limits, Postbus, Stamp, failures, stamps
 from tests.brokers.server import wait_until
 from tests.symfony.conftest import Shared, Symfony
 
@@ -257,8 +257,11 @@ def test_symfony_handles_what_postbus_has_buried(symfony: Symfony, here: Applica
     )
 
 
-def test_what_nobody_here_can_read_is_buried_for_symfony(symfony: Symfony, here: Application, shared: Shared) -> None:
+def test_what_nobody_here_can_read_is_buried_for_symfony(
+    symfony: Symfony, here: Application, shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A message whose class is not registered here waits in the failure transport, as it came."""
+    monkeypatch.setattr(failures, "UNKNOWN_TYPE", Backoff(max_retries=0))  # The next worker knows it no better.
     symfony.dispatch({"class": "SmsNotification", "properties": {"phoneNumber": "1"}})
     app = Postbus(
         transports={name: {"dsn": dsn, "serializer": "symfony"} for name, dsn in shared.here.items()},

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
+import traceback
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from postbus.display import one_line
+
+E = TypeVar("E", bound=BaseException)
 
 
 class PostbusError(Exception):
@@ -145,7 +148,9 @@ class SerializationError(PostbusError):
 
 
 class TransportError(PostbusError):
-    """A broker refused something, or it is in doubt whether it did.
+    """A broker refused something, or it is in doubt whether it did: the transport is to blame.
+
+    A worker makes no other copy for it, which it might have twice then; the message comes again later.
 
     When raised while publishing a batch, ``stored`` maps the positions in that batch that the broker
     has certainly taken to the ids it gave them; every other position is in doubt.
@@ -182,36 +187,98 @@ def leaves(error: BaseException) -> list[BaseException]:
 
     An error that was raised ``from`` a `Recoverable` or an `Unrecoverable` counts as that one.
     """
-    if isinstance(error, HandlerFailed):
-        return [leaf for inner in error.errors.values() for leaf in leaves(inner)]
-    if isinstance(error, DeferredFailed):
-        return [leaf for inner in error.errors for leaf in leaves(inner)]
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return [leaf for inner in group.exceptions for leaf in leaves(inner)]
+    found: list[BaseException] = []
+    seen: set[int] = set()
+    left = [error]
+    while left:  # No recursion, as groups may be nested deeper than Python can call.
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        inner = _inside(one)
+        if inner is not None:
+            left += reversed(inner)
+            continue
+        decisive = (cause for cause in causes(one) if isinstance(cause, Recoverable | Unrecoverable | StopWorker))
+        found.append(next(decisive, one))
+    return found or [error]
 
-    decisive = (cause for cause in causes(error) if isinstance(cause, Recoverable | Unrecoverable | StopWorker))
-    return [next(decisive, error)]
+
+def presentable(error: E) -> E | Escaped:
+    """Return an error; or another one in its place, if it fails whoever looks at what it is."""
+    try:
+        leaves(error)
+    except Exception as problem:  # A border: it may have made anything of its attributes.
+        return Escaped(f"What a handler raised cannot be looked at: {describe(problem)}")
+    return error
+
+
+def _inside(error: BaseException) -> list[BaseException] | None:
+    """Return what a failure wraps; None if it is no wrapper."""
+    if isinstance(error, HandlerFailed):
+        return list(error.errors.values())
+    if isinstance(error, DeferredFailed):
+        return list(error.errors)
+    if isinstance(error, BaseExceptionGroup):
+        return list(cast("BaseExceptionGroup[BaseException]", error).exceptions)
+    return None
 
 
 def causes(error: BaseException) -> list[BaseException]:
     """Return an error, what it was raised ``from``, what that was raised from, and so on."""
-    chain: list[BaseException] = []
+    chain: dict[int, BaseException] = {}
     cause: BaseException | None = error
-    while cause is not None and not any(cause is one for one in chain):  # An error may be its own cause.
-        chain.append(cause)
+    while cause is not None and id(cause) not in chain:  # An error may be its own cause.
+        chain[id(cause)] = cause
         cause = cause.__cause__
-    return chain
+    return list(chain.values())
 
 
-LONGEST_LINE = 4096
-"""Characters of what an error says in one line."""
+# --- what an error says: whatever it does when it is asked, that is no failure of who asks -----------
+
+LONGEST_TEXT = 4096
+"""Bytes; of a longer text of an error the beginning is kept."""
+
+LONGEST_TRACEBACK = 8192
+"""Bytes; of a longer one the end is kept."""
+
+CUT = "…"
+"""Stands where something was cut off."""
 
 
 def describe(error: BaseException) -> str:
     """Return an error as one line, which nothing in it can break: its type and what it says."""
-    text = one_line(str(error), LONGEST_LINE)
+    text = one_line(text_of(error), LONGEST_TEXT)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def text_of(error: BaseException) -> str:
+    """Return what an error says, as text that UTF-8 has a form for, and at most 4 KiB of it."""
+    try:
+        return cut(str(error), LONGEST_TEXT)
+    except BaseException as problem:  # A border: its own code says it, or fails to. An interruption comes again.
+        return f"(what it says cannot be told: {type(problem).__name__})"
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return an error with its traceback, as Python prints it, and at most 8 KiB of that; else where it was raised."""
+    try:
+        text = "".join(traceback.format_exception(error))
+    except BaseException:  # A border, as above; a few hundred groups in each other are too many for Python.
+        text = "".join([*traceback.format_tb(error.__traceback__), describe(error), "\n"])
+    return cut(text, LONGEST_TRACEBACK, keeps_end=True)
+
+
+def cut(text: str, most: int, *, keeps_end: bool = False) -> str:
+    """Return a text in so many bytes of UTF-8 at most; half a character, as a file's name may have it, is escaped."""
+    # By the class itself: a subclass may do anything.
+    encoded = str.encode(text, "utf-8", "backslashreplace")
+    if len(encoded) <= most:
+        return encoded.decode()
+    most -= len(CUT.encode())
+    if keeps_end:
+        return CUT + encoded[-most:].decode(errors="ignore")
+    return encoded[:most].decode(errors="ignore") + CUT
 
 
 def seconds_of(given: object) -> float | None:

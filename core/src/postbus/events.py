@@ -9,6 +9,7 @@ from typing import dataclass_transform
 from msgspec import Struct
 
 from postbus.envelope import Envelope
+from postbus.errors import Interrupted, traceback_of
 
 logger = logging.getLogger("postbus")
 
@@ -43,8 +44,18 @@ class Observers:
         for observer in self._observers:
             try:
                 observer(event)
-            except Exception:  # A border: what an observer does wrong is no reason to fail a message.
-                logger.exception("Observer %r failed on %s; the message goes on.", observer, type(event).__name__)
+            except (KeyboardInterrupt, Interrupted):
+                raise
+            except BaseException as error:  # A border: what an observer does wrong is no reason to fail a message.
+                _log(observer, event, error)
+
+
+def _log(observer: Observer, event: Event, error: BaseException) -> None:
+    kind = type(event).__name__
+    try:
+        logger.error("Observer %r failed on %s; the message goes on.", observer, kind, exc_info=error)
+    except RecursionError:  # It has errors in it nested too deep for `logging`, which lets this one out.
+        logger.error("Observer %r failed on %s; the message goes on.\n%s", observer, kind, traceback_of(error))
 
 
 class MessageSent(Event):
@@ -110,6 +121,14 @@ class MessageDropped(Event):
     envelope: Envelope
     transport: str
     error: Exception
+
+
+class MessagePostponed(Event):
+    """It came too early, and was sent on with the ``delay`` that is left; see `postbus.stamps.NotBefore`."""
+
+    envelope: Envelope
+    transport: str
+    delay: float
 
 
 class MessageReleased(Event):
@@ -200,12 +219,6 @@ class WorkerStarted(Event):
 
     transports: tuple[str, ...]
     concurrency: int = 1
-
-
-class WorkerPaused(Event):
-    """A worker begins nothing for so many seconds, because a copy of a message that failed cannot be stored."""
-
-    seconds: float
 
 
 class WorkerStopping(Event):

@@ -56,6 +56,11 @@ class Undecodable(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     reason: str
 
+    @property
+    def is_of_unknown_type(self) -> bool:
+        """Whether all that is wrong with it is that its type is not known here; elsewhere it may be."""
+        return self.reason == _not_registered(self.headers.get("type", ""))
+
 
 class Serializer(Protocol):
     """Turns envelopes into bytes and headers. Used from several threads at once."""
@@ -415,11 +420,15 @@ class JsonSerializer:
             return None, "there is no type header"
         type_ = self._registry.type_for(name)
         if type_ is None:
-            return None, f"no message is registered as {name!r}"
+            return None, _not_registered(name)
         try:
             return self._codec_for(type_).decode(body), None
         except Exception as error:  # A border: a model's own checks may raise anything.
             return None, explain(error)
+
+
+def _not_registered(name: str) -> str:
+    return f"no message is registered as {name!r}"
 
 
 def explain(error: Exception) -> str:

@@ -38,6 +38,8 @@ class Stamp(Struct, frozen=True):
 
     wire_name: ClassVar[str | None] = None
     header: ClassVar[str | None] = None
+    requires: ClassVar[str | None] = None
+    """The promise of `postbus.transport.Guarantees` without which no transport takes a message with this stamp."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -81,6 +83,19 @@ class Delay(Stamp):
                 f"stamps.Delay must be given a number of seconds from 0 up, or a timedelta, got {self.seconds!r}."
             )
         force_setattr(self, "seconds", seconds)
+
+
+class NotBefore(Stamp):
+    """Not to be handled before this time, as its delay is longer than its broker can keep.
+
+    It is stored with the longest delay that there is, and what comes too early is sent on by the worker that gets it.
+    """
+
+    wire_name = "not-before"
+    at: datetime
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "at", _in_utc(self.at))
 
 
 class TransportNames(Stamp):

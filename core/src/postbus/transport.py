@@ -6,19 +6,24 @@ sends and receives envelopes, and looks after lost connections and forks.
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import random
+import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
+import msgspec
 from msgspec import Struct, field
 
 from postbus import stamps
 from postbus.envelope import Envelope
-from postbus.errors import ConnectionLost, MessageRefused, TransportError, describe
+from postbus.errors import ConnectionLost, Interrupted, MessageRefused, TransportError, cut, describe
 from postbus.events import MessageSent, Observers, TransportLost, TransportRestored
 from postbus.serialization import (
     BROKEN,
@@ -38,6 +43,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("postbus")
 
 T = TypeVar("T")
+
+LONGEST_DELAY = 100 * 365 * 86400.0
+"""Seconds; what is to wait for longer is refused, because neither brokers nor calendars go on for ever."""
 
 
 # --- bytes: between a transport and a connection ---------------------------------------------------
@@ -398,6 +406,14 @@ class TransportContext(Struct, frozen=True):
     """
 
 
+def unmet_requirement(name: str, promised: Guarantees, given: Iterable[Stamp]) -> str | None:
+    """Return which stamp asks for more than a transport promises, in a sentence; None if none does."""
+    for stamp in given:
+        if stamp.requires is not None and not getattr(promised, stamp.requires):
+            return f"{name!r} cannot do what stamps.{type(stamp).__name__} asks for. Send it to another transport."
+    return None
+
+
 class QueueTransport:
     """A transport on top of a connection.
 
@@ -407,6 +423,10 @@ class QueueTransport:
 
     first_pause = 0.2
     longest_pause = 30.0
+    steady = 5.0
+    """Seconds for which a connection holds that was not lost at once after reconnecting."""
+    most_relapses = 3
+    """How many times running it may be lost at once before that is more than an outage."""
 
     def __init__(self, connect: Callable[[], Connection], context: TransportContext) -> None:
         self.name = context.name
@@ -422,6 +442,9 @@ class QueueTransport:
         self._pid = os.getpid()
         self.lost_since: float | None = None
         """When the broker was lost, by the monotonic clock; None while it can be reached, as far as is known."""
+        self._found_at = -math.inf
+        self._relapses = 0
+        self._unsteady_since = 0.0
         self._pause = 0.0
         self._retry_at = 0.0
         self._closed = threading.Event()
@@ -461,7 +484,10 @@ class QueueTransport:
         return sent
 
     def encode(self, envelope: Envelope) -> Outgoing:
-        """Return the envelope as bytes, ready to be published; raise `SerializationError` if it cannot be written."""
+        """Return the envelope as bytes, ready to be published; raise `SerializationError` if it cannot be written.
+
+        A delay that the broker cannot keep is carried along.
+        """
         delay, original = 0.0, None
         for stamp in envelope.stamps:  # In one loop, as every message is asked for both.
             if type(stamp) is stamps.Delay:
@@ -470,6 +496,10 @@ class QueueTransport:
                 original = stamp
         if original is not None:
             envelope = envelope.without(stamps.Original)
+        longest = self.guarantees.longest_delay
+        if longest is not None and longest < delay <= LONGEST_DELAY:
+            at = datetime.now(UTC) + timedelta(seconds=delay)
+            envelope, delay = envelope.without(stamps.NotBefore).with_(stamps.NotBefore(at)), longest
         body, headers = self.serializer.encode(envelope) if original is None else self._copy(envelope, original)
         return Outgoing(body, headers, delay, envelope.stamps)
 
@@ -501,10 +531,12 @@ class QueueTransport:
     def refusal(self, message: Outgoing) -> str | None:
         """Return why the guarantees say that this will never be taken, in a sentence; None if they do not."""
         promised = self.guarantees
+        if (why := unmet_requirement(self.name, promised, message.stamps)) is not None:
+            return why
         if message.delay > 0 and not promised.delay:
             return f"{self.name!r} cannot delay a message, and this one is to wait for {message.delay:g} s."
-        if promised.longest_delay is not None and message.delay > promised.longest_delay:
-            return f"{self.name!r} can delay a message for {promised.longest_delay:g} s, not for {message.delay:g} s."
+        if not message.delay <= LONGEST_DELAY:  # Not a number is neither more nor less.
+            return f"{self.name!r} can delay a message for 100 years, not for {message.delay:g} s."
         # As few bytes as it can have there, so that nothing is refused here which the plugin could store.
         if promised.largest_message is not None and len(message.body) > promised.largest_message:
             return (
@@ -512,6 +544,15 @@ class QueueTransport:
                 f"alone has {len(message.body)}."
             )
         return None
+
+    def early(self, envelope: Envelope) -> float:
+        """Return for how many seconds more a message that came is to wait, because its broker could not; mostly 0."""
+        if self.guarantees.longest_delay is None:
+            return 0.0
+        stamp = envelope.last(stamps.NotBefore)
+        if stamp is None:
+            return 0.0
+        return min(max((stamp.at - datetime.now(UTC)).total_seconds(), 0.0), LONGEST_DELAY)
 
     def _publish(self, batch: Sequence[Outgoing]) -> Sequence[str | None]:
         connection = self._open()
@@ -576,7 +617,10 @@ class QueueTransport:
 
     def decode(self, delivery: Delivery) -> Envelope:
         """Return a delivery as an envelope."""
-        body, headers, name = delivery.body, delivery.headers, delivery.headers.get(SERIALIZER)
+        body, headers = delivery.body, delivery.headers
+        if PACKED in headers:
+            headers = _unpacked(headers)
+        name = headers.get(SERIALIZER)
         if name is not None and self._serializers is None:
             headers = {BROKEN + header if header == SERIALIZER else header: headers[header] for header in headers}
             name = None
@@ -585,7 +629,9 @@ class QueueTransport:
         else:
             try:
                 envelope = self._read(body, headers, name)
-            except Exception as error:  # A border: whatever a serializer trips over must not cost the message.
+            except (KeyboardInterrupt, Interrupted):
+                raise
+            except BaseException as error:  # A border: whatever a serializer trips over must not cost the message.
                 envelope = Envelope(Undecodable(body, dict(headers), describe(error)))
         reader = name or self._serializer_name
         received = stamps.Received(
@@ -661,9 +707,16 @@ class QueueTransport:
             return False
         (tag,) = _tags([original])
         outgoing = self.encode(copy)
+        why = self.refusal(outgoing)
+        if why is not None:
+            raise MessageRefused({0: why})
         # Once more on a fresh connection stores no second copy: the original is settled then, and that raises.
         self.call(lambda connection: cast(SupportsReplace, connection).replace(tag, outgoing))
         return True
+
+    def has_lost(self, envelope: Envelope) -> bool:
+        """Ask whether a delivery is settled, or somebody else's by now; no, where there are no leases."""
+        return supports(self._open(), SupportsKeepalive) and bool(self.keepalive([envelope]))
 
     # the connection
 
@@ -671,6 +724,12 @@ class QueueTransport:
     def connection(self) -> Connection:
         """The open connection; ask it with isinstance what else it can do."""
         return self._open()
+
+    @property
+    def away_since(self) -> float | None:
+        """As `lost_since`, but for a broker that is lost at once after each reconnecting: since the first time."""
+        is_steady = self.lost_since is None and time.monotonic() - self._found_at > self.steady
+        return self.lost_since if is_steady or self._relapses < self.most_relapses else self._unsteady_since
 
     def call(self, operation: Callable[[Connection], T]) -> T:
         """Run an operation on the open connection; once more on a fresh one if it turns out to be lost."""
@@ -684,6 +743,8 @@ class QueueTransport:
     def close(self) -> None:
         """Close the connection, for good. A thread that waits in `receive` returns."""
         self._closed.set()
+        if self._pid != os.getpid():
+            self._forget_parents_connection()
         with self._lock:
             connection, self._connection = self._connection, None
         if connection is not None:
@@ -727,7 +788,10 @@ class QueueTransport:
                 self._connection = None
             first = self.lost_since is None
             if first:
-                self.lost_since = time.monotonic()
+                self.lost_since = now = time.monotonic()
+                is_relapse = now - self._found_at <= self.steady
+                self._relapses = self._relapses + 1 if is_relapse else 0
+                self._unsteady_since = self._unsteady_since if is_relapse else now
         if connection is not None:
             try:
                 connection.close()
@@ -736,12 +800,23 @@ class QueueTransport:
         if first:
             reason = str(error).removesuffix(".")
             logger.warning("Lost %r: %s. Reconnecting.", self.name, reason, extra={"transport": self.name})
+            if self._relapses == self.most_relapses:
+                logger.error(
+                    "Lost %r %d times running at once after reconnecting, so something makes it break: %s. It counts "
+                    "as lost until it holds for %g s.",
+                    self.name,
+                    self._relapses,
+                    reason,
+                    self.steady,
+                    extra={"transport": self.name},
+                )
             self._observers.notify(TransportLost(self.name, error))
 
     def _found(self) -> None:
         if self.lost_since is None:
             return
         self.lost_since, self._pause, self._retry_at = None, 0.0, 0.0
+        self._found_at = time.monotonic()
         logger.info("Reached %r again.", self.name, extra={"transport": self.name})
         self._observers.notify(TransportRestored(self.name))
 
@@ -758,6 +833,29 @@ def tell_doubt(name: str, number: int) -> None:
         number,
         extra={"transport": name},
     )
+
+
+PACKED = "X-Postbus-Headers"
+"""A header that holds all others, as JSON in ASCII, for a broker that has no form for one of them."""
+
+
+def packed(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return headers as a single one, which every broker takes; what comes is unpacked by itself."""
+    return {PACKED: json.dumps({_as_text(name): _as_text(value) for name, value in headers.items()})}
+
+
+def _as_text(value: str | bytes) -> str:
+    # A plugin may hand over what its client could not read.
+    return cut(value, sys.maxsize) if isinstance(value, str) else value.decode(errors="backslashreplace")
+
+
+def _unpacked(headers: Mapping[str, str]) -> Mapping[str, str]:
+    try:
+        return msgspec.json.decode(headers[PACKED], type=dict[str, str]) | {
+            name: value for name, value in headers.items() if name != PACKED
+        }
+    except msgspec.DecodeError:  # Somebody else wrote it.
+        return headers
 
 
 def _fetch(connection: Connection, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:

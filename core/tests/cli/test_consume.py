@@ -210,3 +210,14 @@ def test_an_interruption_of_the_handlers_own_ends_no_worker(shop: Shop) -> None:
     assert 0 == result.exit_code
     assert "What a handler raised is no Exception: KeyboardInterrupt" in result.stderr
     assert 0 == shop.json("stats")["transports"]["orders"]["waiting"]
+
+
+def test_it_says_of_which_transports_messages_would_be_dropped(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a failure transport, what finally fails is gone after a line in the log; who starts a worker is told."""
+    shop.run("consume", "orders", "--time-limit", "0.1s")
+    assert "is dropped" not in caplog.text
+    module = shop.folder / "shop.py"
+    module.write_text(module.read_text().replace('    failure_transport="failed",\n', ""))
+    shop.run("consume", "orders", "mails", "--time-limit", "0.1s")
+    [line] = [record.getMessage() for record in caplog.records if "is dropped" in record.getMessage()]
+    assert line.startswith("A message of 'orders' or 'mails' that finally fails is dropped")

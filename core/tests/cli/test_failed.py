@@ -39,10 +39,11 @@ class Refund:
 
 
 def receive_foreign(shop: Shop, body: bytes, headers: dict[str, str]) -> None:
-    """Let bytes arrive that somebody else has sent, and a worker come across them."""
+    """Let bytes arrive that somebody else has sent, and a worker come across them, who is not the first to do so."""
     transport = shop.app.transport("orders")
     assert isinstance(transport, QueueTransport)
-    transport.connection.publish([Outgoing(body, headers)])
+    retried = '[{"count": 3, "at": "2026-11-30T12:00:00Z"}]'
+    transport.connection.publish([Outgoing(body, headers | {"X-Message-Stamp-retried": retried})])
     shop.run("consume", "orders", "--limit", "1")
 
 

@@ -115,7 +115,7 @@ def test_plugins_shows_every_option_of_one(shop: Shop) -> None:
     options = {option["name"]: option for option in group["options"]}
 
     assert ("bool", True) == (options["serialize"]["type"], options["serialize"]["default"])
-    assert ("seconds", 3600.0) == (options["lease"]["unit"], options["lease"]["default"])
+    assert ("seconds", 60.0) == (options["lease"]["unit"], options["lease"]["default"])
     assert options["lease"]["meaning"]
     assert "fifo" == group["guarantees"]["ordering"]
     output = shop.run("plugins", "in-memory").stdout

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
 
+from plugins.amqp.tests.foreign import publish, value_of, written
 from postbus.testing import TransportContract
 from postbus.testing.rules.order import Order
 from postbus.testing.rules.restarts import Restarts
@@ -43,6 +44,14 @@ class OnRabbitMQ(Workbench):
 
     def urgent(self, body: bytes) -> Outgoing:
         return Outgoing(body, {}, stamps=(stamps.AmqpRouting(priority=5),))
+
+    def put_foreign(self, body: bytes, headers: Mapping[str, object] | None) -> bool:
+        if not self.base.startswith("amqp:"):
+            return False
+        queue = self.queue.partition("?")[0].rpartition("/")[2]
+        table = {name.encode(): value_of(value) for name, value in headers.items()} if headers is not None else None
+        publish(self.base, queue, (written(table), body))
+        return True
 
     def _dsn_of(self, exchange: str, keys: dict[str, str]) -> str:
         items = ["exchange[type]=direct"]

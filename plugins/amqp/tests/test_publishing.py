@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import socket
+import socketserver
+import threading
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from functools import partial
+from urllib.parse import urlsplit
+
 import pytest
 
-from postbus.errors import ConnectionLost, TransportError
+from postbus.errors import ConnectionLost, MessageRefused, TransportError
 from postbus.transport import Outgoing
 from postbus_amqp import stamps
 
@@ -36,6 +46,66 @@ def test_of_messages_alike_only_those_without_a_queue_are_in_doubt(connect, name
         connection.publish([Outgoing(b"body", mine), Outgoing(b"body", theirs), Outgoing(b"body", mine)])
 
     assert {0, 2} == set(caught.value.stored)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"at": datetime(2026, 11, 30, 12, 0, 0, 5, tzinfo=UTC)},
+        {"text": "ä" * 100_000},
+        {"list": (1, 2)},
+        {"ratio": 0.25},
+        {"decimal": Decimal("1.50")},
+        {"BCC": ["nobody"]},
+    ],
+)
+def test_what_is_returned_is_not_stored(connect, take, headers):
+    """Whatever becomes of its headers on the way: it is known by a number of its own, which nobody gets to see."""
+    connection = connect(exchange={"type": "direct"})
+    lost, taken = (Outgoing(b"body", {}, stamps=(stamps.AmqpRouting(key, headers=headers),)) for key in ("nowhere", ""))
+
+    with pytest.raises(TransportError, match="no queue for the routing key 'nowhere'") as caught:
+        connection.publish([taken, lost, taken])
+
+    assert {0, 2} == {*caught.value.stored}
+    for delivery in take(connection, 2):
+        assert {*headers} - {"BCC"} == {*delivery.headers, *delivery.stamps[0].headers}
+
+
+@pytest.fixture
+def forgetful(rabbitmq):
+    """Give the DSN of a way to the broker on which messages that come back have lost what they are known by."""
+    address = urlsplit(rabbitmq.dsn)
+
+    def pass_on(source, target, replaced):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data.replace(replaced, replaced[::-1]))
+            target.shutdown(socket.SHUT_WR)
+
+    class Way(socketserver.BaseRequestHandler):
+        def handle(self):
+            with socket.create_connection((address.hostname, address.port)) as broker:
+                back = threading.Thread(target=pass_on, args=(broker, self.request, b"x-postbus-number"))
+                back.start()
+                pass_on(self.request, broker, b"nothing of this")
+                back.join()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Way) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield rabbitmq.dsn.replace(f":{address.port}", f":{server.server_address[1]}")
+        server.shutdown()
+
+
+def test_a_return_that_nobody_knows_puts_all_in_doubt(forgetful, connect):
+    """Then nothing that was under way is said to be stored; what is sent next is."""
+    connection = connect(forgetful, exchange={"type": "direct"})
+
+    with pytest.raises(ConnectionLost, match="nobody can tell which") as caught:
+        connection.publish([*numbered(2), routed(routing_key="nowhere")])
+
+    assert 2 not in caught.value.stored
+    connection.publish(numbered(1))
 
 
 def test_a_full_queue_refuses(connect, name):
@@ -94,37 +164,106 @@ def test_no_messages_are_no_error(connect):
     assert [] == connect().publish([])
 
 
+def routed(**properties):
+    return Outgoing(b"", {}, stamps=(stamps.AmqpRouting(**properties),))
+
+
 @pytest.mark.parametrize(
-    "message",
+    ("message", "reason"),
     [
-        Outgoing(b"", {"n" * 256: "too long a name"}),
-        Outgoing(b"", {}, stamps=(stamps.AmqpRouting("k" * 256),)),
-        Outgoing(b"", {}, stamps=(stamps.AmqpRouting(priority=256),)),
-        Outgoing(b"", {}, stamps=(stamps.AmqpRouting(headers={"object": object()}),)),
-        Outgoing(b"", {}, stamps=(stamps.AmqpRouting(headers={"number": 2**64}),)),
-        Outgoing(b"", {"surrogate": "\ud800"}),
+        (Outgoing(b"", {"n" * 300: ""}), "the name of header 'n*… has 300 bytes, and may have 255"),
+        (Outgoing(b"", {"surrogate": "\ud800"}), "header 'surrogate' holds half a character"),
+        (routed(routing_key="k" * 256), "its routing key has 256 bytes, and may have 255"),
+        (routed(correlation_id="c" * 256), "its correlation_id has 256 bytes, and may have 255"),
+        (routed(correlation_id=5), "its correlation_id is no text"),
+        (routed(priority=256), "its priority is out of range"),
+        (routed(headers={5: "five"}), "the name of header 5 is no text"),
+        (routed(headers={"secret": {1, 2}}), "header 'secret' holds a set, for which AMQP has no form"),
+        (routed(headers={"secret": date(2026, 11, 30)}), "header 'secret' holds a date, for which AMQP has no form"),
+        (routed(headers={"secret": [{"a": object()}]}), "header 'secret' holds a object, for which AMQP has no form"),
+        (routed(headers={"secret": 2**63}), "header 'secret' holds a int that is out of range"),
+        (routed(headers={"secret": Decimal("1e-300")}), "header 'secret' holds a Decimal that is out of range"),
+        (
+            routed(headers={"secret": datetime(1, 1, 1, tzinfo=UTC)}),
+            "header 'secret' holds a datetime that is out of range",
+        ),
+        (routed(headers={"secret": math.nan}), "header 'secret' holds a number that is not finite"),
+        (routed(headers={"secret": math.inf}), "header 'secret' holds a number that is not finite"),
+        (Outgoing(b"b" * 2**24, {"text": "h" * 200_000}), "its body has 16977... bytes, and may have 16777216"),
+        (routed(headers={"secret": b"s" * 200_000}), "its headers that are no texts have 2000.. bytes"),
     ],
 )
-def test_what_amqp_has_no_form_for_is_refused(connect, take, message):
-    """It is an error of this message; those before it in the batch may be stored, and the connection goes on."""
+def test_what_amqp_has_no_form_for_is_refused_alone(connect, take, message, reason):
+    """It is said what is wrong, and nothing of the value; its neighbours are stored, and the connection goes on."""
     connection = connect()
 
-    with pytest.raises(TransportError, match="A message cannot be written as AMQP"):
-        connection.publish([message])
+    with pytest.raises(MessageRefused, match=f"^A message cannot be written as AMQP: {reason}") as caught:
+        connection.publish([*numbered(1), message, *numbered(1)])
 
-    connection.publish(numbered(1))
-    take(connection)
+    assert ({1}, {0, 2}) == ({*caught.value.refused}, {*caught.value.stored})
+    assert [b"0", b"0"] == [delivery.body for delivery in take(connection, 2)]
 
 
-def test_what_was_sent_before_an_error_is_known_to_be_stored(connect, take):
-    """A batch goes out in parts; one that cannot be written stops only itself and what follows."""
+def test_a_list_that_holds_itself_is_refused(connect):
+    """It has no end, and so has no form."""
+    circle: list[object] = []
+    circle.append(circle)
+
+    with pytest.raises(MessageRefused, match="header 'circle' holds more than 100 tables or lists in each other"):
+        connect().publish([routed(headers={"circle": circle})])
+
+
+@pytest.mark.parametrize("expiration", [-1.0, math.nan, math.inf, 1e10])
+def test_an_expiration_that_cannot_be_is_refused(connect, expiration):
+    """Before the broker closes the channel for it."""
+    with pytest.raises(MessageRefused, match="can have an expiration from 0 to 315360000 s"):
+        connect().publish([routed(expiration=expiration)])
+
+
+@pytest.mark.parametrize("wrong", [{"expiration": "5"}, {"timestamp": 5}, {"headers": [1]}])
+def test_a_value_of_the_wrong_type_is_refused(connect, wrong):
+    """A mistake of the sender's is a sentence, and not an error of Python's."""
+    with pytest.raises(MessageRefused, match="stamps.AmqpRouting: a value has the wrong type"):
+        connect().publish([routed(**wrong)])
+
+
+def test_what_the_broker_refuses_is_refused_alone(connect, take):
+    """It closes the channel for one message; all others of a large batch are stored, once or more often."""
     connection = connect()
+    wrong = {17: {"user_id": "somebody"}, 250: {"headers": {"CC": "no list"}}, 251: {"user_id": "nobody"}}
+    messages = [routed(**wrong[n]) if n in wrong else one for n, one in enumerate(numbered(400))]
 
-    with pytest.raises(TransportError) as caught:
-        connection.publish([*numbered(150), Outgoing(b"", {"n" * 256: ""})])
+    with pytest.raises(MessageRefused) as caught:
+        connection.publish(messages)
 
-    assert set(range(100)) == set(caught.value.stored)
-    assert 100 == connection.count().waiting
+    assert {*wrong} == {*caught.value.refused}
+    assert {*range(400)} - {*wrong} == {*caught.value.stored}
+    assert "user_id property set to 'somebody'" in caught.value.refused[17]
+    assert "CC" in caught.value.refused[250]
+    bodies = {delivery.body for delivery in take(connection, connection.count().waiting)}
+    assert {one.body for n, one in enumerate(messages) if n not in wrong} == bodies
+
+
+def test_what_the_broker_refuses_costs_other_threads_nothing(connect, in_background):
+    """Their messages, which were under way on the same channel, are stored, and none of them hears of it."""
+    connection = connect()
+    is_over = threading.Event()
+
+    def be_refused():
+        while not is_over.is_set():
+            with pytest.raises(MessageRefused, match="user_id property set to 'somebody'"):
+                connection.publish([routed(user_id="somebody")])
+
+    def send(number):
+        for _ in range(20):
+            connection.publish([Outgoing(b"%d" % number, {})])
+
+    culprit = in_background(be_refused)
+    for sending in [in_background(partial(send, number)) for number in range(8)]:
+        sending.result(60)
+    is_over.set()
+    culprit.result(60)
+    assert 8 * 20 <= connection.count().waiting
 
 
 def test_headers_of_any_length_arrive(connect, take):

@@ -127,7 +127,7 @@ def test_what_the_stamp_says_arrives(connect, take, name):
     connection.publish([to("key", headers={"number": 7, "text": "x", "list": [1, "2"]}, **properties)])
 
     [delivery] = take(connection)
-    [received] = delivery.stamps
+    received = delivery.stamps[0]
     assert stamps.AmqpReceived(name, "key", name, False, {"number": 7, "list": [1, "2"]}, **properties) == received
     assert {"text": "x"} == delivery.headers
 
@@ -152,7 +152,7 @@ def test_a_retry_goes_back_to_its_own_queue_alone(connect, take, name):
     connection.publish([Outgoing(delivery.body, delivery.headers, stamps=(RETRIED, *delivery.stamps))])
 
     [again] = take(connection, 1, f"{name}-a")
-    [received] = again.stamps
+    received = again.stamps[0]
     assert ("", f"{name}-a", 4, {"number": 7}) == (
         received.exchange,
         received.routing_key,

@@ -1,10 +1,11 @@
 """The contract, on queues in memory."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 from uuid import uuid4
 
 from postbus.testing import TransportContract, TransportHistories
-from postbus.transport import QueueTransport
+from postbus.transport import Outgoing, QueueTransport
 from postbus_in_memory import GUARANTEES, Clock, InMemoryTransport
 
 
@@ -17,6 +18,11 @@ class TestInMemory(TransportContract):
 
     def dsn(self) -> str:
         return f"in-memory://{uuid4()}"
+
+    def put_foreign(self, body: bytes, headers: Mapping[str, object] | None) -> bool:
+        texts = {name: value for name, value in (headers or {}).items() if isinstance(value, str)}
+        self.connect().publish([Outgoing(body, texts)])
+        return True
 
 
 class TestHistories(TransportHistories):

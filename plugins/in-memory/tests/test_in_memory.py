@@ -1,5 +1,8 @@
 """``in-memory://`` for who tests with it: what is sent, what becomes of it, and how time passes."""
 
+import os
+import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -208,3 +211,28 @@ def test_a_lease_must_be_longer_than_nothing():
     """A DSN with a lease of zero is refused, and says what is wanted."""
     with pytest.raises(ConfigurationError, match="Option 'lease' of in-memory:// must be at least"):
         make_app("in-memory://?lease=0")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="This system does not fork.")
+def test_a_process_forked_amid_a_change_has_a_whole_queue(app, transport):
+    """The child has a queue of its own, which no thread that exists only in the parent keeps locked."""
+    app.dispatch(OrderPlaced(13))
+    is_changing, over = threading.Event(), threading.Event()
+
+    def change() -> None:
+        with transport.connection._queue.changed:
+            is_changing.set()
+            over.wait(0.2)
+
+    with ThreadPoolExecutor() as pool:
+        changing = pool.submit(change)
+        is_changing.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # Which ends it, should it hang.
+            os._exit(len(transport.receive(10, 0)))
+        over.set()
+        changing.result()
+
+    assert 1 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert [OrderPlaced(13)] == messages(transport.receive(10, 0))

@@ -14,6 +14,7 @@ def pages(connection, size):
     shown = []
     while page := connection.browse(size, after=shown[-1].id if shown else None):
         shown += page
+        assert len(shown) == len({each.id for each in shown}), "Something is shown twice, so that it never ends."
     return shown
 
 
@@ -160,3 +161,48 @@ def test_purging_under_a_waiting_worker_disturbs_nobody(connect, in_background):
     other.publish([Outgoing(b"next", {})])
 
     assert [b"next"] == [delivery.body for delivery in waiting.result(10)]
+
+
+@pytest.mark.parametrize("due", ["+inf", "1e300", "-inf", "-5", "0.5", "1e-7", "12345678901234567890123"])
+def test_what_others_made_due_at_any_number_is_shown_once(client, stream, connect, due):
+    """It is found and deleted by the id that it is shown with, and what is counted counts it."""
+    connection = connect()
+    connection.setup()
+    client.zadd(f"{stream}__queue", {"theirs": due, "others": due})
+
+    shown = pages(connection, 1)
+    counts = connection.count()
+
+    assert [b"others", b"theirs"] == sorted(each.body for each in shown)
+    assert 2 == counts.waiting + counts.delayed
+    assert shown[0].body == connection.find(shown[0].id).body
+    assert 1 == connection.remove([shown[0].id])
+    assert [shown[1].body] == [each.body for each in pages(connection, 1)]
+
+
+def test_an_entry_may_have_the_last_id_of_all(client, stream, connect):
+    """Others may have added it so; an id beyond is that of nothing."""
+    last = f"{2**64 - 1}-{2**64 - 1}"
+    connection = connect()
+    client.xadd(stream, {"message": "theirs"}, id=last)
+
+    assert [b"theirs"] == [each.body for each in pages(connection, 1)]
+    assert b"theirs" == connection.find(last).body
+    assert connection.find(f"{2**64}-0") is None
+    assert 0 == connection.remove([f"{2**64}-0", f"0-{2**64}"])
+    assert 1 == connection.remove([last])
+
+
+def test_what_cannot_be_read_is_shown_as_it_came(client, stream, connect):
+    """With its problem, be it an entry or delayed; and so is what is behind it."""
+    connection = connect()
+    unreadable = '{"body": "x", "headers": ["type"]}'
+    client.xadd(stream, {"message": unreadable})
+    client.zadd(f"{stream}__queue", {unreadable: 10**14})
+    connection.publish([Outgoing(b"ours", {})])
+
+    shown = pages(connection, 1)
+
+    assert [unreadable.encode(), b"ours", unreadable.encode()] == [each.body for each in shown]
+    assert [True, False, True] == [each.problem is not None for each in shown]
+    assert all(each.problem == connection.find(each.id).problem for each in shown)

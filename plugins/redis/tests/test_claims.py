@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.testing.subject import Note
 from postbus.transport import Outgoing
@@ -93,6 +94,42 @@ def test_a_reply_that_got_lost_comes_again_at_once(own_redis, make_transport, in
     assert 0 == publisher.connection.count().in_flight
 
 
+def test_lost_replies_are_no_deliveries(own_redis, make_transport):
+    """However often the connection breaks under them, the messages were in nobody's hands: no worker died of them."""
+    make_transport(own_redis.dsn).send([Envelope.wrap(Note(f"message-{number}")) for number in range(20)])
+    with own_redis.partition() as network:
+        transport = make_transport(network.dsn)
+        network.lose_replies(4, "message-19")
+
+        found: list[Envelope] = []
+        wait_until(lambda: bool(found.extend(transport.receive(20, 0.1)) or len(found) == 20), "They do not come.")
+
+        assert {1} == {envelope.last(stamps.Received).count for envelope in found}
+        assert [] == transport.ack(found)
+        counts = transport.connection.count()
+    assert (0, 0) == (counts.waiting, counts.in_flight)
+
+
+def test_lost_replies_are_not_counted_beside_real_deaths(own_redis, stream, make_transport):
+    """What a worker that died had was delivered once, whatever became of the replies to who takes it over."""
+    publisher = make_transport(own_redis.dsn, **SHORT)
+    publisher.connection.setup()
+    publisher.send([Envelope.wrap(Note("message"))])
+    with own_redis.client() as client:
+        client.xreadgroup("postbus", "dead", {stream: ">"})
+    with own_redis.partition() as network:
+        transport = make_transport(network.dsn, redeliver_timeout=30, claim_interval=10)
+        with own_redis.client() as client:
+            [pending] = client.xpending_range(stream, "postbus", "-", "+", 1)
+            client.xclaim(stream, "postbus", "dead", 0, [pending["message_id"]], idle=60_000, justid=True)
+        network.lose_replies(3, "message")
+
+        found: list[Envelope] = []
+        wait_until(lambda: bool(found.extend(transport.receive(1, 0.1)) or found), "It does not come.")
+
+    assert [2] == [envelope.last(stamps.Received).count for envelope in found]
+
+
 def test_many_abandoned_messages_come_in_batches(client, stream, connect):
     """However many a dead worker had, and however few are asked for at once."""
     worker = connect(**SHORT)
@@ -123,6 +160,45 @@ def test_an_abandoned_message_that_was_deleted_is_forgotten(client, stream, conn
     client.xdel(stream, id)
 
     wait_until(lambda: worker.fetch(1, 0.1) or worker.count().in_flight == 0, "It is still in flight.")
+
+
+@pytest.mark.parametrize("verb", ["ack", "reject", "release"])
+def test_what_others_have_deleted_is_told(stream, connect, verb):
+    """Of a batch, exactly those that are no longer there to be settled, though no lease is over."""
+    worker = connect()
+    worker.publish(MESSAGES)
+    delivered = worker.fetch(5, 5)
+    assert 2 == worker.remove([delivered[1].id, delivered[3].id])
+
+    lost = getattr(worker, verb)([delivery.tag for delivery in delivered])
+
+    assert [delivered[1].tag, delivered[3].tag] == list(lost)
+
+
+def test_what_is_handled_is_gone_though_its_group_is_another_one(client, stream, connect):
+    """A group that was deleted is made anew from the beginning of the stream; that does not bring it back."""
+    worker = connect()
+    worker.publish(MESSAGES)
+    delivered = worker.fetch(5, 5)
+    client.xgroup_destroy(stream, "postbus")
+    worker.setup()
+
+    lost = worker.ack([delivery.tag for delivery in delivered[:4]])
+
+    assert [] == list(lost)
+    assert [b"4"] == bodies(worker.fetch(5, 5))
+
+
+def test_all_is_lost_with_the_stream(client, stream, connect):
+    """Nothing is there any more that could be settled, and that is told."""
+    worker = connect()
+    worker.publish(MESSAGES)
+    tags = [delivery.tag for delivery in worker.fetch(5, 5)]
+    client.delete(stream)
+
+    assert tags == list(worker.ack(tags))
+    assert tags == list(worker.ack(tags))
+    assert tags == list(worker.release(tags))
 
 
 def test_an_ack_in_doubt_leaves_alone_what_another_one_has(client, stream, connect):

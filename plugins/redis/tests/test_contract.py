@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
 
+from postbus.dsn import Dsn
 from postbus.testing import TransportContract, TransportHistories
 from postbus.testing.rules.restarts import Restarts
 from postbus.testing.workbench import Broker as Breakable
@@ -35,6 +38,13 @@ class OnRedis(Workbench):
     def dsn(self) -> str:
         query = "&".join(filter(None, [f"stream={uuid4()}", self.options]))
         return f"{self.redis.dsn}{'&' if '?' in self.redis.dsn else '?'}{query}"
+
+    def put_foreign(self, body: bytes, headers: Mapping[str, object] | None) -> bool:
+        value = body if headers is None else json.dumps({"body": body.decode(), "headers": headers})
+        stream = str(Dsn.parse(self.queue).options["stream"])
+        with self.redis.client_for(stream) as client:
+            client.xadd(stream, {"message": value})
+        return True
 
 
 class TestPlain(OnRedis, TransportContract):

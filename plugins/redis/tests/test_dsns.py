@@ -133,10 +133,10 @@ def test_every_option_of_the_example_is_read():
 
 
 def test_the_defaults_are_symfonys():
-    """A DSN that says nothing means what it means there, but for the group and the consumer's name."""
+    """A DSN that says nothing means what it means there, but for the names, and for how soon the dead are noticed."""
     options = options_of("redis://localhost")
 
-    assert (3600, 60_000) == (options.redeliver_timeout, options.claim_interval)
+    assert (60, 15_000) == (options.redeliver_timeout, options.claim_interval)
     assert (True, True, 0) == (options.delete_after_ack, options.delete_after_reject, options.stream_max_entries)
 
 

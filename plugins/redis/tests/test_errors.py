@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+import traceback
+from contextlib import closing
 
 import pytest
 import redis.exceptions
@@ -12,6 +14,7 @@ from postbus.errors import ConnectionLost, TransportError
 from postbus.transport import Outgoing
 from postbus_redis.errors import translate
 from tests.brokers.network import reserve_port
+from tests.brokers.redis import RedisServer
 from tests.brokers.server import wait_until
 
 MESSAGE = Outgoing(b"message", {})
@@ -109,6 +112,52 @@ def test_a_wrong_password_is_an_error(redis_acl, connect_to, user, told):
     assert told in str(error)
     assert "wrong" not in str(error).replace("wrong number", "")
     assert not isinstance(error, ConnectionLost)
+
+
+def test_what_a_server_says_of_a_login_is_not_repeated(own_redis, connect_to):
+    """One that has no AUTH, or another name for it, shows what came with that, as do some that stand in between."""
+    server = RedisServer(
+        "renamed", own_redis.find("redis-server", package="redis-server"), "--rename-command", "AUTH", ""
+    )
+    server.start()
+    with closing(server):
+        long = "s3cret" * 100
+        for credentials in ("user:s3cret", f"user:{long}", ":s3cret"):
+            error = error_of(
+                lambda given=credentials: connect_to(f"redis://{given}@127.0.0.1:{server.port}").publish([MESSAGE])
+            )
+
+            assert not isinstance(error, ConnectionLost)
+            assert "s3cret" not in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"-ERR no such login: s3cret\r\n",
+        b"-ERR login failed for us3cret@here\r\n",
+        b"+s3cret\r\n",
+        b"*1\r\n$6\r\ns3cret\r\n",
+        b"s3cret?\r\n",
+    ],
+)
+def test_no_answer_to_a_login_is_shown_with_a_password_in_it(connect_to, answer):
+    """Whatever stands there in place of Redis: neither the error nor its traceback repeats what was sent to it."""
+    with socket.create_server(("127.0.0.1", reserve_port())) as server:
+
+        def talk() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(1000)
+                client.sendall(answer)
+                client.recv(1000)
+
+        threading.Thread(target=talk, daemon=True).start()
+        port = server.getsockname()[1]
+        dsn = f"redis://:{'s3'}cret@127.0.0.1:{port}"  # So written, it is not in a line that a traceback quotes.
+        error = error_of(lambda: connect_to(dsn).publish([MESSAGE]))
+
+    assert "s3cret" not in "".join(traceback.format_exception(error))
 
 
 def test_a_permission_that_is_missing_is_named(redis_acl, stream, connect_to):
@@ -304,6 +353,11 @@ def test_without_setup_a_missing_group_is_an_error(connect):
         (redis.exceptions.ResponseError("MISCONF Errors writing"), ConnectionLost, "at the moment: MISCONF Errors"),
         (redis.exceptions.ResponseError("NOREPLICAS Not enough"), ConnectionLost, "at the moment: NOREPLICAS Not"),
         (redis.exceptions.ResponseError("ERR no such thing"), TransportError, "refuses: ERR no such thing."),
+        (
+            redis.exceptions.ResponseError("unknown command 'XADD', with args beginning with: 'stream' '{...}'"),
+            TransportError,
+            "refuses: unknown command 'XADD'.",
+        ),
         (redis.exceptions.ConnectionError(), ConnectionLost, "cannot be reached: ConnectionError"),
     ],
 )

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
+import os
 import secrets
+import sys
 import threading
+import traceback
 from functools import partial
 
 import pytest
@@ -158,3 +163,86 @@ def test_workers_share_messages_of_all_kinds(connect, in_background):
     assert sorted(b"%d" % number for number in range(60)) == sorted(handled)
     counts = publisher.count()
     assert (0, 0, 0) == (counts.waiting, counts.delayed, counts.in_flight)
+
+
+@pytest.fixture
+def fork():
+    """Return what does something in a forked child, and returns its exit code."""
+
+    def fork(work) -> int:
+        child = os.fork()
+        if child == 0:
+            try:
+                work()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return fork
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="This system does not fork.")
+@pytest.mark.parametrize("variant", ["redis_plain", "redis_tls"])
+def test_a_child_that_closes_leaves_its_parents_connection_alone(request, make_transport, fork, in_background, variant):
+    """While a thread of the parent waits and another has something in hand: the child closes, and collects garbage."""
+    broker = request.getfixturevalue(variant)
+    tls = {"ssl": {"cafile": str(broker.certificates.ca_file)}} if variant == "redis_tls" else {}
+    transport = make_transport(broker.dsn, **tls)
+    transport.send([Envelope.wrap(Note("in hand"))])
+    in_hand = transport.receive(1, 5)
+    connection = transport.connection
+    waiting = in_background(partial(transport.receive, 1, 60))
+    with broker.client() as client:
+        wait_until(lambda: any("b" in each["flags"] for each in client.client_list()), "It does not wait.")
+
+    def close() -> None:
+        transport.close()
+        transport._inherited.clear()
+        gc.collect()
+
+    assert 0 == fork(close)
+
+    transport.send([Envelope.wrap(Note("after"))])
+    assert ["after"] == [envelope.message.text for envelope in waiting.result(30)]
+    assert [] == transport.ack(in_hand)
+    assert connection is transport.connection
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="This system does not fork.")
+def test_a_child_talks_through_a_connection_of_its_own(redis_plain, make_transport, fork, in_background):
+    """As another worker, under another name, while its parent waits; and neither is given what the other has."""
+    transport = make_transport(redis_plain.dsn)
+    transport.send([Envelope.wrap(Note("parent's"))])
+    in_hand = transport.receive(1, 5)
+
+    def work() -> None:
+        transport.send([Envelope.wrap(Note("child's"))])
+        [received] = transport.receive(2, 5)
+        assert "child's" == received.message.text
+        assert [] == transport.ack([received])
+        transport.close()
+
+    assert 0 == fork(work)
+
+    assert [] == transport.ack(in_hand)
+    counts = transport.connection.count()
+    assert (0, 0) == (counts.waiting, counts.in_flight)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="This system does not fork.")
+def test_a_process_that_ends_as_usual_leaves_its_parents_connection_alone(redis_plain, make_transport, in_background):
+    """With all that Python does at the end of a process of multiprocessing."""
+    transport = make_transport(redis_plain.dsn)
+    waiting = in_background(partial(transport.receive, 1, 60))
+    with redis_plain.client() as client:
+        wait_until(lambda: any("b" in each["flags"] for each in client.client_list()), "It does not wait.")
+
+    process = multiprocessing.get_context("fork").Process(target=sys.exit, args=(7,))
+    process.start()
+    process.join(30)
+
+    assert 7 == process.exitcode
+    transport.send([Envelope.wrap(Note("after"))])
+    assert ["after"] == [envelope.message.text for envelope in waiting.result(30)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 
 import pytest
 
 from postbus.envelope import Envelope
-from postbus.errors import ConnectionLost, TransportError
+from postbus.errors import ConnectionLost, MessageRefused, TransportError
 from postbus.testing.subject import Note
 from postbus.transport import Outgoing
 from tests.brokers.server import wait_until
@@ -193,3 +194,77 @@ def test_nobody_else_is_asked_for_the_next_message_of_a_cluster(redis_cluster, c
         connection.ack([delivery.tag for delivery in found])
         assert [b"now", b"soon"] == [delivery.body for delivery in found]
         assert 0 == connection.purge()
+
+
+THOUSAND_YEARS = 1000 * 365 * 86_400
+LARGE = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        Outgoing(b"late", {}, delay=THOUSAND_YEARS + 1),
+        Outgoing(b"never", {}, delay=math.inf),
+        Outgoing(b"half a character", {"type": "\ud800"}),
+        Outgoing(b"half a character in a name", {"\udfff": "note"}, delay=1),
+        Outgoing(b"no text", {"type": object()}),  # type: ignore[dict-item]
+    ],
+    ids=lambda message: message.body.decode(),
+)
+def test_what_is_refused_is_so_alone(client, stream, connect, refused):
+    """All others of the batch are stored and told so, however large it is and wherever in it that message lies."""
+    connection = connect(stream_max_entries=10_000)
+    messages = [Outgoing(b"%d" % number, {}, delay=number % 2 * 3600) for number in range(300)]
+
+    with pytest.raises(MessageRefused) as caught:
+        connection.publish([*messages[:151], refused, *messages[151:]])
+
+    assert [151] == list(caught.value.refused)
+    assert {*range(301)} - {151} == set(caught.value.stored)
+    assert 150 == client.xlen(stream) == client.zcard(f"{stream}__queue")
+    assert b"299" == connection.find(caught.value.stored[300]).body
+
+
+@pytest.mark.parametrize("setting", ["proto-max-bulk-len", "client-query-buffer-limit"])
+@pytest.mark.parametrize("delay", [0, 3600])
+def test_what_is_too_large_for_the_server_is_refused_alone(own_redis, connect_to, setting, delay):
+    """Redis closes a connection over such a message, and does not read what is behind it; so it is never sent."""
+    with own_redis.client() as client:
+        before = client.config_get(setting)
+        client.config_set(setting, LARGE)
+        try:
+            connection = connect_to(own_redis.dsn)
+            large = Outgoing(b"x" * LARGE, {}, delay)
+
+            with pytest.raises(MessageRefused, match=r"takes messages of up to [0-9]+ bytes") as caught:
+                connection.publish([MESSAGES[0], large, MESSAGES[1]])
+            connection.publish([Outgoing(b"x" * (LARGE - 70_000), {}, delay)])
+            delivered = connection.fetch(2, 5)
+            with pytest.raises(MessageRefused):
+                connection.replace(delivered[0].tag, large)
+        finally:
+            client.config_set(setting, before[setting])
+
+    assert ([1], [0, 2]) == (list(caught.value.refused), list(caught.value.stored))
+    assert [b"0", b"1"] == [delivery.body for delivery in delivered]
+    assert [] == list(connection.ack([delivery.tag for delivery in delivered]))
+
+
+def test_a_user_who_may_not_see_the_configuration_sends_as_much_as_is_usual(redis_acl, connect_to):
+    """How much this server takes remains unknown; half a gigabyte is what it takes by default."""
+    connection = connect_to(redis_acl.dsn)
+
+    connection.publish([Outgoing(b"x" * 3 * LARGE, {})])
+
+    assert 3 * LARGE == len(connection.fetch(1, 5)[0].body)
+
+
+def test_a_full_server_refuses_no_message(own_redis, connect_to):
+    """It may take it later, so that is an error of the transport."""
+    connection = connect_to(own_redis.dsn)
+    own_redis.make_full()
+
+    with pytest.raises(TransportError, match="is full") as caught:
+        connection.publish(MESSAGES)
+
+    assert not isinstance(caught.value, MessageRefused)

@@ -1,11 +1,16 @@
 """The contract, on SQLite files."""
 
+import json
+import sqlite3
 import time
+from collections.abc import Mapping
+from contextlib import closing
 from typing import ClassVar
 from uuid import uuid4
 
 import pytest
 
+from postbus.dsn import Dsn
 from postbus.testing import TransportContract, TransportHistories
 from postbus.transport import Outgoing, QueueTransport
 from postbus_sql import GUARANTEES, stamps
@@ -21,6 +26,17 @@ class TestSqlite(TransportContract):
     def dsn(self) -> str:
         # No test pulls the plug, so none need wait for the disk.
         return f"sqlite:///{self.tmp_path}/messages.db?synchronous=normal&queue_name={uuid4()}"
+
+    def put_foreign(self, body: bytes, headers: Mapping[str, object] | None) -> bool:
+        queue = Dsn.parse(self.queue).options["queue_name"]
+        at = "2024-10-23 10:00:00"
+        with closing(sqlite3.connect(self.tmp_path / "messages.db")) as connection, connection:
+            connection.execute(
+                "INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (body, "[]" if headers is None else json.dumps(headers), queue, at, at),
+            )
+        return True
 
 
 class Clock:

@@ -44,10 +44,10 @@ def test_a_path_without_a_file_is_refused():
 
 
 def test_the_defaults_are_symfonys():
-    """A DSN that says nothing means what it means there."""
+    """A DSN that says nothing means what it means there, but for how soon the dead are noticed."""
     options = EngineOptions.from_dsn(Dsn.parse("doctrine://default"))
 
-    assert ("messenger_messages", "default", 3600, True) == (
+    assert ("messenger_messages", "default", 60, True) == (
         options.table_name,
         options.queue_name,
         options.redeliver_timeout,

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import create_engine, event
 from sqlalchemy.pool import NullPool, StaticPool
 
-from postbus.errors import ConfigurationError, DsnError
-from postbus.transport import Outgoing
+from postbus.errors import ConfigurationError, ConnectionLost, DsnError
+from postbus.transport import Outgoing, SupportsSetup, supports
 from postbus_sql import register_engine
 
 MESSAGE = Outgoing(b"message", {"type": "x"})
@@ -128,3 +128,27 @@ def test_the_journal_of_the_apps_database_is_left_as_it_is(file, connect, sql):
 
     assert [("delete",)] == sql("PRAGMA journal_mode")
     engine.dispose()
+
+
+def test_no_secret_in_the_url_of_an_engine_is_shown(make_transport, tmp_path):
+    """Drivers take them in the query as well as in front of the host."""
+    engine = create_engine(f"sqlite:///file:{tmp_path}/nowhere/x.db?uri=true&key=s3cret")
+
+    with pytest.raises(ConnectionLost, match="nowhere") as caught:
+        make_transport("doctrine://mine", engine=engine).connection.publish([MESSAGE])
+
+    assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+@pytest.mark.parametrize("options", [{}, {"auto_setup": False}])
+def test_a_database_in_memory_is_set_up_by_whoever_uses_it(make_transport, options):
+    """There is nothing that `postbus setup` could do, so it is not offered, and `postbus check` does not ask for it."""
+    in_memory = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    own = make_transport("sqlite://", **options).connection
+    shared = make_transport("doctrine://mine", engine=in_memory, **options).connection
+
+    assert not supports(own, SupportsSetup)
+    assert not supports(shared, SupportsSetup)
+    assert supports(make_transport(**options).connection, SupportsSetup)
+    assert 0 == own.count().waiting == shared.count().waiting
+    in_memory.dispose()

@@ -1,12 +1,17 @@
 """The table is Symfony's, in both directions."""
 
+import math
 import re
+import sqlite3
 import time
 from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy import create_engine, event
 
+from postbus.errors import MessageRefused
 from postbus.transport import Outgoing
+from postbus_sql import GUARANTEES
 
 JSON_ROW = (
     '{"text":"H\\u00e9\\/x","n":7}',
@@ -91,11 +96,47 @@ def test_a_delay_is_rounded_up(connect, sql, delay):
     assert before + delay <= seconds < time.time() + delay + 1
 
 
-def test_a_delay_beyond_all_calendars_is_kept(connect, sql):
-    """A message that is to wait for longer than a timestamp can say waits until the last second that it can."""
-    connect().publish([Outgoing(b"{}", {}, 1e12)])
+def test_the_longest_delay_fits_into_the_columns(connect, sql):
+    """A thousand years, which is what the guarantees say."""
+    connect().publish([Outgoing(b"{}", {}, GUARANTEES.longest_delay)])
 
-    assert [("9999-12-31 23:59:59",)] == sql("SELECT available_at FROM messenger_messages")
+    [(available_at,)] = sql("SELECT available_at FROM messenger_messages")
+    assert re.fullmatch(r"3\d{3}-\d\d-\d\d \d\d:\d\d:\d\d", available_at)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        Outgoing(b"late", {}, delay=1e12),
+        Outgoing(b"never", {}, delay=math.inf),
+        Outgoing(b"half a character", {"type": "\ud800"}),
+        Outgoing(b"no text", {"type": object()}),  # type: ignore[dict-item]
+        Outgoing(b"large" * 20_000, {}),
+        Outgoing("größer".encode() * 13_000, {}),
+        Outgoing(b"\xff" * 80_000, {}),
+        Outgoing(b"in a header", {"size": "x" * 100_000}),
+    ],
+    ids=lambda message: message.body[:10].decode(errors="replace"),
+)
+def test_what_is_refused_is_so_alone(file, connect, sql, refused):
+    """All others of the batch are stored and told so; and a refused copy leaves its original in flight."""
+    engine = create_engine(f"sqlite:///{file}")
+
+    @event.listens_for(engine, "connect")
+    def limit(connection, record):
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000)
+
+    connection = connect("doctrine://mine", engine=engine)
+    with pytest.raises(MessageRefused) as caught:
+        connection.publish([Outgoing(b"0", {}), refused, Outgoing(b"2" * 98_000, {})])
+    [first, third] = connection.fetch(10, 0)
+    with pytest.raises(MessageRefused):
+        connection.replace(first.tag, refused)
+
+    assert ([1], {0: first.id, 2: third.id}) == (list(caught.value.refused), caught.value.stored)
+    assert [] == connection.ack([first.tag, third.tag])
+    assert [] == sql("SELECT * FROM messenger_messages")
+    engine.dispose()
 
 
 @pytest.mark.parametrize("body", [b"\xff\xfe", b"a\0b", bytes(range(256))])
@@ -135,6 +176,7 @@ def test_symfony_leaves_alone_what_is_in_flight_here(connect, sql):
 
 def test_a_row_that_nobody_can_read_hurts_no_other(symfony_table, connect, sql):
     """Whatever lies in the columns, it is delivered as it is, and so is what lies behind it."""
+    at = "'2024-10-23 10:00:00')"
     insert = INSERT.replace("?, ?, 'default'", "CAST(x'FF00' AS TEXT), 'no JSON', 'default'")
     sql(insert)
     sql(INSERT, "2", '{"type": "x", "attempt": 3}')
@@ -143,11 +185,69 @@ def test_a_row_that_nobody_can_read_hurts_no_other(symfony_table, connect, sql):
     sql(INSERT.replace("'2024-10-23 10:00:00')", "'soon')"), "never", "{}")
     sql(INSERT, "4", '{"X-Postbus-Body-Encoding": "base64", "X-Postbus-Delivery-Count": "many"}')
 
-    found = {delivery.body: delivery.headers for delivery in connect().fetch(10, 0)}
+    sql(INSERT.replace(at, "CAST(x'31FF' AS TEXT))"), "5", '{"type": "\xff"}')
+    sql(INSERT, "6", '{"type": "x", "deep": ' + "[" * 2000 + "]" * 2000 + "}")
+    sql(INSERT.replace("?, ?", "?, CAST(? AS TEXT)"), "7", b'{"type": "\xff"}')
+    sql(INSERT, "8", '{"type": "x", "big": 1e999}')
 
-    assert {b"\xff\0", b"2", b"\xff", b"3", b"4"} == set(found)
+    connection = connect()
+    deliveries = connection.fetch(20, 0)
+    found = {delivery.body: delivery.headers for delivery in deliveries}
+
+    assert {b"\xff\0", b"2", b"\xff", b"3", b"4", b"5", b"6", b"7", b"8"} == set(found)
     assert {"type": "x", "attempt": "3"} == found[b"2"]
     assert {"X-Postbus-Unreadable-Headers": "no JSON"} == found[b"\xff\0"]
+    assert {"type": "x", "big": "1e999"} == found[b"8"]
+    unreadable = {delivery.body for delivery in deliveries if delivery.problem == "its headers are no JSON object"}
+    assert {b"\xff\0", b"\xff", b"3", b"7"} == unreadable - {b"6"}  # Some Pythons read JSON that deep.
+    shown = {(each.id, each.body, each.problem) for each in connection.browse(20) if each.body != b"never"}
+    assert {(each.id, each.body, each.problem) for each in deliveries} == shown
+    assert 9 == connection.count().in_flight
+
+
+def test_a_row_without_a_body_is_delivered_with_that_problem(connect, sql):
+    """A table that others made may let it be NULL; also when it comes again, after its lease was lost."""
+    sql(
+        "CREATE TABLE messenger_messages (id INTEGER PRIMARY KEY, body, headers, queue_name, created_at,"
+        " available_at, delivered_at)"
+    )
+    sql(INSERT, None, "{}")
+    sql(INSERT, "2", None)
+    sql(INSERT, None, None)
+    sql(INSERT.replace("created_at, available_at", "available_at, delivered_at"), "4", "{}")
+    sql(INSERT.replace("created_at, available_at", "created_at, delivered_at"), None, "no JSON")
+    connection = connect()
+
+    deliveries = connection.fetch(10, 0)
+
+    problems = {delivery.id: delivery.problem for delivery in deliveries}
+    body, headers = "its body is NULL", "its headers are NULL"
+    assert {"1": body, "2": headers, "3": body, "4": None, "5": body} == problems
+    assert problems == {each.id: each.problem for each in connection.browse(10)}
+    assert body == connection.find("3").problem
+    assert [] == connection.ack([delivery.tag for delivery in deliveries])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("never", ["soon", b"soon"], ids=["text", "bytes"])
+def test_a_row_that_never_becomes_available_keeps_no_worker_busy(file, connect, sql, never):
+    """Whoever waits beside it begins no transaction again and again, for which others would have to wait."""
+    engine, statements = create_engine(f"sqlite:///{file}"), []
+
+    @event.listens_for(engine, "connect")
+    def listen(connection, record):
+        connection.set_trace_callback(statements.append)
+
+    connection = connect("doctrine://mine", engine=engine)
+    connection.setup()
+    sql(INSERT.replace("'2024-10-23 10:00:00')", "?)"), "1", "{}", never)
+    statements.clear()
+
+    assert [] == connection.fetch(1, 0.3)
+
+    assert statements
+    assert [] == [statement for statement in statements if statement.startswith("BEGIN")]
+    engine.dispose()
 
 
 def test_our_table_has_symfonys_columns(connect, sql, tmp_path, request):

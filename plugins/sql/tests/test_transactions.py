@@ -4,8 +4,9 @@ import pytest
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
+from postbus import Postbus
 from postbus.envelope import Envelope
-from postbus.errors import ConnectionLost, TransportError
+from postbus.errors import ConnectionLost, MessageRefused, TransportError
 from postbus.testing.subject import Note
 from postbus.transport import Outgoing
 from postbus_sql import register_engine, stamps
@@ -197,13 +198,28 @@ def test_an_error_in_the_transaction_is_no_lost_connection(connect, engine, sql)
     assert 0 == connection.count().waiting
 
 
-def test_a_batch_says_what_was_stored_before_it_failed(connect):
-    """What came before a message that was refused is stored, and named with its id."""
+def test_what_can_join_nothing_is_refused_alone(connect):
+    """What comes before and behind a message whose stamp holds no transaction is stored, and named with its id."""
     connection = connect()
 
-    with pytest.raises(TransportError) as caught:
+    with pytest.raises(MessageRefused, match="takes an SQLAlchemy Connection or Session, not NoneType") as caught:
         connection.publish([Outgoing(b"1", {}), Outgoing(b"2", {}), message(None), Outgoing(b"3", {})])
 
+    assert ([2], {0: "1", 1: "2", 3: "3"}) == (list(caught.value.refused), caught.value.stored)
+
+
+def test_a_batch_says_what_was_stored_before_it_failed(connect, engine):
+    """What came before a transaction that failed is stored, and named with its id; what is behind it is in doubt."""
+    connection = connect()
+    connection.setup()
+    with engine.connect() as own:
+        own.execute(text("PRAGMA query_only = true"))
+
+        with pytest.raises(TransportError, match="Could not store a message in the transaction") as caught:
+            connection.publish([Outgoing(b"1", {}), Outgoing(b"2", {}), message(own), Outgoing(b"3", {})])
+
+        own.execute(text("PRAGMA query_only = false"))
+    assert not isinstance(caught.value, MessageRefused)
     assert {0: "1", 1: "2"} == caught.value.stored
     assert [b"1", b"2"] == [delivery.body for delivery in connection.fetch(10, 0)]
 
@@ -216,3 +232,18 @@ def test_a_shared_engine_is_joined_too(connect, engine):
         connection.publish([message(session)])
 
     assert 1 == len(connection.fetch(1, 0))
+
+
+@pytest.mark.parametrize("dsn", ["sqlite://", "in-memory://"])
+def test_where_there_is_no_transaction_to_join_the_stamp_is_refused(engine, dsn):
+    """It is an error, and the message is not stored outside of the transaction that it was to share."""
+    app = Postbus(transports={"elsewhere": dsn}, routing={Note: "elsewhere"})
+
+    with (
+        engine.begin() as own,
+        pytest.raises(MessageRefused, match=r"'elsewhere' cannot do what stamps\.Transaction asks for"),
+    ):
+        app.dispatch(Note("paid"), stamps.Transaction(own))
+
+    assert 0 == app.transport("elsewhere").connection.count().waiting
+    app.close()

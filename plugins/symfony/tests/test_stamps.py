@@ -200,6 +200,7 @@ def test_symfony_gets_no_stamp_that_it_does_not_know() -> None:
         stamps.MessageId("order-13"),
         stamps.Correlation(ID),
         stamps.Causation(ID),
+        stamps.NotBefore(datetime(2026, 11, 30, tzinfo=UTC)),
         Tenant("acme"),
         Brand("acme"),
     ]
@@ -208,6 +209,7 @@ def test_symfony_gets_no_stamp_that_it_does_not_know() -> None:
     assert {"X-Message-Stamp-App\\Stamp\\Brand"} == {name for name in headers if name.startswith("X-Message-Stamp-")}
     assert '[{"brandName":"acme"}]' == headers["X-Message-Stamp-App\\Stamp\\Brand"]
     assert '[{"name":"acme"}]' == headers["X-Postbus-Stamp-tests.symfony.tenant"]
+    assert '[{"at":"2026-11-30T00:00:00Z"}]' == headers["X-Postbus-Stamp-not-before"]
 
 
 def test_a_stamp_of_the_users_application_is_read() -> None:

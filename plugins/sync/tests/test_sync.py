@@ -7,7 +7,7 @@ import pytest
 import postbus_sync
 from postbus import Postbus, stamps
 from postbus.envelope import Envelope
-from postbus.errors import ConfigurationError, HandlerFailed
+from postbus.errors import ConfigurationError, HandlerFailed, MessageRefused
 from postbus.plugins import Plugin, Plugins
 
 
@@ -123,3 +123,18 @@ def test_closing_twice_is_quiet():
 
     transport.close()
     transport.close()
+
+
+def test_a_stamp_that_asks_for_a_transaction_is_refused():
+    """What is handled at once is in no transaction, so the message is not handled, and whoever sent it hears why."""
+
+    class InTransaction(stamps.Stamp):
+        requires = "transactional_send"
+
+    app, handled = make_app(), []
+    app.handler(handled.append, handles=OrderPlaced)
+
+    with pytest.raises(MessageRefused, match=r"'now' cannot do what stamps\.InTransaction asks for"):
+        app.dispatch(OrderPlaced(13), InTransaction())
+
+    assert [] == handled

@@ -250,6 +250,7 @@ def consume(
     if child is not None:
         adopt(os.environ, worker.stop)
     _announce(chosen, limits, hint=not verbosity and log_format == "text")
+    _warn_of_drops(app, chosen)
     started = time.monotonic()
 
     def tell(stopped: WorkerStopped) -> int:
@@ -359,6 +360,17 @@ def _ask(consumable: list[str]) -> list[str]:
         if name not in consumable:
             raise unknown("transport", name, consumable)
     return chosen
+
+
+def _warn_of_drops(app: Postbus, names: list[str]) -> None:
+    dropping = [name for name in names if app.failure_transport_for(name) is None]
+    if dropping:
+        logger.warning(
+            "A message of %s that finally fails is dropped, after it was logged, because there is no failure "
+            "transport. Configure one to keep it: failure_transport.",
+            " or ".join(map(repr, dropping)),
+            extra={"transports": dropping},
+        )
 
 
 def _announce(names: list[str], limits: Limits, *, hint: bool) -> None:

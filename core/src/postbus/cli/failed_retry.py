@@ -11,7 +11,7 @@ from postbus import stamps
 from postbus.app import Postbus
 from postbus.cli.failed_messages import FailedMessage, FailedMessages
 from postbus.envelope import Envelope
-from postbus.errors import ConnectionLost, PostbusError, TransportError, describe, leaves
+from postbus.errors import ConnectionLost, PostbusError, TransportError, describe, leaves, presentable
 from postbus.events import MessageBuried, MessageFailed, MessageHandled, MessageReceived
 from postbus.failures import as_it_came, copy_to_bury
 
@@ -94,7 +94,8 @@ class Retrying:
         started = time.monotonic()
         try:
             handled = self._app.handle(envelope)
-        except Exception as error:  # A border: whatever a handler raises is a failure of this message.
+        except Exception as raised:  # A border: whatever a handler raises is a failure of this message.
+            error = presentable(raised)
             observers.notify(MessageFailed(envelope, name, error, time.monotonic() - started))
             reason = "; ".join(map(describe, leaves(error)))
             result = Result(message.id, message.kind, "failed", reason)

@@ -12,7 +12,7 @@ from typing import Any
 from postbus.envelope import Envelope
 from postbus.events import Observers, WorkerStopping
 from postbus.limits import STUCK, Counters, Stopping
-from postbus.worker.handling import Handling
+from postbus.worker.handling import Handling, Unstored
 from postbus.worker.health import Health
 from postbus.worker.holdings import Holding
 from postbus.worker.last_chance import LastChance
@@ -81,7 +81,6 @@ class Concurrent:
         """How long a message takes in its slot, of late."""
         self._finished_at = 0.0
         self._settle_at = 0.0
-        self._paused_until = 0.0
         self._arrivals_end = math.inf
         self._last_chance = LastChance()
         self._stuck: list[Stuck] = []
@@ -96,7 +95,7 @@ class Concurrent:
             try:
                 while (reason := self._stopping.reason(self._counters)) is None:
                     self._handling.look_who_watches()
-                    if time.monotonic() >= self._paused_until and not self._last_chance.is_taken:
+                    if not self._last_chance.is_taken:
                         self._ask()
                         self._begin()
                     self._take_in(self._patience())
@@ -230,16 +229,17 @@ class Concurrent:
             holding.done.append(envelope)
         elif finished.outcome is None:
             holding.give_up([envelope])
-        else:
+        elif isinstance(finished.outcome, Unstored):
             self._counters.failed += 1
+            holding.rest(envelope, finished.outcome.reason)
+        elif finished.outcome == "owed":
+            self._counters.failed += 1
+            holding.done.append(envelope)
+        else:
+            self._counters.failed += finished.outcome != "postponed"
             holding.lost.pop(id(envelope), None)
         if finished.error is not None:
             raise finished.error
-        if finished.outcome == "stuck":
-            holding.release([envelope], begun=True)
-            self._rest()
-        elif time.monotonic() >= self._paused_until:
-            self._handling.end_pauses()
         if finished.slots is self._slots:
             self._seconds += (finished.seconds - self._seconds) / (8 if self._seconds else 1)
             self._size.learn(self._concurrency, self._seconds)
@@ -250,11 +250,6 @@ class Concurrent:
         if not trials.is_possible:
             for receiver in self._receivers.values():
                 receiver.holding.tries_suspects = False
-
-    def _rest(self) -> None:
-        """Begin nothing for a while, with nothing in hand but what is running."""
-        if time.monotonic() >= self._paused_until:
-            self._paused_until = self._handling.pause()
 
     # keeping
 
@@ -271,6 +266,7 @@ class Concurrent:
             if is_due:
                 holding.settle()
             holding.extend_leases(now)
+            holding.release_rested(now)
             if holding.is_paused:
                 holding.release_waiting()
             if holding.release_overdue(now):
@@ -278,9 +274,7 @@ class Concurrent:
         if self._is_line_overdue(now) and all(receiver.holding.is_shared for receiver in self._receivers.values()):
             self._size.learn(0, 0, given_back=True)
             self._give_back()
-        if now < self._paused_until:
-            self._give_back()
-        elif self._last_chance.is_taken:
+        if self._last_chance.is_taken:
             self._give_back_waiting()
 
     def _is_line_overdue(self, now: float) -> bool:
@@ -316,8 +310,10 @@ class Concurrent:
                 continue
             self._slots.finish(stuck.holding, stuck.envelope)
             self._counters.failed += 1
-            if outcome == "stuck":
+            if isinstance(outcome, Unstored):
                 stuck.holding.release([stuck.envelope], begun=True)
+            elif outcome == "owed":
+                stuck.holding.done.append(stuck.envelope)
         self._stuck = []
 
     # stopping
@@ -353,6 +349,7 @@ class Concurrent:
         self._give_back()
         self._give_up_stuck()
         for receiver in self._receivers.values():
+            receiver.holding.release_rested(math.inf)
             receiver.holding.settle(last=True)
             receiver.holding.give_up(list(receiver.holding.begun.values()))
         self._slots.close()

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Literal, NoReturn
 
+from msgspec import Struct
+
 from postbus.display import one_line
 from postbus.envelope import Envelope
 from postbus.errors import (
@@ -22,25 +24,34 @@ from postbus.errors import (
     Unrecoverable,
     describe,
     leaves,
+    presentable,
+    text_of,
+    traceback_of,
 )
 from postbus.event_loop import loop
-from postbus.events import EventLoopBlocked, HandlerStuck, MessageHandled, MessageReceived, Observers, WorkerPaused
-from postbus.failures import Failures, identifiers, label
+from postbus.events import EventLoopBlocked, HandlerStuck, MessageHandled, MessageReceived, Observers
+from postbus.failures import Failures, Settled, identifiers, label
 from postbus.serialization import Undecodable
 from postbus.time_limits import TimedRun
 from postbus.worker.holdings import Holding
 
 logger = logging.getLogger("postbus")
 
-Outcome = Literal["handled", "failed", "stuck", "gone"]
-"""To be acknowledged; dealt with and settled; to be given back, as a copy cannot be stored; not ours any more."""
+
+class Unstored(Struct, frozen=True):
+    """Nobody takes a copy of a message that failed, so it is to be given back, after a rest."""
+
+    reason: str
+
+
+Outcome = Literal["handled", "failed", "postponed", "owed", "gone"] | Unstored
+"""What its worker has to do yet: acknowledge what was handled, and what is dealt with while that is owed; no more with
+what is dealt with and settled, or sent on and settled, or not ours any more; let rest what is unstored.
+"""
 
 
 class Handling:
     """Handles messages, each in the thread that brings it; settles only those that failed."""
-
-    FIRST_PAUSE = 1.0
-    LONGEST_PAUSE = 30.0
 
     def __init__(
         self,
@@ -61,7 +72,6 @@ class Handling:
         self.exit: SystemExit | None = None
         """What the worker is to end by, because a handler raised it."""
         self._is_watched = False
-        self._pause = 0.0
         self._repeated: dict[int, tuple[Envelope, Envelope]] = {}
         """What is tried again at once, by identity: what came, and as what it is tried."""
 
@@ -71,6 +81,8 @@ class Handling:
 
     def handle(self, holding: Holding, envelope: Envelope) -> Outcome:
         """Dispatch a message, and deal with its failure; return what its worker has to do yet."""
+        if holding.may_be_early and (early := holding.early(envelope)):
+            return self._postpone(holding, envelope, early)
         attempt, repeats = envelope, 0
         if self._is_watched:
             self._observers.notify(MessageReceived(envelope, holding.name))
@@ -109,17 +121,6 @@ class Handling:
                 if self._is_watched:
                     self._tell_handled(holding, envelope, handled, time.monotonic() - started)
                 return "handled"
-
-    def pause(self) -> float:
-        """Return until when to begin nothing, because copies cannot be stored; each time for twice as long."""
-        self._pause = min(max(self._pause * 2, self.FIRST_PAUSE), self.LONGEST_PAUSE)
-        logger.warning("Pausing for %.0f s, with nothing new in hand.", self._pause)
-        self._observers.notify(WorkerPaused(self._pause))
-        return time.monotonic() + self._pause
-
-    def end_pauses(self) -> None:
-        """Take note that copies can be stored again."""
-        self._pause = 0.0
 
     def report_blocked(self, now: float) -> None:
         """Tell, once, that an ``async def`` handler keeps all others waiting, and where it is; ask again and again."""
@@ -164,6 +165,7 @@ class Handling:
 
     def _failure(self, problem: BaseException) -> Exception:
         """Return what was raised, as a failure of its message; SystemExit ends the worker besides."""
+        problem = presentable(problem)
         if isinstance(problem, Exception):
             return problem
         if isinstance(problem, SystemExit):
@@ -179,7 +181,7 @@ class Handling:
         A `KeyboardInterrupt` that no signal has caused is the handler's own, and interrupts nothing.
         """
         interruptions = (KeyboardInterrupt, Interrupted) if self._was_signalled() else Interrupted
-        for leaf in leaves(error):
+        for leaf in leaves(presentable(error)):
             seen: set[int] = set()
             context: BaseException | None = leaf
             while context is not None and id(context) not in seen:
@@ -212,31 +214,39 @@ class Handling:
         """Deal with a failure of an attempt; return what has come of the message, or the next attempt at it."""
         stop = next((leaf for leaf in leaves(error) if isinstance(leaf, StopWorker)), None)
         if stop is not None:
-            self._stop(f"a handler asked for it: {one_line(str(stop))}")
+            self._stop(f"a handler asked for it: {one_line(text_of(stop))}")
         if holding.has_lost(envelope):
             return "gone"
-        outcome = self._store(error, envelope, attempt, repeats, seconds)
+
+        def store() -> Envelope | Settled:
+            return self._failures.handle(attempt, error, seconds, repeats=repeats, is_stopping=self._is_stopping())
+
+        outcome = self._store(store, holding, envelope)
         # What is wrong with one message by itself says nothing about the next.
         is_general = not all(isinstance(leaf, Unrecoverable) for leaf in leaves(error))
         if holding.switch is not None and is_general and not isinstance(outcome, Envelope):
             holding.switch.note_failed()
         return outcome
 
+    def _postpone(self, holding: Holding, envelope: Envelope, seconds: float) -> Outcome:
+        """Send on a message that has come too early; no handler sees it, and it has not failed."""
+        outcome = self._store(lambda: self._failures.postpone(envelope, seconds), holding, envelope)
+        assert not isinstance(outcome, Envelope)
+        return "postponed" if outcome == "failed" else outcome
+
     def _store(
-        self, error: Exception, envelope: Envelope, attempt: Envelope, repeats: int | None, seconds: float
+        self, store: Callable[[], Envelope | Settled], holding: Holding, envelope: Envelope
     ) -> Outcome | Envelope:
+        """Store a copy, which settles the message; return what has come of it, or the next attempt at it."""
         try:
-            again = self._failures.handle(attempt, error, seconds, repeats=repeats, is_stopping=self._is_stopping())
-        except Exception as problem:  # A border: while the copy cannot be stored, the broker keeps the original.
-            logger.error(
-                "Giving %s back to its broker, because what is to become of it cannot be stored: %s",
-                label(envelope),
-                problem,
-                exc_info=not isinstance(problem, TransportError),
-                extra=identifiers(envelope),
-            )
-            return "stuck"
-        return again or "failed"
+            settled = store()
+        except BaseException as problem:  # A border: whatever stands in the way, the broker keeps the original.
+            if self._interruption_behind(problem) is not None:
+                raise
+            return Unstored(text_of(problem) if isinstance(problem, TransportError) else traceback_of(problem))
+        if settled == "gone":
+            holding.note_lost(envelope)
+        return "failed" if settled == "settled" else settled
 
 
 _process = object()

@@ -63,6 +63,10 @@ class Holding:
     """The same where the broker counts, too, what was only given back; there it shares the worker."""
     SETTLE_AGAIN_AFTER = 5.0
     """Seconds after which it is tried again, where nobody else finds out whether the broker is back."""
+    FIRST_REST = 1.0
+    LONGEST_REST = 300.0
+    MOST_RESTING = 1000
+    """How many messages rest at most; then no more are fetched, until one of them is given back."""
     TOO_LONG = 0.8
     """Seconds after which what waits behind a slow message is given back to the broker, for other workers."""
     MOST_SURVIVED = 10_000
@@ -94,6 +98,10 @@ class Holding:
         """In a handler's hands, by whatever its worker knows each by."""
         self.done: deque[Envelope] = deque()
         """Handled, and not yet acknowledged."""
+        self.resting: dict[int, tuple[float, Envelope]] = {}
+        """Failed and stored nowhere: what is to be given back, and when, by identity. Nobody else waits for it."""
+        self._rests: dict[str | None, float] = {}
+        """How long messages rested last, by their ids."""
         self.lost: dict[int, Envelope] = {}
         """Somebody else's by now, although it is here; by identity."""
         self.has_suspects = False
@@ -116,6 +124,8 @@ class Holding:
         self._survived: dict[str, int] = {}
         """How often each was lost without having been begun, by the broker's id: nobody died of it then."""
         self._owed: deque[Owed] = deque()
+        self.may_be_early = self._guarantees is not None and self._guarantees.longest_delay is not None
+        """Whether there may be messages among them that came too early."""
         self._lease: float | None = math.nan
         self._shortest = math.inf
         """The shortest lease that a delivery has of its own."""
@@ -138,8 +148,8 @@ class Holding:
 
     @property
     def lost_since(self) -> float | None:
-        """Since when the broker cannot be reached, by the monotonic clock; None if it can, as far as is known."""
-        since = self._broker_lost_since
+        """Since when the broker cannot be reached for longer than a moment, by the monotonic clock; None if it can."""
+        since = self.receiver.away_since if isinstance(self.receiver, QueueTransport) else None
         if since is None or self.switch is None:
             return since
         # Nobody has looked for it during a pause.
@@ -156,6 +166,11 @@ class Holding:
         """
         self.fetching_since = since = time.monotonic()
         try:
+            if self.resting:
+                limit = min(limit, self.MOST_RESTING - len(self.resting))
+                if limit <= 0:
+                    time.sleep(wait)
+                    return (), since
             if self._gates:
                 return self._fetch_through_gates(limit, wait, queues), since
             return self.receiver.receive(limit, wait, queues), since
@@ -178,7 +193,7 @@ class Holding:
 
     def take_in(self, envelopes: Sequence[Envelope], since: float) -> None:
         """Hold what was fetched; its leases began at this time or later."""
-        if not self:
+        if not self and not self.resting:
             self._known_lease()  # As long as it can be asked for: see `_is_ours`.
             self.lost.clear()
             self._condemned.clear()
@@ -267,6 +282,44 @@ class Holding:
                 self._survived[id] = self._survived.pop(id, 0) + 1
         while len(self._survived) > self.MOST_SURVIVED:
             del self._survived[next(iter(self._survived))]
+
+    # what comes too early
+
+    def early(self, envelope: Envelope) -> float:
+        """Return for how many seconds more a message is to wait; mostly 0."""
+        return self.receiver.early(envelope) if isinstance(self.receiver, QueueTransport) else 0.0
+
+    # what is stored nowhere
+
+    def rest(self, envelope: Envelope, reason: str) -> None:
+        """Keep a message that failed and of which nobody takes a copy; give it back later, each time twice as late.
+
+        To give it back at once would be to get it again at once: some brokers deliver such a message first.
+        """
+        key = _id_of(envelope)
+        if len(self._rests) > 10 * self.MOST_RESTING:
+            self._rests.clear()
+        seconds = self._rests[key] = min(max(self._rests.pop(key, 0.0) * 2, self.FIRST_REST), self.LONGEST_REST)
+        self.resting[id(envelope)] = (time.monotonic() + seconds, envelope)
+        logger.error(
+            "Giving %s back to its broker in %.0f s, because what is to become of it cannot be stored: %s",
+            label(envelope),
+            seconds,
+            reason,
+            extra=identifiers(envelope),
+        )
+        if len(self.resting) == self.MOST_RESTING:
+            logger.error(
+                "Fetching no more of %r, because %d of its messages cannot be stored.", self.name, self.MOST_RESTING
+            )
+
+    def release_rested(self, now: float) -> None:
+        """Give back those that have rested for long enough."""
+        if not self.resting:
+            return
+        due = [key for key, (until, _) in self.resting.copy().items() if until <= now]
+        rested = [found[1] for key in due if (found := self.resting.pop(key, None)) is not None]
+        self.release([envelope for envelope in rested if not self.has_lost(envelope)], begun=True)
 
     # settling
 
@@ -398,7 +451,7 @@ class Holding:
 
     def extend_leases(self, now: float) -> None:
         """Begin all leases anew, once a third of their time is over."""
-        if now < self._extend_at or not self:
+        if now < self._extend_at or not (self or self.resting):
             return
         lease = self._known_lease()
         due = self._leased_at + lease / 3
@@ -406,7 +459,8 @@ class Holding:
             # Soon again, as it may be that the broker could not be asked how long a lease is.
             self._extend_at = min(due, now + self.TOO_LONG)
             return
-        held = [*self.begun.copy().values(), *self.waiting.copy(), *self.done.copy()]
+        resting = [envelope for _, envelope in self.resting.copy().values()]
+        held = [*self.begun.copy().values(), *self.waiting.copy(), *self.done.copy(), *resting]
         if self._shortest < math.inf:
             self._shortest = min((one for e in held if (one := _received(e).lease) is not None), default=math.inf)
         try:
@@ -416,6 +470,11 @@ class Holding:
         except Exception as error:  # A border, as in acknowledging.
             _warn(error, "Could not extend the leases of %d messages of %r", len(held), self.name)
             self._extend_at = now + lease / 12
+
+    def note_lost(self, envelope: Envelope) -> None:
+        """Take note that somebody else has a message, and write it down."""
+        self.lost[id(envelope)] = envelope
+        self.has_lost(envelope)
 
     def has_lost(self, envelope: Envelope, *, begun: bool = True) -> bool:
         """Say whether somebody else has the message by now, and write it down, once."""
@@ -461,6 +520,11 @@ class Holding:
 
 def _received(envelope: Envelope) -> stamps.Received:
     return envelope.last(stamps.Received) or NO_RECEIVED
+
+
+def _id_of(envelope: Envelope) -> str | None:
+    message_id, received = envelope.last(stamps.MessageId), envelope.last(stamps.Received)
+    return message_id.id if message_id is not None else received.id if received is not None else None
 
 
 def _warn(error: Exception, what: str, number: int, name: str) -> None:

@@ -12,7 +12,7 @@ from postbus.event_loop import interrupt, is_called_off
 from postbus.events import Observers, WorkerStopping
 from postbus.limits import STUCK, Counters, Stopping
 from postbus.time_limits import expire, is_any_timed, stuck
-from postbus.worker.handling import Handling
+from postbus.worker.handling import Handling, Unstored
 from postbus.worker.health import Health
 from postbus.worker.holdings import Holding
 from postbus.worker.keeper import Keeper
@@ -55,7 +55,6 @@ class Sequential:
         self._queue_turns = queue_turns
         self._size = FetchSize(fetch_size)
         self._thread = threading.current_thread()
-        self._is_in_trouble = False
         self._can_be_interrupted = False
         self._is_to_be_interrupted = False
         self._interrupt_at = -math.inf
@@ -69,6 +68,7 @@ class Sequential:
                     self._take_turn(keeper)
         finally:
             self._holding.release_waiting()
+            self._holding.release_rested(math.inf)
             self._holding.settle(last=True)
         self._observers.notify(WorkerStopping(reason))
         return reason
@@ -87,13 +87,12 @@ class Sequential:
             raise Interrupted
 
     def _take_turn(self, keeper: Keeper) -> None:
-        if self._is_in_trouble:
-            self._rest()
         left = self._counters.left
         limit = self._size.limit if left is None else min(self._size.limit, left)
         envelopes, since = self._holding.fetch(limit, WAIT, self._queue_turns.rotation())
         self._health.turn()
         self._holding.settle()  # What could not be, because the broker was away.
+        self._keep_resting(time.monotonic())
         if not envelopes:
             return
         self._holding.take_in(envelopes, since)
@@ -102,7 +101,7 @@ class Sequential:
         self._handling.look_who_watches()
         started = time.monotonic()
         begun = self._work_through()
-        given_back = begun < len(envelopes) and not self._is_in_trouble
+        given_back = begun < len(envelopes)
         self._size.learn(begun, time.monotonic() - started, given_back=given_back)
 
     def _work_through(self) -> int:
@@ -132,14 +131,15 @@ class Sequential:
                 if outcome == "handled":
                     done.append(envelope)
                     counters.handled += 1
-                else:
+                elif outcome != "postponed":
                     counters.failed += 1
                     is_paused = holding.is_paused
-                    if outcome == "stuck":
-                        holding.release([envelope], begun=True)
-                        self._is_in_trouble = True
+                    if isinstance(outcome, Unstored):
+                        holding.rest(envelope, outcome.reason)
+                    elif outcome == "owed":
+                        done.append(envelope)
                 begun.clear()
-                if self._is_in_trouble or stopping.told or counters.reached() or is_paused:
+                if stopping.told or counters.reached() or is_paused:
                     break
                 if time.monotonic() > settle_at:
                     holding.settle()
@@ -153,17 +153,13 @@ class Sequential:
             begun.clear()
             holding.release_waiting()
             holding.is_busy = False
-        if not self._is_in_trouble or number > 1:
-            self._handling.end_pauses()
         return number
 
-    def _rest(self) -> None:
-        self._is_in_trouble = False
-        end = self._handling.pause()
-        # Not an event: a signal handler that sets one can meet the lock that this thread holds in waiting for it.
-        while self._stopping.reason(self._counters) is None and (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, 0.2))
-            self._health.show(time.monotonic())
+    def _keep_resting(self, now: float) -> None:
+        """Keep what rests, and give it back in time; while a batch is worked through, the keeper does."""
+        if self._holding.resting:
+            self._holding.extend_leases(now)
+            self._holding.release_rested(now)
 
     # in the thread of the keeper
 
@@ -177,6 +173,7 @@ class Sequential:
             return
         self._health.show(now)
         self._handling.report_blocked(now)
+        self._holding.release_rested(now)
         self._stopping.look(now, self._counters)
         if self._stopping.told is not None:
             self._holding.release_waiting()
@@ -221,7 +218,10 @@ class Sequential:
             return
         self._is_given_up = True
         self._counters.failed += 1
-        if outcome == "stuck":
+        if isinstance(outcome, Unstored):
             self._holding.release([envelope], begun=True)
+        elif outcome == "owed":
+            self._holding.done.append(envelope)
+            self._holding.settle(last=True)
         self._abandon(self._stopping.told)
         self._signals.nudge()

@@ -8,7 +8,7 @@ from postbus.dsn import Dsn
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.transport import Guarantees, QueueTransport, TransportContext
 from postbus_amqp import stamps
-from postbus_amqp.options import AmqpOptions, Settings
+from postbus_amqp.options import LARGEST_MESSAGE, AmqpOptions, Settings
 
 __all__ = ["CLASSIC", "QUORUM", "WITH_PRIORITIES", "AmqpOptions", "make_transport", "stamps"]
 
@@ -18,7 +18,7 @@ CLASSIC = Guarantees(
     durable=True,
     ordering="fifo",
     longest_delay=40 * 86_400.0,
-    largest_message=16 * 1024 * 1024,
+    largest_message=LARGEST_MESSAGE,
 )
 """What a transport on classic queues promises."""
 

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from postbus.errors import ConnectionLost, TransportError, describe
 from postbus_amqp.channel import Channel
 from postbus_amqp.errors import again, explain, text_of
+from postbus_amqp.link import Link
 from postbus_amqp.options import Settings
 from postbus_amqp.parameters import parameters_for
 from postbus_amqp.thread import Call, IoThread
-from postbus_amqp.untyped import SelectConnection
 
 logger = logging.getLogger("postbus")
 
@@ -129,7 +129,7 @@ class Client:
             self._links[purpose] = result
             call.succeed()
 
-        self._attempt = SelectConnection.create_connection(parameters, opened, self.thread.loop)
+        self._attempt = Link.create_connection(parameters, opened, self.thread.loop)
 
     def _on_blocked(self, _: Any, answer: Any) -> None:
         for tell in self.on_blocked:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from postbus import stamps
-from postbus.errors import ConnectionLost, TransportError
+from postbus.errors import ConnectionLost, MessageRefused, TransportError
 from postbus.stamps import Stamp
 from postbus.transport import Counts, Delivery, Outgoing
 from postbus_amqp.client import Client, Purpose
 from postbus_amqp.consumer import Consumer
 from postbus_amqp.delays import Delays, Route
-from postbus_amqp.errors import NOT_FOUND, Refused
-from postbus_amqp.messages import Message, properties_of
+from postbus_amqp.errors import NOT_FOUND, PRECONDITION_FAILED, Refused
+from postbus_amqp.messages import Message, properties_of, refused
 from postbus_amqp.options import Settings
-from postbus_amqp.publisher import Publisher, Unconfirmed, Unroutable
+from postbus_amqp.publisher import Answers, Publisher, Unconfirmed, Unroutable
 from postbus_amqp.stamps import AmqpReceived, AmqpRouting
 from postbus_amqp.subscription import Tag
 from postbus_amqp.topology import advice, control_channel, declare, declare_delay_exchange, missing
@@ -40,20 +40,21 @@ class AmqpConnection:
         self._queues = set(settings.queues)
 
     def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
-        try:
-            self._publish(messages)
-        except Unroutable as error:
+        answers = self._publish(dict(enumerate(messages)))
+        unroutable = [position for position, error in answers.errors.items() if isinstance(error, Unroutable)]
+        if unroutable:
             # A queue may have been deleted since it was declared, so it is declared once more.
             self._forget()
-            again = sorted(error.returned)
-            stored = dict(error.stored)
             try:
-                self._publish([messages[position] for position in again])
-            except TransportError as second:
-                second.stored = stored | {again[position]: None for position in second.stored}
+                second = self._publish({position: messages[position] for position in unroutable})
+            except TransportError as error:
+                error.stored = dict.fromkeys(answers.stored)
                 raise
-            if len(stored) + len(again) < len(messages):
-                raise TransportError(str(error), stored=stored | dict.fromkeys(again)) from error
+            answers.stored |= second.stored
+            answers.errors = {position: answers.errors[position] for position in answers.errors.keys() - unroutable}
+            answers.errors |= second.errors
+        if answers.errors:
+            raise _worst(answers)
         return [None] * len(messages)
 
     def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
@@ -122,18 +123,33 @@ class AmqpConnection:
         self._is_set_up = not self._settings.options.auto_setup
         self._delays.forget()
 
-    def _publish(self, messages: Sequence[Outgoing]) -> None:
+    def _publish(self, messages: Mapping[int, Outgoing]) -> Answers:
+        """Publish messages by their positions; return what became of each."""
         self._set_up_once("publish")
-        prepared = [self._prepare(message) for message in messages]
-        try:
-            self._publisher.publish(prepared)
-        except Unconfirmed as error:
-            self._delays.avoid(message.routing_key for n, message in enumerate(prepared) if n not in error.stored)
-            raise
-        except Refused as error:
-            if error.code == NOT_FOUND and self._settings.options.auto_setup:
-                raise ConnectionLost(f"{error} It is declared anew.", stored=error.stored) from error
-            raise TransportError(f"{error} {advice(error)}", stored=error.stored) from error
+        prepared: dict[int, Message] = {}
+        unprepared: dict[int, TransportError] = {}
+        for position, message in messages.items():
+            try:
+                prepared[position] = self._prepare(message)
+            except TransportError as error:
+                unprepared[position] = error
+        answers = self._publisher.publish(prepared)
+        self._delays.avoid(
+            prepared[position].routing_key
+            for position, error in answers.errors.items()
+            if isinstance(error, Unconfirmed)
+        )
+        errors = {position: self._translated(error) for position, error in answers.errors.items()}
+        return Answers(answers.stored, unprepared | errors)
+
+    def _translated(self, error: TransportError) -> TransportError:
+        if not isinstance(error, Refused):
+            return error
+        if error.code == PRECONDITION_FAILED:
+            return refused(f"The broker refused a message: {error}")
+        if error.code == NOT_FOUND and self._settings.options.auto_setup:
+            return ConnectionLost(f"{error} It is declared anew.")
+        return TransportError(f"{error} {advice(error)}")
 
     def _prepare(self, message: Outgoing) -> Message:
         """Return a message with the place to publish it to."""
@@ -164,3 +180,18 @@ class AmqpConnection:
         if is_again or received.exchange != self._settings.exchange_name:
             return Route("", received.queue)
         return Route(received.exchange, received.routing_key)
+
+
+def _worst(answers: Answers) -> TransportError:
+    """Return what to raise: that the messages are refused, unless something is wrong with more than them."""
+    errors = answers.errors.values()
+    stored: dict[int, str | None] = dict.fromkeys(sorted(answers.stored))
+    others = [error for error in errors if not isinstance(error, MessageRefused)]
+    lost = [error for error in others if isinstance(error, ConnectionLost)]
+    if not others:
+        return MessageRefused(
+            {position: str(answers.errors[position]) for position in sorted(answers.errors)}, stored=stored
+        )
+    error = (lost or others)[0]
+    error.stored = stored
+    return error

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from postbus.errors import TransportError
+from postbus.errors import MessageRefused
 from postbus_amqp.client import Client
 from postbus_amqp.topology import control_channel, declare_delay_exchange
 
@@ -49,7 +49,7 @@ class Delays:
     def route_through(self, target: Route, seconds: float) -> Route:
         """Return where to publish a message so that it goes to a target after so many seconds, or a little later."""
         if seconds > LONGEST_DELAY:
-            raise TransportError(f"RabbitMQ delays by {LONGEST_DELAY:.0f} s at most, and not by {seconds:.0f} s.")
+            raise MessageRefused({0: f"RabbitMQ delays by {LONGEST_DELAY:.0f} s at most, and not by {seconds:.0f} s."})
         milliseconds = rounded_up(seconds)
         arguments = self._arguments(target, milliseconds)
         name = self._name(target, milliseconds, arguments)

@@ -19,6 +19,9 @@ DURABLE, PASSIVE, EXCLUSIVE, AUTO_DELETE, INTERNAL = 2, 4, 8, 16, 32
 LEAST_FRAME = 4096
 """Bytes that every broker of AMQP 0-9-1 must accept in a frame."""
 
+LARGEST_MESSAGE = 16 * 1024 * 1024
+"""Bytes of a body. RabbitMQ 4 takes no larger one, unless its `max_message_size` says so; older ones do."""
+
 NUMBERS = {
     *("x-delay", "x-expires", "x-max-length", "x-max-length-bytes", "x-max-priority", "x-message-ttl"),
     *("x-consumer-timeout", "x-delivery-limit", "x-queue-version"),

@@ -54,3 +54,16 @@ class AmqpReceived(Stamp, gc=False):
     type: str | None = None
     user_id: str | None = None
     app_id: str | None = None
+
+
+class AmqpProperties(Stamp, gc=False):
+    """What a message had on AMQP and is to have there again: its properties, and its headers that are no texts.
+
+    It travels, so that they are there again after a time on another broker, where nobody needs to know it. What was
+    about the journey alone is not among them, such as the expiration and ``x-death``. `AmqpReceived` has all that a
+    handler may want to know.
+    """
+
+    wire_name = "amqp-properties"
+    encoded: bytes
+    """As AMQP writes them, behind the size of the body in the frame of a header."""

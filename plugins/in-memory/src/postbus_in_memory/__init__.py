@@ -35,7 +35,9 @@ class InMemoryOptions(Options):
     """What ``in-memory://`` takes."""
 
     serialize: bool = option(True, "Write and read messages as on a broker; false hands over the objects themselves.")
-    lease: float = option(3600.0, "A message in flight for longer is delivered again.", unit="seconds", minimum=0.001)
+    lease: float = option(
+        60.0, "A message in flight for longer, and not kept alive, is delivered again.", unit="seconds", minimum=0.001
+    )
 
 
 @hookimpl

@@ -18,7 +18,7 @@ from postbus_in_memory.queue import Queue
 class InMemoryConnection:
     """A connection to a queue in this process; every connection can settle what another has fetched."""
 
-    def __init__(self, queue: Queue, *, lease: float = 3600.0) -> None:
+    def __init__(self, queue: Queue, *, lease: float = 60.0) -> None:
         self._queue = queue
         self._lease = lease
         self._closed = False

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import heapq
 import math
+import os
 import threading
 import time
+import weakref
 from dataclasses import dataclass
 
 from postbus.transport import Delivery, Outgoing
@@ -55,6 +57,7 @@ class Queue:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
+        _queues.add(self)
         self.clock = Clock(self.changed)
         self._last_number = 0
         self._last_tag = 0
@@ -128,3 +131,26 @@ class Queue:
 
     def _line_up(self, message: Message) -> None:
         heapq.heappush(self._schedule, (message.available_at, message.number))
+
+
+# A fork while another thread changes a queue would leave the child half a change, and a lock that nobody lets go of.
+_queues = weakref.WeakSet[Queue]()
+_forking = threading.RLock()
+_held: list[Queue] = []
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    for queue in list(_queues):
+        queue.changed.acquire()
+        _held.append(queue)
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().changed.release()
+    _forking.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

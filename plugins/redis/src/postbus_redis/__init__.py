@@ -6,10 +6,12 @@ import logging
 import os
 import secrets
 import socket
+from collections import defaultdict
 
 from postbus.dsn import Dsn
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.transport import Guarantees, QueueTransport, TransportContext
+from postbus_redis.limits import LARGEST, LONGEST_DELAY
 from postbus_redis.options import RedisOptions
 
 __all__ = ["GUARANTEES", "RedisOptions", "make_transport"]
@@ -18,7 +20,14 @@ CONTRACT = 1
 
 logger = logging.getLogger("postbus")
 
-GUARANTEES = Guarantees(durable=True, ordering="fifo", lease=True, delivery_count=True)
+GUARANTEES = Guarantees(
+    durable=True,
+    ordering="fifo",
+    longest_delay=LONGEST_DELAY,
+    lease=True,
+    delivery_count=True,
+    largest_message=LARGEST,
+)
 
 
 @hookimpl
@@ -45,10 +54,11 @@ def make_transport(dsn: Dsn, context: TransportContext) -> QueueTransport:
     keys = keys_for(options.stream, cluster=address.cluster)
     # The same after a reconnection, so that what is in flight can still be settled; another name after a fork.
     suffix = secrets.token_hex(4)
-    in_hand = set[Lease]()
+    in_hand = defaultdict[int, set[Lease]](set)
 
     def connect() -> RedisConnection:
-        consumer = options.consumer or f"{socket.gethostname()}-{os.getpid()}-{suffix}"
-        return RedisConnection(Server(address, options, tls), keys, options, consumer, in_hand)
+        pid = os.getpid()
+        consumer = options.consumer or f"{socket.gethostname()}-{pid}-{suffix}"
+        return RedisConnection(Server(address, options, tls), keys, options, consumer, in_hand[pid])
 
     return QueueTransport(connect, context)

@@ -6,6 +6,7 @@ another id when it becomes an entry.
 
 from __future__ import annotations
 
+import math
 import re
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Sequence
@@ -24,8 +25,12 @@ from postbus_redis.scripts import RELEASED
 PAGE = 500
 """How many messages are read at a time, at most."""
 
+LAST = b"18446744073709551615-18446744073709551615"
+"""The highest id that an entry can have; Redis refuses to look behind it."""
+
 _ENTRY_ID = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
-_DELAYED_ID = re.compile(r"([0-9]{1,20}(?:\.[0-9]+)?)\.([\w-]{12})")
+# Others may have made something due at any number, or never.
+_DELAYED_ID = re.compile(r"(-?(?:[0-9]+(?:\.[0-9]+)?(?:e[+-][0-9]+)?|inf))\.([\w-]{12})", re.ASCII)
 
 EntryId = tuple[int, int]
 Member = tuple[float, str, bytes]
@@ -54,10 +59,10 @@ class Browser:
     def browse(self, limit: int, after: str | None) -> list[Delivery]:
         """Return messages: those in the stream, then those that are delayed, each in their order."""
         delayed = _DELAYED_ID.fullmatch(after or "")
-        shown = [] if delayed else self._browse_entries(limit, after if _ENTRY_ID.fullmatch(after or "") else None)
+        shown = [] if delayed else self._browse_entries(limit, _entry_key(after or ""))
         if len(shown) == limit:
             return shown
-        behind = (float(delayed[1]), delayed[2]) if delayed else (0.0, "")
+        behind = (float(delayed[1]), delayed[2]) if delayed else (-math.inf, "")
         return shown + [_as_delivery(member) for member in self._browse_members(limit - len(shown), behind)]
 
     def find(self, id: str) -> Delivery | None:
@@ -65,9 +70,9 @@ class Browser:
         if delayed := _DELAYED_ID.fullmatch(id):
             found = [m for m in self._members_due(delayed[1]) if m[1] == delayed[2]]
             return _as_delivery(found[0]) if found else None
-        if not _ENTRY_ID.fullmatch(id):
+        at = _entry_key(id)
+        if at is None:
             return None
-        at = id.encode()
         [found] = self._links.ask(pack(b"XRANGE", self._keys.stream, at, at))
         unsettled = self._unsettled(found)
         return unsettled[0] if unsettled else None
@@ -75,7 +80,7 @@ class Browser:
     def remove(self, ids: Sequence[str]) -> int:
         """Delete the messages with these ids; return how many there were."""
         last = self._last_delivered()
-        entries = [id.encode() for id in ids if _ENTRY_ID.fullmatch(id)]
+        entries = list(filter(None, map(_entry_key, ids)))
         there = [id for id in entries if _entry_id(id) > last or self.find(id.decode())]
         removed = 0
         if there:
@@ -96,16 +101,16 @@ class Browser:
         [purged] = self._links.ask(PURGE(self._keys, self._group))
         return int(purged)
 
-    def _browse_entries(self, limit: int, after: str | None) -> list[Delivery]:
+    def _browse_entries(self, limit: int, after: bytes | None) -> list[Delivery]:
         shown: list[Delivery] = []
-        start = b"-" if after is None else b"(" + after.encode()
         size = _page_for(limit)
-        while len(shown) < limit:
+        while len(shown) < limit and after != LAST:
+            start = b"-" if after is None else b"(" + after
             [page] = self._links.ask(pack(b"XRANGE", self._keys.stream, start, b"+", b"COUNT", b"%d" % size))
             shown += self._unsettled(page)
             if len(page) < size:
                 break
-            start = b"(" + page[-1][0]
+            after = page[-1][0]
         return shown[:limit]
 
     def _unsettled(self, found: Sequence[tuple[bytes, Sequence[bytes]]]) -> list[Delivery]:
@@ -120,7 +125,7 @@ class Browser:
             [pending] = self._links.ask(pack(b"XPENDING", self._keys.stream, self._group, first_id, last_id, number))
             counts = {id: count for id, _, _, count in pending}
         return [
-            Delivery(*entries.read(fields), None, id.decode(), counts.get(id))
+            entries.as_delivery(entries.read(fields), None, id.decode(), counts.get(id))
             for id, fields in found
             if id in counts or _entry_id(id) > last
         ]
@@ -161,6 +166,12 @@ class Browser:
         return _members(found)
 
 
+def _entry_key(id: str) -> bytes | None:
+    """Return the id of an entry as Redis takes it; None if it cannot be one."""
+    found = _ENTRY_ID.fullmatch(id)
+    return id.encode() if found and max(map(int, found.groups())) < 1 << 64 else None
+
+
 def _page_for(limit: int) -> int:
     """Return how many messages to read at a time, if some of them may not be shown."""
     return min(max(limit, 100), PAGE)
@@ -173,7 +184,7 @@ def _members(reply: Sequence[bytes]) -> list[Member]:
 
 def _as_delivery(member: Member) -> Delivery:
     due, digest, text = member
-    return Delivery(*entries.read_value(text), None, f"{due:.17g}.{digest}")
+    return entries.as_delivery(entries.read_value(text), None, f"{due:.17g}.{digest}")
 
 
 def _digest(member: bytes) -> str:

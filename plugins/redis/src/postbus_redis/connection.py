@@ -18,7 +18,6 @@ from postbus_redis.links import Links, Reply
 from postbus_redis.options import RedisOptions
 from postbus_redis.overviews import FOR_QUEUES
 from postbus_redis.publishing import Publisher
-from postbus_redis.resp import pack_parts
 from postbus_redis.server import Server
 
 
@@ -51,21 +50,11 @@ class RedisConnection:
     def _settle(self, tags: Sequence[Lease], *, delete: bool) -> Sequence[Lease]:
         if not tags:
             return ()
-        lost: Sequence[int] = ()
-        if min([tag.certain_until for tag in tags]) <= time.monotonic():
-            lost = self._run(scripts.SETTLE, b"1" if delete else b"0", *ids_and_counts(tags))
-        else:
-            self._settle_certain([tag.id for tag in tags], delete=delete)
+        now = time.monotonic()
+        known = [part for tag in tags for part in (tag.id, b"" if tag.certain_until > now else b"%d" % tag.count)]
+        lost: Sequence[int] = self._run(scripts.SETTLE, b"1" if delete else b"0", *known)
         self._in_hand.difference_update(tags)
         return [tags[position] for position in lost]
-
-    def _settle_certain(self, ids: Sequence[bytes], *, delete: bool) -> None:
-        parts = pack_parts(ids)
-        acks = b"*%d\r\n" % (len(ids) + 3) + pack_parts((b"XACK", self._keys.stream, self._group_name)) + parts
-        deletes = b"*%d\r\n" % (len(ids) + 2) + pack_parts((b"XDEL", self._keys.stream)) + parts
-        # What is deleted and not acknowledged, because the connection broke just then, is forgotten when somebody
-        # claims it; the other way round, it would stay for ever. A transaction would be refused when memory is full.
-        self._links.ask(deletes, acks) if delete else self._links.ask(acks)
 
     def release(self, tags: Sequence[Lease]) -> Sequence[Lease]:
         if not tags:

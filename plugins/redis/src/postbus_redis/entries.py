@@ -15,13 +15,17 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from postbus.text import ENCODING, read_body, read_headers, write_body
-from postbus.transport import Outgoing
+from postbus.errors import describe
+from postbus.text import ENCODING, JSON_ERRORS, UNREADABLE, read_body, read_headers, write_body
+from postbus.transport import Delivery, Outgoing
 
 FIELD = b"message"
 
 OTHER_FIELD = "X-Redis-Field-"
 """What the name of a header begins with that holds a further field of an entry."""
+
+Content = tuple[bytes, dict[str, str], str | None]
+"""Body, headers, and what could not be read, if anything; see `Delivery.problem`."""
 
 _PHP_STRING = re.compile(rb's:([0-9]{1,10}):"(.*)";', re.DOTALL)
 
@@ -47,52 +51,67 @@ _decode = msgspec.json.Decoder(_Message).decode
 
 
 def write(message: Outgoing) -> bytes:
-    """Return the value of the field."""
+    """Return the value of the field; raise ValueError or TypeError for a header that JSON has no form for."""
     return _encode(_Message(*write_body(message)))
 
 
 def write_member(message: Outgoing) -> bytes:
-    """Return the member of the delayed set."""
+    """Return the member of the delayed set; as `write`."""
     return _encode(_Member(*write_body(message), secrets.token_urlsafe(9)))
 
 
-def read(fields: Sequence[bytes]) -> tuple[bytes, dict[str, str]]:
-    """Return body and headers of an entry, whoever has written it; all that it holds is in there."""
+def read(fields: Sequence[bytes]) -> Content:
+    """Return what an entry holds, whoever has written it; all of it is in there."""
     if len(fields) == 2 and fields[0] == FIELD:
         return read_value(fields[1])
-    names = fields[::2]
-    if names.count(FIELD) != 1:
-        return _encode(_as_mapping(fields)), {}
-    body, headers = read_value(fields[2 * names.index(FIELD) + 1])
-    for name, value in _as_mapping(fields).items():
-        if name != FIELD.decode():
-            headers[OTHER_FIELD + name] = value if isinstance(value, str) else _encode(value).decode()
-    return body, headers
+    names, values = fields[::2], fields[1::2]
+    shown = list(zip(map(_as_text, names), map(_as_text, values), strict=True))
+    others = {name: value for name, value in shown if isinstance(name, str)}
+    if len(others) < len(names):
+        return _encode(shown), {}, "its entry has fields of one name, or with a name that is no text"
+    if FIELD not in names:
+        return _encode(others), {}, f"its entry has no field {FIELD.decode()!r}"
+    body, headers, problem = read_value(values[names.index(FIELD)])
+    del others[FIELD.decode()]
+    for name, value in others.items():
+        headers[OTHER_FIELD + name] = value if isinstance(value, str) else _encode(value).decode()
+    return body, headers, problem
 
 
-def read_value(value: bytes) -> tuple[bytes, dict[str, str]]:
-    """Return body and headers of the value of the field, or of a member."""
+def read_value(value: bytes) -> Content:
+    """Return what the value of the field holds, or a member."""
     try:
         message = _decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except JSON_ERRORS:
         return _read_odd_value(value)
     body = message.body.encode()
     if ENCODING in message.headers:
         body = read_body(body, message.headers)
-    return body, message.headers
+    return body, message.headers, None
 
 
-def _read_odd_value(value: bytes) -> tuple[bytes, dict[str, str]]:
-    json = _unwrap(value)
+def _read_odd_value(value: bytes) -> Content:
     try:
-        odd = msgspec.json.decode(json, type=_OddMessage)
-        body = bytes(odd.body)
-        if body[:1] == b'"':
+        odd = msgspec.json.decode(_unwrap(value), type=_OddMessage)
+    except msgspec.DecodeError:
+        return value, {}, None  # It is no message of ours or Symfony's, but perhaps the user's serializer knows it.
+    except JSON_ERRORS as error:
+        return value, {}, f"its JSON cannot be read: {describe(error)}"
+    body, headers = bytes(odd.body), read_headers(bytes(odd.headers))
+    if UNREADABLE in headers:
+        return value, {}, "its headers are no JSON object"
+    if body[:1] == b'"':
+        try:
             body = msgspec.json.decode(body, type=str).encode()
-    except (msgspec.DecodeError, UnicodeError):
-        return json, {}
-    headers = read_headers(bytes(odd.headers))
-    return read_body(body, headers), headers
+        except JSON_ERRORS as error:
+            return value, {}, f"its body cannot be read: {describe(error)}"
+    return read_body(body, headers), headers, None
+
+
+def as_delivery(content: Content, tag: Any, id: str, count: int | None = None) -> Delivery:
+    """Return content as a connection hands it out."""
+    body, headers, problem = content
+    return Delivery(body, headers, tag, id, count, problem=problem)
 
 
 def _unwrap(value: bytes) -> bytes:
@@ -103,20 +122,9 @@ def _unwrap(value: bytes) -> bytes:
     if value[:1] == b'"':
         try:
             return msgspec.json.decode(value, type=str).encode()
-        except (msgspec.DecodeError, UnicodeError):
+        except JSON_ERRORS:
             pass
     return value
-
-
-def _as_mapping(fields: Sequence[bytes]) -> dict[str, Any]:
-    """Return fields by their names; several of one name as a list."""
-    mapping: dict[str, Any] = {}
-    for name, value in zip(fields[::2], fields[1::2], strict=True):
-        text = name.decode(errors="backslashreplace")
-        seen = mapping.get(text)
-        shown = _as_text(value)
-        mapping[text] = shown if seen is None else [*(seen if isinstance(seen, list) else [seen]), shown]
-    return mapping
 
 
 def _as_text(value: bytes) -> str | dict[str, str]:

@@ -8,15 +8,20 @@ from redis import exceptions as client
 
 from postbus.errors import ConnectionLost, TransportError
 
+HARMLESS = ("invalid username-password pair", "Authentication required", "AUTH <password> called without")
+"""How those texts about a login begin that hold nothing of it."""
+
 
 def translate(error: BaseException, where: str) -> TransportError:
     """Return the error that a connection raises in place of one of the client's."""
-    text = " ".join(str(error).split()).removesuffix(".")
+    # Of a command that it does not know, such as an AUTH that was renamed, Redis repeats what came with it.
+    text = " ".join(str(error).split()).partition(", with args beginning with")[0].removesuffix(".")
     match error:
         case TransportError():
             return error
         case client.AuthenticationError() | client.AuthorizationError():
-            return TransportError(f"{where} refuses the user or the password: {text}. Correct them in the DSN.")
+            reason = f": {text}" if text.startswith(HARMLESS) else ""
+            return TransportError(f"{where} refuses the user or the password{reason}. Correct them in the DSN.")
         case client.BusyLoadingError():
             return ConnectionLost(f"{where} is still loading its data")
         case client.ReadOnlyError():

@@ -33,15 +33,15 @@ def deliveries(found: Iterable[tuple[bytes, Sequence[bytes]]], certain_until: fl
     read = entries.read
     result: list[Delivery] = []
     for id, fields in found:
-        body, headers = read(fields)
-        result.append(Delivery(body, headers, Lease(id, 1, certain_until), id.decode(), 1))
+        body, headers, problem = read(fields)
+        result.append(Delivery(body, headers, Lease(id, 1, certain_until), id.decode(), 1, problem=problem))
     return result
 
 
 def claimed_deliveries(found: Iterable[tuple[bytes, int, Sequence[bytes]]], certain_until: float) -> list[Delivery]:
     """Return what was claimed, after so many deliveries, this one included."""
     return [
-        Delivery(*entries.read(fields), Lease(id, count, certain_until), id.decode(), count)
+        entries.as_delivery(entries.read(fields), Lease(id, count, certain_until), id.decode(), count)
         for id, count, fields in found
     ]
 

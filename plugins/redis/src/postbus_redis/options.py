@@ -30,9 +30,9 @@ class RedisOptions(Options):
         0, "Entries to keep; beyond, the oldest handled ones are deleted. 0 keeps all.", minimum=0
     )
     redeliver_timeout: float = option(
-        3600, "A message in flight for longer is delivered again.", unit="seconds", minimum=0.1
+        60, "A message in flight for longer, and not kept alive, is delivered again.", unit="seconds", minimum=0.1
     )
-    claim_interval: int = option(60_000, "Pause between two looks for such messages.", unit="milliseconds", minimum=10)
+    claim_interval: int = option(15_000, "Pause between two looks for such messages.", unit="milliseconds", minimum=10)
     timeout: float = option(5, "How long connecting may take; 0 means for ever.", unit="seconds", minimum=0)
     read_timeout: float = option(
         5, "How long an answer may take beyond what it waits for; 0 means for ever.", unit="seconds", minimum=0

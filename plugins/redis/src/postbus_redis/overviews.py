@@ -86,19 +86,22 @@ COUNT = Script(
     + """
 local found = state()
 local released, oldest = 0, now + 1
-local function note(id)
-    oldest = math.min(oldest, tonumber(string.match(id, '^%d+')))
+local function note(since)
+    oldest = math.min(oldest, math.max(0, tonumber(since)))
+end
+local function note_id(id)
+    note(string.match(id, '^%d+'))
 end
 if found.exists then
     for _, consumer in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1])[4] or {}) do
         if consumer[1] == ARGV[2] then
             released = tonumber(consumer[2])
-            note(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])[1][1])
+            note_id(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])[1][1])
         end
     end
 end
 if found.first then
-    note(found.first[1])
+    note_id(found.first[1])
 end
 local text = string.format('%.3f', now)
 local due = redis.call('ZRANGE', KEYS[2], '-inf', text, 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')[2]

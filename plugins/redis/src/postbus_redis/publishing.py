@@ -6,12 +6,13 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
-from postbus.errors import TransportError
+from postbus.errors import MessageRefused, TransportError, describe
 from postbus.transport import Outgoing
 from postbus_redis import entries
 from postbus_redis.browsing import delayed_id
 from postbus_redis.errors import translate
 from postbus_redis.keys import Keys
+from postbus_redis.limits import LARGEST, LONGEST_DELAY, ROOM, UNDOUBTED
 from postbus_redis.links import Links, Reply
 from postbus_redis.options import RedisOptions
 from postbus_redis.overviews import TRIM
@@ -19,6 +20,10 @@ from postbus_redis.resp import pack, pack_parts
 from postbus_redis.scripts import DELAY, REPLACE
 
 logger = logging.getLogger("postbus")
+
+
+class Unacceptable(Exception):
+    """A message that the server will never take; says why, in a sentence."""
 
 
 class Publisher:
@@ -34,35 +39,74 @@ class Publisher:
         self._confirm = [pack(b"WAIT", b"%d" % options.wait_replicas, b"%d" % (patience * 1000))]
         self._timeout = 2 * patience if patience and options.wait_replicas else None
         self._has_warned = False
+        self._largest: int | None = None
 
     def publish(self, messages: Sequence[Outgoing]) -> list[str | None]:
-        """Store all of them and return their ids."""
+        """Store all of them and return their ids; what is refused is so alone."""
         members: dict[int, bytes] = {}
-        replies = self._store(len(messages), self._make_commands(messages, members))
+        refused: dict[int, str] = {}
+        replies = self._store(self._make_commands(messages, members, refused))
         failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
-        if failed is None and not members:
+        if failed is None and not members and not refused:
             return [reply.decode() for reply in replies]
+        positions = [position for position in range(len(messages)) if position not in refused]
         stored: dict[int, str | None] = {
             position: delayed_id(reply, members[position]) if position in members else reply.decode()
-            for position, reply in enumerate(replies)
+            for position, reply in zip(positions, replies, strict=True)
             if not isinstance(reply, Exception)
         }
         if failed is not None:
             error = translate(failed, str(self._links))
             error.stored = stored
             raise error from failed
+        if refused:
+            raise MessageRefused(refused, stored=stored)
         return list(stored.values())
 
-    def _make_commands(self, messages: Sequence[Outgoing], members: dict[int, bytes]) -> Iterator[bytes]:
-        """Yield what stores each message; put those that are delayed into ``members``, by their positions."""
-        add, write = self._add, entries.write
+    def _make_commands(
+        self, messages: Sequence[Outgoing], members: dict[int, bytes], refused: dict[int, str]
+    ) -> Iterator[bytes]:
+        """Yield what stores each message; put what is delayed into ``members``, by position, and why not the rest."""
+        add = self._add
         for position, message in enumerate(messages):
-            if message.delay > 0:
-                members[position] = member = entries.write_member(message)
-                yield DELAY(self._keys, b"%.3f" % (message.delay * 1000), member)
+            try:
+                value = self._write(message)
+            except Unacceptable as why:
+                refused[position] = str(why)
                 continue
-            value = write(message)
-            yield b"%b$%d\r\n%b\r\n" % (add, len(value), value)
+            if message.delay > 0:
+                members[position] = value
+                yield DELAY(self._keys, b"%.3f" % (message.delay * 1000), value)
+            else:
+                yield b"%b$%d\r\n%b\r\n" % (add, len(value), value)
+
+    def _write(self, message: Outgoing) -> bytes:
+        """Return a message as an entry, or as a member if it is delayed; raise `Unacceptable` for what has no place."""
+        if message.delay > LONGEST_DELAY:
+            raise Unacceptable(f"Redis keeps no delay of {message.delay:g} s, which is more than a thousand years.")
+        try:
+            value = entries.write_member(message) if message.delay > 0 else entries.write(message)
+        except (TypeError, ValueError) as error:
+            raise Unacceptable(f"A header has no form in JSON: {describe(error)}.") from error
+        if len(value) > UNDOUBTED and len(value) > (largest := self._largest_of_server()):
+            raise Unacceptable(f"{self._links} takes messages of up to {largest} bytes, and this one has {len(value)}.")
+        return value
+
+    def _largest_of_server(self) -> int:
+        """Return how large a message may be, as far as the user of the DSN is permitted to know.
+
+        A server closes the connection over a larger one, and never reads what was sent behind it.
+        """
+        if self._largest is None:
+            settings = {b"proto-max-bulk-len": 0, b"client-query-buffer-limit": ROOM}
+            replies = self._links.call([pack(b"CONFIG", b"GET", name) for name in settings])
+            told = [
+                int(reply[1]) - room
+                for reply, room in zip(replies, settings.values(), strict=True)
+                if isinstance(reply, list) and reply
+            ]
+            self._largest = min(told, default=LARGEST)
+        return self._largest
 
     def replace(self, arguments: Sequence[bytes], message: Outgoing) -> str | None:
         """Store a copy and settle its original; return the id of the copy, or None if the lease was lost.
@@ -70,21 +114,26 @@ class Publisher:
         ``arguments`` tell the script which delivery that is.
         """
         is_delayed = message.delay > 0
-        copy = entries.write_member(message) if is_delayed else entries.write(message)
+        try:
+            copy = self._write(message)
+        except Unacceptable as why:
+            raise MessageRefused({0: str(why)}) from why
         delay = b"%.3f" % (message.delay * 1000) if is_delayed else b"0"
-        [reply] = self._store(1, [REPLACE(self._keys, *arguments, delay, copy)])
+        [reply] = self._store([REPLACE(self._keys, *arguments, delay, copy)])
         if isinstance(reply, Exception):
             raise translate(reply, str(self._links)) from reply
         if reply is None:
             return None
         return delayed_id(reply, copy) if is_delayed else reply.decode()
 
-    def _store(self, number: int, commands: Iterable[bytes]) -> list[Reply]:
-        """Return the replies to so many commands that store something."""
+    def _store(self, commands: Iterable[bytes]) -> list[Reply]:
+        """Return the replies to commands that store something."""
         wanted = self._options.wait_replicas
         if not self._trim and not wanted:
             return self._links.call(commands)
-        replies = self._links.call(chain(commands, self._trim, self._confirm if wanted else ()), self._timeout)
+        also = [*self._trim, *(self._confirm if wanted else ())]
+        replies = self._links.call(chain(commands, also), self._timeout)
+        number = len(replies) - len(also)
         if self._trim and isinstance(replies[number], int) and replies[number] > 0:
             self._warn(replies[number])
         if wanted and isinstance(replies[-1], int) and replies[-1] < wanted:

@@ -39,9 +39,6 @@ _DELAY = (
     + """
 local function delay(member, milliseconds)
     local due = math.ceil(now + milliseconds)
-    if due > 1e15 then
-        error({err = 'ERR The delay would end after the year 30000'})
-    end
     local first = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
     redis.call('ZADD', KEYS[2], string.format('%.0f', due), member)
     if not first or due < tonumber(first) then
@@ -131,17 +128,17 @@ return {cursor, claimed}
 """
 )
 
-# Arguments: group, consumer, then id and count of each. Claims again what this consumer has; returns the same as above
-# for each message.
+# Arguments: group, consumer, then id and count of each. Claims again what this consumer was given in replies that never
+# came, which counts as no delivery; returns the same as above for each message.
 RECOVER = Script(
     _HELD
     + """
 local claimed = {}
 for i = 3, #ARGV, 2 do
     if held(ARGV[i], ARGV[i + 1]) then
-        local entry = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i])[1]
+        local entry = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'RETRYCOUNT', ARGV[i + 1])[1]
         if entry then
-            claimed[#claimed + 1] = {entry[1], ARGV[i + 1] + 1, entry[2]}
+            claimed[#claimed + 1] = {entry[1], tonumber(ARGV[i + 1]), entry[2]}
         end
     end
 end
@@ -149,21 +146,31 @@ return claimed
 """
 )
 
-# Arguments: group, consumer, whether to delete, then id and count of each. Returns the positions of the lost ones.
+# Arguments: group, consumer, whether to delete, then id and count of each, no count where the message is held for
+# certain. Returns the positions of the lost ones. What was handled is deleted also if the group has forgotten it, so
+# that it does not come again from one that was made anew.
 SETTLE = Script(
     _HELD
     + """
-local lost = {}
+local lost, settled = {}, {}
+local function delete()
+    if ARGV[3] == '1' and #settled > 0 then
+        redis.call('XDEL', KEYS[1], unpack(settled))
+    end
+    settled = {}
+end
 for i = 4, #ARGV, 2 do
-    if not held(ARGV[i], ARGV[i + 1]) then
-        lost[#lost + 1] = (i - 4) / 2
-    else
-        redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
-        if ARGV[3] == '1' then
-            redis.call('XDEL', KEYS[1], ARGV[i])
+    local id, count = ARGV[i], ARGV[i + 1]
+    if (count == '' or held(id, count)) and redis.call('XACK', KEYS[1], ARGV[1], id) == 1 then
+        settled[#settled + 1] = id
+        if #settled == 1000 then
+            delete()
         end
+    elseif count ~= '' or ARGV[3] ~= '1' or redis.call('XDEL', KEYS[1], id) == 0 then
+        lost[#lost + 1] = (i - 4) / 2
     end
 end
+delete()
 return lost
 """
 )

@@ -12,7 +12,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from postbus.errors import ConnectionLost
+from postbus.errors import ConnectionLost, TransportError
 from postbus_redis.errors import translate
 from postbus_redis.options import PORT, Address, RedisOptions
 
@@ -42,6 +42,7 @@ class Server:
         } | dict(tls)
         self._credentials = _credentials(options.auth)
         self._sentinel_credentials = _credentials(options.sentinel_password)
+        self._secrets = [*(options.auth or ())[-1:], *(options.sentinel_password or ())[-1:]]
         self._db = options.dbindex
 
     def __str__(self) -> str:
@@ -56,7 +57,10 @@ class Server:
             if self._sentinel:
                 self._require_master(connection)
         except (RedisError, OSError) as error:
-            raise translate(error, str(self)) from error
+            told = translate(error, str(self))
+            if any(secret in f"{told} {error}" for secret in self._secrets):
+                told = TransportError(f"{self} does not take the user and the password. Correct them in the DSN.")
+            raise told from None  # What the client says of a login may hold a part of it.
         return connection
 
     def _connect(self) -> Any:

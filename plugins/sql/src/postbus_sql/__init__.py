@@ -10,7 +10,7 @@ from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.transport import Guarantees, QueueTransport, TransportContext
 from postbus_sql import stamps
 from postbus_sql.engines import engine_for, register_engine
-from postbus_sql.options import EngineOptions, SqliteOptions, SqlOptions, sqlite_file
+from postbus_sql.options import LARGEST, LONGEST_DELAY, EngineOptions, SqliteOptions, SqlOptions, sqlite_file
 
 __all__ = [
     "GUARANTEES",
@@ -28,9 +28,11 @@ CONTRACT = 1
 GUARANTEES = Guarantees(
     durable=True,
     ordering="fifo",
+    longest_delay=LONGEST_DELAY,
     lease=True,
     delivery_count=True,
     transactional_send=True,
+    largest_message=LARGEST,
 )
 
 IN_MEMORY = replace(GUARANTEES, durable=False, shared=False, redelivery_on_crash=False, transactional_send=False)

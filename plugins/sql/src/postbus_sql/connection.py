@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from itertools import groupby
 from typing import TypeVar
 
 from sqlalchemy.engine.interfaces import DBAPICursor
 
-from postbus.errors import ConnectionLost, TransportError
-from postbus.transport import Counts, Delivery, Outgoing
+from postbus.errors import ConnectionLost, MessageRefused, TransportError
+from postbus.transport import Counts, Delivery, Outgoing, SupportsSetup
 from postbus_sql.bell import Bell
 from postbus_sql.database import Database, TableMissing
-from postbus_sql.joining import join, transaction_of
+from postbus_sql.joining import Unjoinable, join, transaction_of
 from postbus_sql.options import SqlOptions
-from postbus_sql.queue import Held, Lease, Queue
+from postbus_sql.queue import Held, Lease, Queue, Row, Unacceptable
 from postbus_sql.schema import Schema
 from postbus_sql.stamps import Transaction
 
@@ -38,25 +38,49 @@ class SqlConnection:
         self._schema = Schema(options.table_name, database.engine)
         self._queue = Queue(options.queue_name, options.redeliver_timeout, self._schema.name, self._dialect)
         self._timeout = options.redeliver_timeout
-        self._auto_setup = options.auto_setup
+        self._auto_setup = options.auto_setup or self._dialect.is_private
+        self._largest: int | None = None
         self._bell = Bell()
         # Held while leases are read, used and changed, so that `keepalive` moves none that is being settled.
         self._leases = threading.Lock()
 
     def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
-        ids: list[str | None] = []
-        for transaction, group in groupby(messages, transaction_of):
-            try:
-                ids += self._store(list(group), transaction)
-            except TransportError as error:
-                error.stored = dict(enumerate(ids))
-                raise
-        self._bell.ring()
-        return ids
+        stored: dict[int, str | None] = {}
+        rows, refused = self._rows_for(messages)
+        try:
+            for transaction, group in groupby(rows, lambda position: transaction_of(messages[position])):
+                positions = list(group)
+                try:
+                    ids = self._store([rows[position] for position in positions], transaction)
+                except Unjoinable as error:
+                    refused |= dict.fromkeys(positions, str(error))
+                else:
+                    stored.update(zip(positions, ids, strict=True))
+        except TransportError as error:
+            error.stored = stored
+            raise
+        finally:
+            self._bell.ring()
+        if refused:
+            raise MessageRefused(refused, stored=stored)
+        return list(stored.values())
 
-    def _store(self, messages: Sequence[Outgoing], transaction: Transaction | None) -> list[str]:
+    def _rows_for(self, messages: Sequence[Outgoing]) -> tuple[dict[int, Row], dict[int, str]]:
+        """Return what is to be stored, and what is refused, by the positions of the messages."""
+        if self._largest is None:
+            self._largest = self._database.read(self._dialect.largest_message)
+        rows: dict[int, Row] = {}
+        refused: dict[int, str] = {}
+        for position, message in enumerate(messages):
+            try:
+                rows[position] = self._queue.row_for(message, self._largest)
+            except Unacceptable as why:
+                refused[position] = str(why)
+        return rows, refused
+
+    def _store(self, rows: Sequence[Row], transaction: Transaction | None) -> list[str]:
         def insert(cursor: DBAPICursor) -> list[str]:
-            return self._queue.insert(cursor, messages)
+            return self._queue.insert(cursor, rows)
 
         if transaction is None:
             return self._write(insert)
@@ -135,12 +159,15 @@ class SqlConnection:
 
     def replace(self, tag: Lease, message: Outgoing) -> str | None:
         if transaction_of(message) is not None:
-            raise TransportError("A copy cannot take the place of its original in a transaction of the caller's.")
+            raise MessageRefused({0: "A copy cannot take the place of its original in a transaction of the caller's."})
+        rows, refused = self._rows_for([message])
+        if refused:
+            raise MessageRefused(refused)
 
         def replace(cursor: DBAPICursor) -> str:
             if not self._queue.delete(cursor, [tag]):
                 raise TransportError(f"The lease on message {tag.id} was lost; its copy was not stored.")
-            [id] = self._queue.insert(cursor, [message])
+            [id] = self._queue.insert(cursor, rows.values())
             return id
 
         with self._leases:
@@ -166,6 +193,11 @@ class SqlConnection:
         while some := self._write(lambda cursor: self._queue.purge(cursor, last, PURGE_BATCH)):
             purged += some
         return purged
+
+    @property
+    def lacks(self) -> Collection[type]:
+        """What is in memory is set up at the first use, since nobody else could set it up before."""
+        return (SupportsSetup,) if self._dialect.is_private else ()
 
     def setup(self) -> None:
         self._database.prepare()

@@ -40,7 +40,8 @@ class Database:
     def __init__(self, engine: Engine, *, owned: bool) -> None:
         self.engine = engine
         self.dialect = dialect_for(engine)
-        self.name = engine.url.render_as_string(hide_password=True)
+        # Drivers take passwords in the query too.
+        self.name = engine.url.set(query={}).render_as_string(hide_password=True)
         self._owned = owned
         # Taking a connection from the pool takes longer than storing a message; the user's others may need theirs.
         self._kept: PoolProxiedConnection | None = None

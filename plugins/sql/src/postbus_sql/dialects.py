@@ -5,6 +5,7 @@ For one more, write a class such as `Sqlite` and name it in `dialect_for`.
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import time
@@ -26,6 +27,9 @@ Trouble = Literal["busy", "missing", "lost", "other"]
 _END_OF_TIME = 253_402_300_799
 """The last second of the year 9999, the longest year that a timestamp has room for."""
 
+_REST_OF_ROW = 1000
+"""Bytes that a row has at most beside body and headers."""
+
 _SETTLING = 1.0
 """Seconds after which what was written to a file is on the disk, and then visible, or else takes unusually long."""
 
@@ -41,7 +45,9 @@ class Sqlite:
 
     def __init__(self, engine: Engine) -> None:
         file = engine.url.database or ""
-        self._in_memory = file in ("", ":memory:") or isinstance(engine.pool, StaticPool)
+        self.is_private = file in ("", ":memory:")
+        """Whether nobody but this process sees the database."""
+        self._in_memory = self.is_private or isinstance(engine.pool, StaticPool)
         self._file = None if self._in_memory or file.startswith("file:") else file
 
     # values and columns
@@ -50,16 +56,24 @@ class Sqlite:
         """Return a time as the driver takes it: whole seconds, in UTC."""
         return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(min(seconds, _END_OF_TIME)))
 
-    def seconds(self, timestamp: Any) -> float:
-        """Return a time that the driver gave; the distant past for what is none, which SQLite lets people store."""
+    def seconds(self, timestamp: bytes) -> float:
+        """Return a time that was read `as_bytes`.
+
+        SQLite lets people store there what is none: that is past, or will never come, as its text compares with now.
+        """
         try:
-            return datetime.fromisoformat(str(timestamp)).replace(tzinfo=UTC).timestamp()
+            return datetime.fromisoformat(timestamp.decode()).replace(tzinfo=UTC).timestamp()
         except ValueError:
-            return 0.0
+            return 0.0 if timestamp <= self.timestamp(math.floor(time.time())).encode() else math.inf
 
     def as_bytes(self, column: str) -> str:
         """Return SQL for a text as bytes, so that one which is not UTF-8 does no harm."""
         return f"CAST({column} AS BLOB)"
+
+    def largest_message(self, cursor: DBAPICursor) -> int:
+        """Return how many bytes body and headers may have together."""
+        driver: Any = cursor
+        return int(driver.connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)) - _REST_OF_ROW
 
     # transactions
 

@@ -18,6 +18,10 @@ from postbus_sql.stamps import Transaction
 T = TypeVar("T")
 
 
+class Unjoinable(TransportError):
+    """The transaction that a message is to be stored in can be joined by none."""
+
+
 def transaction_of(message: Outgoing) -> Transaction | None:
     """Return the transaction that a message is to be stored in, or None."""
     for stamp in message.stamps:
@@ -30,13 +34,14 @@ def join(database: Database, transaction: Transaction, work: Callable[[DBAPICurs
     """Do work in the user's transaction.
 
     Raises `TransportError`, never `ConnectionLost`: upon that, the message would be stored on another connection.
+    It is `Unjoinable` where trying again is no use.
     """
     try:
         connection = _connection_of(transaction.connection)
         if not database.dialect.is_same_database(database.engine, connection):
-            raise TransportError(f"stamps.Transaction holds a connection to another database than {database.name}.")
+            raise Unjoinable(f"stamps.Transaction holds a connection to another database than {database.name}.")
         if database.dialect.commits_by_itself(connection):
-            raise TransportError("stamps.Transaction holds a connection in AUTOCOMMIT: there is nothing to join.")
+            raise Unjoinable("stamps.Transaction holds a connection in AUTOCOMMIT: there is nothing to join.")
         cursor = connection.connection.cursor()
         try:
             return work(cursor)
@@ -54,7 +59,7 @@ def _connection_of(given: object) -> Connection:
         return given.connection()
     if isinstance(given, Connection):
         return given
-    raise TransportError(
+    raise Unjoinable(
         f"stamps.Transaction takes an SQLAlchemy Connection or Session, not {type(given).__name__}. "
         "With an AsyncSession, dispatch inside its run_sync()."
     )

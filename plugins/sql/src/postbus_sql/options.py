@@ -9,6 +9,12 @@ from urllib.parse import unquote
 from postbus.dsn import Dsn, Options, option
 from postbus.errors import DsnError
 
+LONGEST_DELAY = 1000 * 365 * 86400.0
+"""Seconds. The columns hold times until the year 9999."""
+
+LARGEST = 1_000_000_000
+"""Bytes of a row that SQLite takes, unless it was built otherwise."""
+
 
 class SqlOptions(Options):
     """What every DSN of this plugin takes."""
@@ -16,7 +22,7 @@ class SqlOptions(Options):
     table_name: str = option("messenger_messages", "Table that holds the messages; may be schema.table.")
     queue_name: str = option("default", "Queue inside the table, 1 to 190 characters.")
     redeliver_timeout: int = option(
-        3600, "A message in flight for longer is delivered again.", unit="seconds", minimum=1
+        60, "A message in flight for longer, and not kept alive, is delivered again.", unit="seconds", minimum=1
     )
     auto_setup: bool = option(True, "Create the table when it turns out to be missing.")
     check_delayed_interval: int | None = option(

@@ -10,13 +10,23 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy.engine.interfaces import DBAPICursor
 
+from postbus.errors import describe
 from postbus.transport import Counts, Delivery, Outgoing
 from postbus_sql import rows
 from postbus_sql.dialects import Sqlite
+from postbus_sql.options import LONGEST_DELAY
 from postbus_sql.statements import Statements, with_ids
 
 MOST_IDS = 1000
 """How many ids one statement names at most."""
+
+
+Row = tuple[str, str, float]
+"""The text of the two columns, and the delay."""
+
+
+class Unacceptable(Exception):
+    """A message that the table will never take; says why, in a sentence."""
 
 
 class Lease(Struct, eq=False, gc=False):
@@ -47,14 +57,29 @@ class Queue:
         self._dialect = dialect
         self._sql = Statements(table, dialect)
 
-    def insert(self, cursor: DBAPICursor, messages: Iterable[Outgoing]) -> list[str]:
+    def row_for(self, message: Outgoing, largest: int) -> Row:
+        """Return what is stored of a message; raise `Unacceptable` for what does not fit, ``largest`` bytes at most."""
+        if message.delay > LONGEST_DELAY:
+            raise Unacceptable(f"The table keeps no delay of {message.delay:g} s, which is more than a thousand years.")
+        try:
+            body, headers = rows.write(message)
+        except (TypeError, ValueError) as error:
+            raise Unacceptable(f"A header has no form in JSON: {describe(error)}.") from error
+        # A character has one to four bytes, which are counted only where that matters.
+        if 4 * (len(body) + len(headers)) > largest:
+            size = len(body.encode()) + len(headers.encode())
+            if size > largest:
+                raise Unacceptable(f"The database takes messages of up to {largest} bytes, and this one has {size}.")
+        return body, headers, message.delay
+
+    def insert(self, cursor: DBAPICursor, messages: Iterable[Row]) -> list[str]:
         """Store messages and return their ids."""
         timestamp, queue = self._dialect.timestamp, self._name
         now = time.time()
         at_once = timestamp(math.floor(now))
         values = [
-            (*rows.write(m), queue, at_once, timestamp(math.ceil(now + m.delay)) if m.delay else at_once)
-            for m in messages
+            (body, headers, queue, at_once, timestamp(math.ceil(now + delay)) if delay > 0 else at_once)
+            for body, headers, delay in messages
         ]
         return [str(id) for id in self._dialect.insert(cursor, self._sql.insert, values)]
 
@@ -151,18 +176,18 @@ class Queue:
         return self._dialect.timestamp(now - self._timeout)
 
 
-def _delivery(id: int, body: bytes, headers: bytes, lease: Lease | None = None) -> Delivery:
+def _delivery(id: int, body: bytes | None, headers: bytes | None, lease: Lease | None = None) -> Delivery:
     content = rows.read(body, headers)
     count = content.deliveries if lease is None else content.deliveries or 1
-    return Delivery(content.body, content.headers, lease, str(id), count)
+    return Delivery(content.body, content.headers, lease, str(id), count, problem=content.problem)
 
 
 def _in_order(found: Sequence[Any]) -> list[Any]:
     """Return rows of (available_at, id, …) in that order, in which RETURNING need not give them."""
     try:
         return sorted(found)
-    except TypeError:  # SQLite stores any type in any column.
-        return sorted(found, key=lambda row: str(row[0]))
+    except TypeError:  # A table of others may say NULL.
+        return sorted(found, key=lambda row: (row[0] or b"", row[1]))
 
 
 def _grouped(leases: Iterable[Lease]) -> Iterable[tuple[str, list[int]]]:

@@ -17,25 +17,31 @@ class Content(NamedTuple):
     body: bytes
     headers: dict[str, str]
     deliveries: int | None
+    problem: str | None
 
 
 def write(message: Outgoing) -> tuple[str, str]:
-    """Return a message as the text of the two columns."""
+    """Return a message as the text of the two columns; raise ValueError or TypeError for a header without a form."""
     body, headers = text.write_body(message)
     headers.pop(COUNT, None)  # It is not for whoever sent the message to say.
     return body, text.write_headers(headers).decode()
 
 
-def read(body: bytes, headers: bytes) -> Content:
+def read(body: bytes | None, headers: bytes | None) -> Content:
     """Return what the two columns say. Whatever they hold, somebody gets to see it."""
-    names = text.read_headers(headers)
+    names = text.read_headers(b"{}" if headers is None else headers)
+    problem = None
+    if body is None or headers is None:
+        problem = "its body is NULL" if body is None else "its headers are NULL"
+    elif text.UNREADABLE in names:
+        problem = "its headers are no JSON object"
     count = _number(names.pop(COUNT)) if COUNT in names else None
-    return Content(text.read_body(body, names), names, count)
+    return Content(text.read_body(body or b"", names), names, count, problem)
 
 
-def counted(headers: bytes) -> bytes:
+def counted(headers: bytes | None) -> bytes:
     """Return the headers of a message that is now delivered once more."""
-    names = text.read_headers(headers)
+    names = text.read_headers(b"{}" if headers is None else headers)
     return text.write_headers({**names, COUNT: str((_number(names.get(COUNT, "")) or 1) + 1)})
 
 

@@ -21,4 +21,5 @@ class Transaction(Stamp):
             app.dispatch(OrderPlaced(order.id), stamps.Transaction(session))
     """
 
+    requires = "transactional_send"
     connection: Connection | Session | scoped_session[Session]

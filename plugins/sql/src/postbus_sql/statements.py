@@ -18,6 +18,9 @@ class Statements:
     def __init__(self, table: str, dialect: Sqlite) -> None:
         def sql(text: str) -> str:
             content = f"{dialect.as_bytes('body')}, {dialect.as_bytes('headers')}"
+            times = {"{available}": dialect.as_bytes("available_at"), "{delivered}": dialect.as_bytes("delivered_at")}
+            for name, column in times.items():
+                text = text.replace(name, column)
             return text.replace("{table}", table).replace("{content}", content)
 
         self.insert = sql(
@@ -25,22 +28,22 @@ class Statements:
         )
         self.next_due = sql(
             "SELECT"
-            " (SELECT available_at FROM {table} WHERE queue_name = ? AND delivered_at IS NULL"
+            " (SELECT {available} FROM {table} WHERE queue_name = ? AND delivered_at IS NULL"
             " ORDER BY available_at LIMIT 1),"
-            " (SELECT delivered_at FROM {table} WHERE queue_name = ? AND delivered_at >= ?"
+            " (SELECT {delivered} FROM {table} WHERE queue_name = ? AND delivered_at >= ?"
             " ORDER BY delivered_at LIMIT 1)"
         )
         self.claim_waiting = sql(
             "UPDATE {table} SET delivered_at = ? WHERE id IN"
             " (SELECT id FROM {table} WHERE queue_name = ? AND delivered_at IS NULL AND available_at <= ?"
             " ORDER BY available_at, id LIMIT ?)"
-            " RETURNING available_at, id, {content}"
+            " RETURNING {available}, id, {content}"
         )
         self.claim_expired = sql(
             "UPDATE {table} SET delivered_at = ? WHERE id IN"
             " (SELECT id FROM {table} WHERE queue_name = ? AND delivered_at < ?"
             " ORDER BY delivered_at, available_at, id LIMIT ?)"
-            " RETURNING available_at, id, {content}"
+            " RETURNING {available}, id, {content}"
         )
         self.set_headers = sql("UPDATE {table} SET headers = ? WHERE id = ?")
 
@@ -51,7 +54,7 @@ class Statements:
         )
         self.extend = sql("UPDATE {table} SET delivered_at = ? WHERE delivered_at = ? AND id IN ({ids}) RETURNING id")
 
-        of_queue = "COUNT(*), MIN(available_at) FROM {table} WHERE queue_name = ? AND"
+        of_queue = f"COUNT(*), {dialect.as_bytes('MIN(available_at)')} FROM {table} WHERE queue_name = ? AND"
         self.count = sql(
             f"SELECT 'waiting', {of_queue} delivered_at IS NULL AND available_at <= ?"
             f" UNION ALL SELECT 'expired', {of_queue} delivered_at < ?"

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from postbus import stamps
 from postbus.dsn import Dsn, Options
 from postbus.envelope import Envelope
+from postbus.errors import MessageRefused
 from postbus.hookspecs import RegisterTransport, hookimpl
-from postbus.transport import Guarantees, Outgoing, TransportContext
+from postbus.transport import Guarantees, Outgoing, TransportContext, unmet_requirement
 
 __all__ = ["GUARANTEES", "SyncOptions", "SyncTransport", "make_transport"]
 
@@ -39,6 +40,7 @@ class SyncTransport:
     def __init__(self, context: TransportContext) -> None:
         self.name = context.name
         self._dispatch = context.dispatch
+        self._guarantees = context.guarantees
         self._serializer = context.serializer
         self._verifies = context.verify
 
@@ -51,7 +53,17 @@ class SyncTransport:
         return Outgoing(*self._serializer.encode(envelope)) if self._verifies else Outgoing(b"", {})
 
     def store(self, envelopes: Sequence[Envelope], outgoing: Sequence[Outgoing]) -> list[Envelope]:
-        """Handle envelopes that were written; there is nothing to store."""
+        """Handle envelopes that were written; there is nothing to store.
+
+        Raises `MessageRefused`, before anything is handled, for a stamp that asks for what cannot be done here.
+        """
+        refused = {
+            position: why
+            for position, envelope in enumerate(envelopes)
+            if (why := unmet_requirement(self.name, self._guarantees, envelope.stamps)) is not None
+        }
+        if refused:
+            raise MessageRefused(refused)
         return [self._handle(envelope) for envelope in envelopes]
 
     def close(self) -> None:
