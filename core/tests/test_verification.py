@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import gc
 import itertools
 import uuid
+import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
@@ -834,3 +836,16 @@ def test_dispatch_many_sends_what_a_message_was_when_it_was_its_turn() -> None:
     transport: Any = app.transport("t")
     assert [0, 1, 2] == [envelope.message.user_id for envelope in transport.sent]
     app.worker(limits=Limits(messages=3)).run()
+
+
+def test_a_class_is_not_kept_by_what_was_learnt_of_it() -> None:
+    """What was found out about a message's class goes with it, and keeps neither it nor its module alive."""
+    fleeting = make_dataclass("Fleeting", [("numbers", list[int])])
+    app = Postbus(transports={"it": "in-memory://"}, routing={"*": "it"})
+    app.dispatch(fleeting([1]))
+    gone = weakref.ref(fleeting)
+
+    del app, fleeting
+    gc.collect()
+
+    assert gone() is None

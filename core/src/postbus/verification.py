@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from functools import cache
 from itertools import zip_longest
 from math import isfinite
 from operator import attrgetter
 from typing import Any, NamedTuple, cast, get_origin
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 from msgspec import Struct, inspect
 
@@ -194,13 +194,23 @@ class _Fields(NamedTuple):
     """Whether there may be more of them in one object than in another."""
 
 
-@cache
+# Weak, so that it keeps no class, and with that no module of the user's, from being cleared away.
+_known: WeakKeyDictionary[type[Any], _Fields | None] = WeakKeyDictionary()
+
+
 def _fields_of(kind: Any) -> _Fields | None:
     """Return the fields of a class of fields; None for any other."""
+    try:
+        return _known[kind]
+    except KeyError:
+        pass
     names = _names_of(kind)
-    if names is None:
-        return None
-    return _Fields(tuple(f".{name}" for name in names), _values_of(names), hasattr(kind, "__pydantic_fields__"))
+    fields = None
+    if names is not None:
+        steps = tuple(f".{name}" for name in names)
+        fields = _Fields(steps, _values_of(names), hasattr(kind, "__pydantic_fields__"))
+    _known[kind] = fields
+    return fields
 
 
 def _values_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
