@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -116,11 +116,17 @@ class Client:
         self.thread.end(ConnectionLost(f"The connection to {self.settings} broke: {describe(error)}."))
         self._abort_links()
 
-    def _connect(self, purpose: Purpose, parameters: list[Any], call: Call) -> None:
+    def _connect(self, purpose: Purpose, parameters: Sequence[Any], call: Call) -> None:
+        """Connect to the first address that answers; pika, given all of them, ends with one of an unknown name."""
+
         def opened(result: Any) -> None:
             self._attempt = None
             if isinstance(result, BaseException):
-                call.fail(explain(result, self.settings))
+                error = explain(result, self.settings)
+                if isinstance(error, ConnectionLost) and len(parameters) > 1 and self.thread.error is None:
+                    self._connect(purpose, parameters[1:], call)
+                    return
+                call.fail(error)
                 self._stop_if_over()
                 return
             result.add_on_close_callback(self._on_link_closed)
@@ -129,7 +135,7 @@ class Client:
             self._links[purpose] = result
             call.succeed()
 
-        self._attempt = Link.create_connection(parameters, opened, self.thread.loop)
+        self._attempt = Link.create_connection(parameters[:1], opened, self.thread.loop)
 
     def _on_blocked(self, _: Any, answer: Any) -> None:
         for tell in self.on_blocked:

@@ -10,6 +10,7 @@ from postbus.errors import ConnectionLost, TransportError
 from postbus_amqp.options import Settings
 
 ACCESS_REFUSED, CONNECTION_FORCED, NOT_FOUND, PRECONDITION_FAILED, NOT_ALLOWED = 403, 320, 404, 406, 530
+RESOURCE_LOCKED = 405
 """Codes with which a broker closes a channel or a connection."""
 
 
@@ -39,6 +40,8 @@ def explain(error: Any, settings: Settings) -> TransportError:
             f"The certificate of {settings} is not trusted: {cause.verify_message}. "
             "Name the file or folder of its CA as option 'cacert'."
         )
+    if isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+        return TransportError(f"{settings} does not encrypt on this port. Write amqp://, or name the port that does.")
     return ConnectionLost(f"Cannot connect to {settings}: {text_of(cause)}.")
 
 
