@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -23,7 +25,8 @@ from tests.brokers.rabbitmq import RabbitMQ
 PATIENCE = 10.0
 DURABLE_AND_AUTO_DELETE = 18
 
-# What a run leaves behind goes by itself: a queue after ten minutes, and the exchange with its last queue.
+# What a run leaves behind goes by itself: a queue after ten minutes, and the exchange with its last queue. Delay queues
+# do not: see `sweep`.
 LEFT_BEHIND = {"x-expires": 600_000}
 
 
@@ -34,9 +37,27 @@ def name() -> str:
 
 
 @pytest.fixture
-def make_transport(request: pytest.FixtureRequest, name: str) -> Iterator[Callable[..., QueueTransport]]:
+def sweep() -> Callable[[RabbitMQ, str], None]:
+    """Return what deletes the delay queues of an exchange, and what is like them, from a broker that outlives us."""
+
+    def delete(broker: RabbitMQ, exchange: str) -> None:
+        for kind in ("queues", "exchanges") if broker.given else ():
+            for one in broker.manage("GET", f"{kind}/{quote(broker.vhost, safe='')}"):
+                if one["name"].startswith(f"delay_{exchange}"):
+                    with suppress(HTTPError):  # It may have gone with its queue.
+                        broker.manage("DELETE", f"{kind}/{quote(broker.vhost, safe='')}/{quote(one['name'], safe='')}")
+
+    return delete
+
+
+@pytest.fixture
+def make_transport(
+    request: pytest.FixtureRequest, name: str, sweep: Callable[[RabbitMQ, str], None]
+) -> Iterator[Callable[..., QueueTransport]]:
     """Return what makes a transport on the test's own exchange and queue, or on those that are described."""
     with ExitStack() as stack:
+        if "rabbitmq" in request.fixturenames:
+            stack.callback(sweep, request.getfixturevalue("rabbitmq"), name)
 
         def make(
             base: str | None = None,

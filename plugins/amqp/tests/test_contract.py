@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 from urllib.parse import quote
 from uuid import uuid4
@@ -45,6 +45,13 @@ class OnRabbitMQ(Workbench):
     def urgent(self, body: bytes) -> Outgoing:
         return Outgoing(body, {}, stamps=(stamps.AmqpRouting(priority=5),))
 
+    @pytest.fixture(autouse=True)
+    def _sweep(self, _use: Broker, sweep: Callable[[Broker, str], None]) -> Iterator[None]:
+        self.exchanges = list[str]()
+        yield
+        for exchange in self.exchanges:
+            sweep(_use, exchange)
+
     def put_foreign(self, body: bytes, headers: Mapping[str, object] | None) -> bool:
         if not self.base.startswith("amqp:"):
             return False
@@ -54,6 +61,7 @@ class OnRabbitMQ(Workbench):
         return True
 
     def _dsn_of(self, exchange: str, keys: dict[str, str]) -> str:
+        self.exchanges.append(exchange)
         items = ["exchange[type]=direct"]
         for queue, key in (keys or {exchange: ""}).items():
             items += [f"queues[{queue}][arguments][{name}]={value}" for name, value in self.arguments.items()]
@@ -64,8 +72,9 @@ class OnRabbitMQ(Workbench):
 @pytest.mark.slow
 class TestClassicQueues(OnRabbitMQ, TransportContract):
     @pytest.fixture(autouse=True)
-    def _use(self, rabbitmq: Broker) -> None:
+    def _use(self, rabbitmq: Broker) -> Broker:
         self.base = rabbitmq.dsn
+        return rabbitmq
 
 
 @pytest.mark.slow
@@ -81,33 +90,37 @@ class TestPriorities(OnRabbitMQ, Order):
     arguments: ClassVar = ARGUMENTS | {"x-max-priority": "9"}
 
     @pytest.fixture(autouse=True)
-    def _use(self, rabbitmq: Broker) -> None:
+    def _use(self, rabbitmq: Broker) -> Broker:
         self.base = rabbitmq.dsn
+        return rabbitmq
 
 
 @pytest.mark.slow
 @pytest.mark.once
 class TestTls(OnRabbitMQ, TransportContract):
     @pytest.fixture(autouse=True)
-    def _use(self, rabbitmq_tls: RabbitMQTls) -> None:
+    def _use(self, rabbitmq_tls: RabbitMQTls) -> Broker:
         self.base = rabbitmq_tls.dsn
         self.query = f"&cacert={quote(str(rabbitmq_tls.certificates.ca_file))}"
+        return rabbitmq_tls
 
 
 @pytest.mark.slow
 @pytest.mark.once
 class TestAnotherVirtualHost(OnRabbitMQ, TransportContract):
     @pytest.fixture(autouse=True)
-    def _use(self, rabbitmq_vhost: Broker) -> None:
+    def _use(self, rabbitmq_vhost: Broker) -> Broker:
         self.base = rabbitmq_vhost.dsn
+        return rabbitmq_vhost
 
 
 @pytest.mark.slow
 @pytest.mark.once
 class TestRestartsWithClassicQueues(OnRabbitMQ, Restarts):
     @pytest.fixture(autouse=True)
-    def _use(self, own_rabbitmq: Broker) -> None:
+    def _use(self, own_rabbitmq: Broker) -> Broker:
         self.base, self._broker = own_rabbitmq.dsn, own_rabbitmq
+        return own_rabbitmq
 
     def broker(self) -> Broker:
         return self._broker

@@ -76,6 +76,46 @@ def test_other_arguments_than_those_that_are_there_are_told(connect, name):
         assert not isinstance(caught.value, ConnectionLost)
 
 
+def test_what_is_there_with_other_arguments_is_missing(connect, name):
+    """Who looks for what is missing hears what a worker would, unless that declares nothing; and nothing is changed."""
+    connect().setup()
+    queue = {"flags": 2, "arguments": {"x-max-length": 5}}
+
+    [exchange, other] = connect(exchange={"type": "topic"}, queues={name: queue}).missing()
+    assert f"inequivalent arg 'type' for exchange '{name}'" in exchange
+    assert f"inequivalent arg 'x-max-length' for queue '{name}'" in other
+    assert "it cannot be changed" in other
+    assert [] == connect(queues={name: queue}, auto_setup=False).missing()
+    assert [] == connect().missing()
+
+
+def test_an_exclusive_queue_is_not_missing(connect, name):
+    """It is there as long as its consumer is; then nobody else can have it, and is told so."""
+    assert [f"Exchange '{name}' does not exist."] == connect(queues={name: {"flags": 8}}).missing()
+    connection = connect(queues={name: {"flags": 8}})
+    connection.setup()
+
+    assert [] == connection.missing()
+    [problem] = connect(queues={name: {"flags": 8}}).missing()
+    assert problem.startswith("RESOURCE_LOCKED")
+
+
+@pytest.mark.parametrize("told", [-1, "-1"], ids=["number", "text"])
+def test_no_limit_of_deliveries_is_what_the_server_takes_for_it(connect, take, rabbitmq, name, told):
+    """RabbitMQ 4 has a limit unless told otherwise; RabbitMQ 3 has none, and would drop what is given back once."""
+    connection = connect(queues={name: {"arguments": {"x-queue-type": "quorum", "x-delivery-limit": told}}})
+    connection.publish(numbered(1))
+
+    for _ in range(25):
+        [delivery] = connection.fetch(1, 10)
+        connection.release([delivery.tag])
+
+    take(connection)
+    version = rabbitmq.manage("GET", "overview")["rabbitmq_version"]
+    declared = rabbitmq.manage("GET", f"queues/%2f/{name}")["arguments"]
+    assert (version >= "4") is ("x-delivery-limit" in declared)
+
+
 def test_another_type_than_that_of_the_exchange_is_told(connect, name):
     """As with queues."""
     connect().setup()
@@ -195,6 +235,25 @@ def test_the_next_host_is_tried(connect, rabbitmq):
         connection = connect(rabbitmq.dsn.replace("@", f"@{address},"))
 
         connection.publish(numbered(1))
+
+
+def test_a_host_without_an_address_is_passed_over(connect, rabbitmq):
+    """A name server may not know one of the nodes, wherever it stands among them."""
+    base = rabbitmq.dsn
+    for dsn in (base.replace("@", "@no-such-host.invalid,"), base.replace("/%2f", ",no-such-host.invalid/%2f")):
+        connect(dsn).publish(numbered(1))
+
+    with pytest.raises(TransportError, match="refused the user 'guest'") as caught:
+        connect(base.replace("guest:guest", "guest:wr0ng").replace("/%2f", ",no-such-host.invalid/%2f")).count()
+    assert not isinstance(caught.value, ConnectionLost)
+
+
+def test_a_port_that_does_not_encrypt_is_told(connect, rabbitmq):
+    """That is no lost connection: it will be the same the next time."""
+    with pytest.raises(TransportError, match="does not encrypt on this port. Write amqp://") as caught:
+        connect(rabbitmq.dsn.replace("amqp://", "amqps://")).publish(numbered(1))
+
+    assert not isinstance(caught.value, ConnectionLost)
 
 
 class TestTls:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Literal
@@ -134,6 +135,14 @@ class Channel:
         """Its number, which stands in every frame."""
         number: int = self._raw.channel_number
         return number
+
+    @property
+    def server_version(self) -> tuple[int, ...]:
+        """The version that the server announces, such as (3, 10, 8); nothing if it is none of RabbitMQ's."""
+        announced: dict[str, Any] = self._connection.server_properties or {}
+        if announced.get("product") != "RabbitMQ":
+            return ()
+        return tuple(int(part) for part in re.findall(r"\d+", str(announced.get("version")))[:3])
 
     @property
     def largest_frame(self) -> int:

@@ -90,22 +90,18 @@ class AmqpConnection:
         return Counts(sum(answer.message_count for answer in answers) + self._consumer.waiting)
 
     def purge(self) -> int:
-        """As promised, but for what other connections have in flight, and what is delayed for a key of its own."""
-        settings = self._settings
-        keys = {key for queue in settings.queues.values() for key in queue.binding_keys} | {
-            settings.default_routing_key
-        }
-        targets = [Route(settings.exchange_name, key) for key in keys] if settings.exchange_name else []
-        targets += [Route("", queue) for queue in settings.queues]
+        """As promised, but for what other connections have in flight."""
+        settings, number = self._settings, 0
+        targets = [Route("", queue) for queue in settings.queues]
+        if settings.exchange_name:
+            targets.append(self._default_route)
         self._set_up_once("consume")
         with control_channel(self._client, "consume") as channel:
-            number = self._consumer.drop()
             for queue in settings.queues:
                 number += channel.ask("queue_purge", queue=queue).message_count
-            for name in self._delays.names(targets):  # Deleting one that does not exist is no error.
-                number += channel.ask("queue_delete", queue=name).message_count
-        self._delays.forget()
-        return number
+        number += self._consumer.drop()
+        self._forget()  # A queue may have gone with its last consumer.
+        return number + self._delays.delete(targets)
 
     def close(self) -> None:
         self._client.close()
@@ -113,6 +109,8 @@ class AmqpConnection:
     def _set_up_once(self, purpose: Purpose) -> None:
         if self._is_set_up:
             return
+        if self._settings.has_exclusive_queues:  # They belong to the connection that declares them.
+            purpose = "consume"
         with self._setting_up:
             if not self._is_set_up:
                 with control_channel(self._client, purpose) as channel:
@@ -134,15 +132,21 @@ class AmqpConnection:
             except TransportError as error:
                 unprepared[position] = error
         answers = self._publisher.publish(prepared)
-        self._delays.avoid(
-            prepared[position].routing_key
-            for position, error in answers.errors.items()
-            if isinstance(error, Unconfirmed)
-        )
-        errors = {position: self._translated(error) for position, error in answers.errors.items()}
+        silent = [prepared[position] for position, error in answers.errors.items() if isinstance(error, Unconfirmed)]
+        self._delays.avoid(name for message in silent for name in (message.exchange, message.routing_key))
+        errors = {position: self._translated(error, messages[position]) for position, error in answers.errors.items()}
         return Answers(answers.stored, unprepared | errors)
 
-    def _translated(self, error: TransportError) -> TransportError:
+    def _translated(self, error: TransportError, message: Outgoing) -> TransportError:
+        if isinstance(error, Unroutable) and message.delay > 0:
+            # Where it was to go, and not by which way.
+            target = self._route_for(message.stamps)
+            reason = (
+                f"No queue is bound to exchange {target.exchange!r} by the routing key {target.routing_key!r}, as far "
+                "as this DSN says, so a delayed message would never arrive. Add the key to the binding_keys of a "
+                "queue, or send through a transport without queues if somebody else has bound it."
+            )
+            return Unroutable({0: reason})
         if not isinstance(error, Refused):
             return error
         if error.code == PRECONDITION_FAILED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import TypeVar, cast
 
@@ -21,6 +22,9 @@ LEAST_FRAME = 4096
 
 LARGEST_MESSAGE = 16 * 1024 * 1024
 """Bytes of a body. RabbitMQ 4 takes no larger one, unless its `max_message_size` says so; older ones do."""
+
+SHORT_LIFE = 60.0
+"""Seconds. A queue that outlives its last consumer by less keeps one; from others it may be taken for half the time."""
 
 NUMBERS = {
     *("x-delay", "x-expires", "x-max-length", "x-max-length-bytes", "x-max-priority", "x-message-ttl"),
@@ -78,6 +82,19 @@ class QueueOptions(Options):
         return self.arguments.get("x-queue-type") == "quorum"
 
     @property
+    def lifetime(self) -> float:
+        """For how many seconds it outlives its last consumer; the broker deletes it then, and what is in it."""
+        if self.flags & AUTO_DELETE:
+            return 0.0
+        expires = self.arguments.get("x-expires")
+        return expires / 1000 if isinstance(expires, int) else math.inf
+
+    @property
+    def is_short_lived(self) -> bool:
+        """Whether it must never be without a consumer, however shortly, once it has one."""
+        return self.lifetime < SHORT_LIFE
+
+    @property
     def has_single_consumer(self) -> bool:
         """Whether the broker gives its messages to one consumer at a time."""
         return self.arguments.get("x-single-active-consumer") is True
@@ -86,10 +103,11 @@ class QueueOptions(Options):
 class DelayOptions(Options):
     """``delay``: the queues in which messages wait until their delay is over."""
 
-    exchange_name: str = option("delays", "Exchange that takes messages to the queues in which they wait.")
+    exchange_name: str = option("delays", "Exchange that takes retries to the queues in which they wait.")
     queue_name_pattern: str = option(
         "delay_%exchange_name%_%routing_key%_%delay%",
-        "Beginning of the names of these queues; `%delay%` is in milliseconds.",
+        "Beginning of the names of these queues; `%delay%` is in milliseconds, and `%routing_key%` the queue that a "
+        "retry goes back to, else nothing.",
     )
     arguments: Mapping[str, object] = option(
         factory=dict, meaning="Arguments of their declaration, beside those that make them work."
@@ -173,6 +191,8 @@ class Settings:
         given = {exchange_name: None} if options.queues is None else options.queues
         self.queues = {name: _read(QueueOptions, dsn, f"queues[{name}]", queue) for name, queue in given.items()}
         self.delay = _read(DelayOptions, dsn, "delay", options.delay)
+        if "x-expires" in self.delay.arguments:
+            logger.warning("The delay queues of %s:// never expire: x-expires would end messages too.", dsn.scheme)
 
     @property
     def has_quorum_queues(self) -> bool:
@@ -180,9 +200,23 @@ class Settings:
         return any(queue.is_quorum for queue in self.queues.values())
 
     @property
+    def has_exclusive_queues(self) -> bool:
+        """Whether any of the transport's queues is for one connection alone."""
+        return any(queue.flags & EXCLUSIVE for queue in self.queues.values())
+
+    @property
     def has_priorities(self) -> bool:
         """Whether all of the transport's queues have priorities."""
         return all("x-max-priority" in queue.arguments for queue in self.queues.values())
+
+    @property
+    def entry_type(self) -> str:
+        """The type of an exchange that routes what the transport's own does by the bindings of these queues.
+
+        Where others bind theirs, or what is not routed goes somewhere else all the same, that is one which routes all.
+        """
+        knows_all = self.queues and self.options.auto_setup and "alternate-exchange" not in self.exchange.arguments
+        return self.exchange.type if knows_all and self.exchange.type in ("direct", "topic", "headers") else "fanout"
 
     @property
     def default_routing_key(self) -> str:
