@@ -143,6 +143,100 @@ def test_order_and_redelivery_survive_a_growing_prefetch(connect, name, kind):
     assert not any(delivery.stamps[0].redelivered for delivery in deliveries)
 
 
+BRIEF = {"x-expires": 500}
+
+
+@pytest.fixture(
+    params=[{"flags": 18}, {"arguments": BRIEF}, {"arguments": {"x-queue-type": "quorum", **BRIEF}}],
+    ids=["auto-delete", "expiring", "expiring-quorum"],
+)
+def fleeting(request, connect, name):
+    """Give a connection on a queue that is deleted, with all that is in it, when it has no consumer; it has one."""
+    connection = connect(queues={name: request.param}, exchange={"flags": 2})
+    connection.fetch(1, 0.1)
+    return connection
+
+
+def test_a_queue_that_lives_by_its_consumer_is_never_without_one(fleeting):
+    """The prefetch grows and shrinks all the same, and what comes is in order."""
+    fleeting.publish(numbered(1500))
+
+    deliveries = list(fetched_and_acked(fleeting, 1500, 1, 2, 4, 100, 1, 32, 1000))
+
+    assert [b"%d" % number for number in range(1500)] == [delivery.body for delivery in deliveries]
+
+
+def test_whoever_is_idle_goes_on_consuming_a_queue_that_lives_by_it(fleeting, connect, name):
+    """Be it because a handler takes its time, or because its message was given back."""
+    fleeting.publish(numbered(20))
+    deliveries = []
+    while len(deliveries) < 3:
+        deliveries += fleeting.fetch(3, PATIENCE)
+
+    threading.Event().wait(2)  # It is idle after half a second, and the queue lives for half a second.
+    fleeting.release([deliveries[0].tag])
+    threading.Event().wait(2)
+    fleeting.ack([delivery.tag for delivery in deliveries[1:]])
+
+    rest = [delivery.body for delivery in fetched_and_acked(fleeting, 20 - len(deliveries) + 1, 5)]
+    assert sorted(message.body for message in numbered(20)) == sorted(
+        [*rest, *(delivery.body for delivery in deliveries[1:])]
+    )
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_whoever_is_idle_comes_back_before_a_queue_expires(connect, name, kind, monkeypatch):
+    """From a queue that lives for long without a consumer, its messages are left to others meanwhile."""
+    monkeypatch.setattr("postbus_amqp.options.SHORT_LIFE", 2.0)
+    queues = {name: {"arguments": {"x-queue-type": kind, "x-expires": 4000}}}
+    connection = connect(queues=queues, exchange={"flags": 2})
+    connection.publish(numbered(1))
+    [delivery] = connection.fetch(10, PATIENCE)
+    connection.publish([Outgoing(b"1", {})])
+
+    threading.Event().wait(7)  # The queue would be deleted about 4.5 s from here.
+
+    connection.ack([delivery.tag])
+    assert [b"1"] == [delivery.body for delivery in fetched_and_acked(connection, 1, 10)]
+
+
+def test_a_silent_consumer_of_a_queue_that_lives_by_it_is_replaced_in_time(connect, rabbitmq, name, in_background):
+    """The next consumer is there before the former one goes."""
+    connection = connect(queues={name: {"flags": 18}}, exchange={"flags": 2}, heartbeat=1, prefetch_count=10)
+    waiting = in_background(lambda: connection.fetch(10, 3 * PATIENCE))
+    wait_until(lambda: consumer_tags(rabbitmq, name), "Nobody consumes.")
+    first = consumer_tags(rabbitmq, name)
+
+    wait_until(lambda: (others := consumer_tags(rabbitmq, name)) and first.isdisjoint(others), "It is not replaced.")
+
+    connection.publish(numbered(1))
+    assert [b"0"] == [delivery.body for delivery in waiting.result(PATIENCE)]
+
+
+def test_an_auto_delete_queue_can_be_purged(connect, take, name):
+    """It may go with that, and comes back."""
+    connection = connect(queues={name: {"flags": 18}}, exchange={"flags": 2})
+    connection.publish(numbered(5))
+    assert connection.fetch(2, PATIENCE)
+
+    assert 5 == connection.purge()
+
+    connection.publish(numbered(1))
+    take(connection)
+
+
+def test_an_exclusive_queue_belongs_to_who_consumes(connect, take, name):
+    """Whichever comes first, to publish or to fetch; another connection is told why it cannot."""
+    connection = connect(queues={name: {"flags": 8}})
+    connection.publish(numbered(1))
+    take(connection)
+
+    for other in (connect(queues={name: {"flags": 8}}), connect(queues={name: {"flags": 8}})):
+        with pytest.raises(TransportError, match="RESOURCE_LOCKED.*It is exclusive: as long as") as caught:
+            other.fetch(1, 1.0)
+        assert not isinstance(caught.value, ConnectionLost)
+
+
 def test_more_may_be_fetched_while_much_is_unsettled(connect):
     """Who handles many messages at once gets more of them, however many he has in hand."""
     connection = connect()

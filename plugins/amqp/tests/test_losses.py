@@ -116,27 +116,60 @@ def test_heartbeats_are_served_while_a_handler_takes_its_time(connect, own_rabbi
     assert (b"1", False) == (other.body, other.stamps[0].redelivered)
 
 
-def test_a_delivery_that_is_settled_too_late_for_the_broker_comes_again(connect, own_rabbitmq):
+@pytest.fixture
+def impatient(own_rabbitmq):
+    """Return what lets the broker close the channel of whoever keeps a message for half a second, until that ends."""
+
+    @contextlib.contextmanager
+    def be():
+        own_rabbitmq.control("eval", "application:set_env(rabbit, consumer_timeout, 500).")
+        own_rabbitmq.control("eval", "application:set_env(rabbit, channel_tick_interval, 300).")
+        try:
+            yield
+        finally:
+            own_rabbitmq.control("eval", "application:set_env(rabbit, channel_tick_interval, 60000).")
+            own_rabbitmq.control("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+
+    return be
+
+
+def test_a_delivery_that_is_settled_too_late_for_the_broker_comes_again(connect, own_rabbitmq, impatient):
     """The broker closes the channel of whoever keeps a message for too long; a waiting fetch hears of it."""
-    own_rabbitmq.control("eval", "application:set_env(rabbit, consumer_timeout, 500).")
-    own_rabbitmq.control("eval", "application:set_env(rabbit, channel_tick_interval, 300).")
-    try:
+    with impatient():
         connection = connect(own_rabbitmq.dsn)
         connection.publish(numbered(1))
         [kept] = connection.fetch(1, PATIENCE)
 
         with pytest.raises(ConnectionLost, match="delivery acknowledgement on channel .* timed out"):
             take_all(connection, 1)
-    finally:
-        own_rabbitmq.control("eval", "application:set_env(rabbit, channel_tick_interval, 60000).")
-        own_rabbitmq.control("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+        assert [kept.tag] == connection.ack([kept.tag])
 
     connection = connect(own_rabbitmq.dsn)
     [again] = take_all(connection, 1)
-    connection.ack([kept.tag])
+    assert [kept.tag] == connection.ack([kept.tag])
     connection.close()
     [and_again] = take_all(connect(own_rabbitmq.dsn), 1)
     assert kept.body == again.body == and_again.body
+
+
+def test_what_is_settled_while_the_broker_closes_the_channel_is_lost(connect, own_rabbitmq, impatient, in_background):
+    """An ack that was handed over before that was known, and can be sent no more, is not called settled."""
+    with impatient():
+        connection = connect(own_rabbitmq.dsn)
+        connection.publish(numbered(2))
+        settled, kept = take_all(connection, 2)
+        assert [] == connection.ack([settled.tag])
+        thread = connection._client.thread
+        goes_on = threading.Event()
+        thread.post(lambda: goes_on.wait(6 * PATIENCE))
+        other = connect(own_rabbitmq.dsn)
+        wait_until(lambda: other.count().waiting == 1, "The channel is not closed.")
+
+        acking = in_background(lambda: connection.ack([settled.tag, kept.tag]))
+        wait_until(lambda: thread._work, "Nobody acknowledges.")
+        goes_on.set()
+
+        assert [settled.tag, kept.tag] == acking.result(PATIENCE)
 
 
 def test_a_tag_of_a_lost_connection_settles_nothing_on_the_next(make_transport, own_rabbitmq):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -15,6 +17,7 @@ from postbus_amqp.channel import Settlement
 from postbus_amqp.client import Client
 from postbus_amqp.errors import NOT_FOUND, Refused, again
 from postbus_amqp.messages import delivery_of
+from postbus_amqp.options import QueueOptions
 from postbus_amqp.prefetch import Prefetch
 from postbus_amqp.subscription import Subscription, Tag
 from postbus_amqp.thread import Call
@@ -27,6 +30,10 @@ BEGIN = 0.05
 
 SILENCE = 15.0
 """Seconds for which a consumer may get nothing before it is replaced, where there is no heartbeat."""
+
+
+UNKNOWN = QueueOptions()
+"""What stands for the options of a queue that the DSN does not name."""
 
 
 class Consumer:
@@ -49,6 +56,8 @@ class Consumer:
         self._current: dict[str, Subscription] = {}
         self._open: list[Subscription] = []
         """The current ones, and former ones that have brought what is not settled yet."""
+        self._left: dict[str, float] = {}
+        """Since when there is no consumer for a queue, on the monotonic clock, where that ends it sooner or later."""
         self._is_watched = False
         self._thread.on_turn.append(self._arrivals.announce)
         self._thread.on_end.append(self._on_lost)
@@ -81,21 +90,12 @@ class Consumer:
         ]
 
     def settle(self, tags: Sequence[Tag], how: Settlement) -> list[Tag]:
-        """Settle deliveries; return those of an earlier connection, and those settled before."""
-        lost = self._lost(tags)
-        self._send(partial(self._settle, tags, how))
-        return lost
+        """Settle deliveries; return those whose channel is closed, and those settled before."""
+        return self._send(tags, partial(self._settle, tags, how))
 
     def release(self, tags: Sequence[Tag]) -> list[Tag]:
         """Give deliveries back; unless somebody fetches, also what has not been fetched yet, and consume no more."""
-        lost = self._lost(tags)
-        self._send(partial(self._release, tags))
-        return lost
-
-    def _lost(self, tags: Sequence[Tag]) -> list[Tag]:
-        """Return what is out of our hands, because its channel is, or it was settled before."""
-        open = self._open
-        return [tag for tag in tags if tag.subscription not in open or tag.number not in tag.subscription.unsettled]
+        return self._send(tags, partial(self._release, tags))
 
     def drop(self) -> int:
         """Settle everything that is here, fetched or not; return how many messages there were."""
@@ -110,9 +110,13 @@ class Consumer:
     def _unsettled(self) -> int:
         return sum(len(subscription.unsettled) for subscription in self._open)
 
-    def _send(self, work: Callable[[], object]) -> None:
-        if self._open:  # else there is nothing to settle
-            self._client.send("consume", work)
+    def _send(self, tags: Sequence[Tag], work: Callable[[], Sequence[Tag]]) -> list[Tag]:
+        """Let the thread settle something, and return what it could not, or what may not have reached the broker."""
+        if not self._open:  # There is nothing to settle.
+            return list(tags)
+        lost: list[Tag] = []
+        self._client.send("consume", lambda: lost.extend(work()))
+        return [tag for tag in tags if tag.subscription.is_lost or (lost and tag in lost)]
 
     def _raise_error(self) -> None:
         error, self._error = self._error, None
@@ -136,10 +140,11 @@ class Consumer:
         except TransportError as error:
             self._fail(error)
 
-    def _begin(self, queue: str, prefetch: int) -> None:
+    def _begin(self, queue: str, prefetch: int, on_begin: Callable[[], object] | None = None) -> None:
         self._arrivals.expect(queue)
-        subscription = Subscription(self._client, queue, prefetch, self._on_delivery, self._on_close)
+        subscription = Subscription(self._client, queue, prefetch, self._on_delivery, on_begin, self._on_close)
         self._current[queue] = subscription
+        self._left.pop(queue, None)
         self._open.append(subscription)
         if not self._is_watched:
             self._is_watched = True
@@ -150,7 +155,10 @@ class Consumer:
         if self._wanted is None or self._current.get(subscription.queue) is not subscription:
             return
         if subscription.is_full and subscription.prefetch != self._wanted[1]:
-            subscription.refit(self._wanted[1])
+            subscription.refit(self._wanted[1], overlaps=self._queue(subscription.queue).is_short_lived)
+
+    def _queue(self, name: str) -> QueueOptions:
+        return self._client.settings.queues.get(name, UNKNOWN)
 
     def _is_coming_back(self, queue: str) -> bool:
         """Tell whether messages are on their way back to a queue, which those behind them would overtake."""
@@ -169,7 +177,7 @@ class Consumer:
 
     def _look(self) -> None:
         """Leave the messages to others if nobody has fetched for a while and there are, or may come, some."""
-        self._is_watched = bool(self._current)
+        self._is_watched = bool(self._current or self._left)
         if not self._is_watched:
             return
         ahead: list[Tag] = []
@@ -180,6 +188,7 @@ class Consumer:
                 ahead = self._leave()
         self._settle(ahead, "requeue")
         self._renew()
+        self._keep_alive()
         self._thread.call_later(IDLE / 2, self._look)
 
     def _renew(self) -> None:
@@ -196,36 +205,47 @@ class Consumer:
                 self._replace(subscription)
 
     def _replace(self, former: Subscription) -> None:
-        try:
-            self._begin(former.queue, former.prefetch)
-        except TransportError:  # There is no channel left, but maybe the next time.
-            return
-        former.end(gives_back=False)
+        with suppress(TransportError):  # There is no channel left, but maybe the next time.
+            self._begin(former.queue, former.prefetch, partial(former.end, gives_back=False))
+
+    def _keep_alive(self) -> None:
+        """Consume again, as little as can be, from a queue that would soon be deleted because nobody does."""
+        for queue, since in [*self._left.items()]:
+            if time.monotonic() - since > self._queue(queue).lifetime / 2:
+                with suppress(TransportError):
+                    self._begin(queue, 1)
 
     def _leave(self) -> list[Tag]:
-        """Stop consuming; return what was not fetched, to be given back."""
+        """Stop consuming, but where the queue would be deleted; return what was not fetched, to be given back."""
         self._wanted = None
-        return self._end([*self._current])
+        queues = [queue for queue in self._current if not self._queue(queue).is_short_lived]
+        self._left |= {queue: time.monotonic() for queue in queues if self._queue(queue).lifetime < math.inf}
+        return self._end(queues)
 
     def _take_back(self, queue: str) -> list[Tag]:
         return [Tag(by, method.delivery_tag) for by, method, _, _ in self._arrivals.take_back(queue)]
 
-    def _release(self, tags: Sequence[Tag]) -> None:
+    def _release(self, tags: Sequence[Tag]) -> list[Tag]:
         with self._lock:
             ahead = [] if self._is_fetching else self._leave()
         # In one go, since a quorum queue has them in the order in which they are given back.
-        self._settle([*tags, *ahead], "requeue")
+        return self._settle([*tags, *ahead], "requeue")
 
-    def _settle(self, tags: Sequence[Tag], how: Settlement) -> None:
+    def _settle(self, tags: Sequence[Tag], how: Settlement) -> list[Tag]:
+        """Settle what is in our hands; return the rest: its channel is closed, or it was settled before."""
+        lost: list[Tag] = []
         numbers: dict[Subscription, list[int]] = {}
         for tag in tags:
-            numbers.setdefault(tag.subscription, []).append(tag.number)
+            if tag.subscription in self._open and tag.number in tag.subscription.unsettled:
+                numbers.setdefault(tag.subscription, []).append(tag.number)
+            else:
+                lost.append(tag)
         for subscription, its_own in numbers.items():
-            if subscription in self._open:
-                subscription.settle(its_own, how)
+            subscription.settle(its_own, how)
+        return lost
 
     def _drop(self, call: Call) -> None:
-        former, self._current, self._wanted = [*self._current.values()], {}, None
+        former, self._current, self._left, self._wanted = [*self._current.values()], {}, {}, None
         left = len(former)
 
         def finish() -> None:
@@ -259,7 +279,7 @@ class Consumer:
             self._adjust()
 
     def _on_lost(self, error: TransportError) -> None:
-        self._open, self._current = [], {}
+        self._open, self._current, self._left = [], {}, {}
         self._arrivals.clear()
         self._fail(error)
 

@@ -21,11 +21,16 @@ class Prefetch:
 
     def __init__(self, settings: Settings) -> None:
         self._fixed = settings.options.prefetch_count
-        # Others may not have their messages anyway, and to stop consuming would be to hand over to one of them.
-        self._kept = {name for name, queue in settings.queues.items() if queue.has_single_consumer}
+        # Others may not have their messages anyway, and to stop consuming would be to hand over to one of them; or to
+        # have the next consumer begin before the former ends would mix up what is on its way.
+        self._kept = {
+            name
+            for name, queue in settings.queues.items()
+            if queue.has_single_consumer or (queue.is_quorum and queue.is_short_lived)
+        }
 
     def is_kept(self, queues: Collection[str]) -> bool:
-        """Tell whether a consumer of these queues keeps others from their messages as long as it is there."""
+        """Tell whether a consumer of these queues must stay as it is, whether somebody fetches or not."""
         return not self._kept.isdisjoint(queues)
 
     def for_fetching(self, limit: int, queues: Sequence[str], in_hand: int) -> int:

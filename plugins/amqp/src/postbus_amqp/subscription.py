@@ -35,7 +35,8 @@ class Subscription:
     """Consumes one queue on a channel of its own, since only its end gives back all that the broker takes for sent.
 
     It begins when it is made, and belongs to the client's thread. ``on_delivery`` is given what it brings;
-    ``on_close`` is called when its channel is closed, with the reason unless that is because all is settled.
+    ``on_begin`` is called when the broker has said that it consumes; ``on_close`` when its channel is closed, with the
+    reason unless that is because all is settled.
     """
 
     def __init__(
@@ -44,24 +45,26 @@ class Subscription:
         queue: str,
         prefetch: int,
         on_delivery: Callable[[Subscription, Any, Any, bytes], object],
+        on_begin: Callable[[], object] | None,
         on_close: Callable[[Subscription, TransportError | None], object],
     ) -> None:
         self.queue = queue
         self.prefetch = prefetch
-        self.unsettled: dict[int, None] = {}
-        """The numbers of what is not settled, in the order in which they came."""
+        self.unsettled: dict[int, str] = {}
+        """The numbers of what is not settled, in the order in which they came, and which consumer brought each."""
         self.has_begun = False
         """Whether the broker has said that it consumes."""
         self.silent_since = time.monotonic()
         """Since when it has brought nothing, although it would have been sent something."""
         self.is_giving_back = False
         """Whether the broker may not have back yet what is given back: who consumes now might get what is behind it."""
+        self.is_lost = False
+        """Whether its channel was closed before all that it has brought was settled: that comes again."""
         self._client = client
         self._on_delivery = on_delivery
+        self._on_begin = on_begin
         self._on_close = on_close
         self._consumer: str | None = None
-        self._brought = 0
-        self._first = 1
         self._in_hand = 0
         self._has_ended = False
         self._gives_back = False
@@ -73,15 +76,20 @@ class Subscription:
         """Whether the broker sends its consumer nothing more, so that nothing is on its way."""
         return self._in_hand >= self.prefetch
 
-    def refit(self, prefetch: int) -> None:
+    def refit(self, prefetch: int, *, overlaps: bool) -> None:
         """Put a consumer with another prefetch in the place of one that is full.
 
-        A quorum queue takes back what is on its way to a consumer that ends, and delivers it later: out of order.
+        A quorum queue takes back what is on its way to a consumer that ends, and delivers it later: out of order. So
+        the next one begins when the former has ended, unless they are to overlap: then the queue is never without one.
         """
         self.prefetch = prefetch
-        if self._consumer is not None:
-            self._channel.cancel(self._consumer, _ignore)
-        self._consume()
+        former = self._consumer
+        if overlaps:
+            self._consume()
+        if former is not None:
+            self._channel.cancel(former, _ignore)
+        if not overlaps:
+            self._consume()
 
     def end(self, *, gives_back: bool, on_end: Callable[[], object] | None = None) -> None:
         """Consume no more, and give back what still comes, or bring it; what was brought can be settled.
@@ -118,8 +126,7 @@ class Subscription:
             together.append(number)
         alone = sorted(wanted.difference(together))
         for number in wanted:
-            del self.unsettled[number]
-            if number >= self._first:
+            if self.unsettled.pop(number) == self._consumer:
                 self._in_hand -= 1
         self.silent_since = time.monotonic()
         self._channel.settle(how, together[-1] if together else None, alone)
@@ -133,20 +140,24 @@ class Subscription:
 
     def _consume(self) -> None:
         self.has_begun = False
-        self._first, self._in_hand = self._brought + 1, 0
+        self._in_hand = 0
         self._consumer = f"{self._client.name} {socket.gethostname()}:{os.getpid()} #{next(_numbers)}"
         self._channel.consume(self.queue, self._consumer, self.prefetch, self._bring, self._on_begun)
 
     def _on_begun(self, _: Any) -> None:
         self.has_begun = True
+        tell, self._on_begin = self._on_begin, None
+        if tell is not None:
+            tell()
 
     def _bring(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
-        self._brought = method.delivery_tag
-        self.unsettled[self._brought] = None
-        self._in_hand += 1
+        number, by = method.delivery_tag, method.consumer_tag
+        self.unsettled[number] = by
+        if by == self._consumer:
+            self._in_hand += 1
         self.silent_since = time.monotonic()
         if self._gives_back:
-            self.settle([self._brought], "requeue")
+            self.settle([number], "requeue")
         else:
             self._on_delivery(self, method, properties, body)
 
@@ -161,11 +172,11 @@ class Subscription:
 
     def _on_cancel(self) -> None:
         if not self._has_ended:
-            self._is_done = True
-            self._on_close(self, ConnectionLost(f"Queue {self.queue!r} was deleted, or its node went away."))
+            self._closed(ConnectionLost(f"Queue {self.queue!r} was deleted, or its node went away."))
             self._channel.close()
 
     def _closed(self, error: TransportError) -> None:
+        self.is_lost = not self._is_done
         self.unsettled.clear()
         self._on_close(self, None if self._is_done else error)
 
