@@ -66,7 +66,7 @@ def main() -> int:
                 problems += isinstance(reason, pytest.fail.Exception)
                 print(f"{name}: {reason}")
                 continue
-            if arguments.kills:
+            if arguments.kills and not subject.is_left_alone:
                 killing = partial(kills.run, subject, broker, kills=arguments.kills, seed=arguments.seed)
                 do(name, f"{arguments.kills} kills", arguments.seed, killing)
             if arguments.restarts:

@@ -11,6 +11,7 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING
 
+from postbus import stamps
 from postbus.errors import TransportError
 from tests.faults.app import NAME, app, ledger
 from tests.faults.ledger import Dispatched, Doubted, Intended
@@ -21,14 +22,18 @@ if TYPE_CHECKING:
 
 KINDS = {"plain": 80, "slow": 5, "flaky": 10, "doomed": 5}
 
+DELAYS = (0.0,) * 8 + (0.3, 2.0)
+"""Seconds: most go at once."""
 
-def dispatch(jobs: Sequence[Job]) -> None:
+
+def dispatch(jobs: Sequence[Job], delay: float) -> None:
     """Dispatch until it is certain that all are stored; what is certain is written down at once."""
     ledger.write(Intended([job.id for job in jobs]))
+    when = [stamps.Delay(delay)] if delay else []
     pause = 0.05
     while jobs:
         try:
-            app.dispatch_many(jobs) if len(jobs) > 1 else app.dispatch(jobs[0])
+            app.dispatch_many(jobs, *when) if len(jobs) > 1 else app.dispatch(jobs[0], *when)
         except TransportError as error:
             stored = [jobs[position] for position in error.stored]
             jobs = [job for job in jobs if job not in stored]
@@ -52,7 +57,7 @@ def main(seed: str) -> None:
             while left:
                 size = min(left, chance.choice((1, 1, 1, 20)))
                 kinds = chance.choices(list(KINDS), weights=list(KINDS.values()), k=size)
-                dispatch([Job(f"{NAME}.{next(numbers)}", kind) for kind in kinds])
+                dispatch([Job(f"{NAME}.{next(numbers)}", kind) for kind in kinds], chance.choice(DELAYS))
                 left -= size
 
 

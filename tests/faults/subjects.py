@@ -31,6 +31,8 @@ class Subject(Struct, frozen=True, kw_only=True):
     """The fixture of a broker that may be broken; None if there is none beside a folder."""
     faults: Sequence[str] = ("stop", "kill", "pause", "cut", "black_hole", "bury_nothing")
     """What is done to that broker: functions in `tests.faults.outages`."""
+    is_left_alone: bool = False
+    """Whether its queue goes with its last worker, so that none is killed, but all are replaced one by one."""
     unanswered: float = 0.0
     """Seconds after which a settle has certainly reached a broker that answers none; 0 for one that answers."""
 
