@@ -152,7 +152,9 @@ class IoThread:
         self.loop.poll()
         self.loop.process_timeouts()
         self._is_signalled = False
-        while self._work:
+        # What is handed over from now on waits for the next turn, which first reads what the broker has said: it may
+        # have closed a channel.
+        for _ in range(len(self._work)):
             self._work.popleft()()
         for tell in self.on_turn:
             tell()
