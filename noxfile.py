@@ -121,16 +121,30 @@ def unit(session: nox.Session) -> None:
     session.run("pytest", "-m", "not slow and not broker", *session.posargs, env=ENV)
 
 
+# What the tasks need in a newer Debian, and the one that runs there, on its own Python, whatever needs a broker.
+NEEDED = "git,procps,python3,python3-venv"
+ON_BROKERS = ("tests-3.13", "--", "-m", "broker", "--override-ini=testpaths=plugins/*/tests tests/brokers")
+REQUIRED = {"POSTBUS_REQUIRE_BROKERS": "1"}
+VALKEY = {"POSTBUS_TEST_REDIS_PROGRAM": "valkey-server"}
+
+
 @nox.session
-def newest(session: nox.Session) -> None:
-    """Run the unit tests on Python 3.14, in a folder with a Debian that has it: takes root, on a Debian."""
+@nox.parametrize(
+    ("suite", "packages", "task", "environment"),
+    [
+        nox.param("forky", NEEDED, ("unit", "--"), {}, id="python"),
+        nox.param("trixie", f"{NEEDED},rabbitmq-server,redis-server", ON_BROKERS, {}, id="brokers"),
+        nox.param("trixie", f"{NEEDED},valkey-server", (*ON_BROKERS, "-k", "redis"), VALKEY, id="valkey"),
+    ],
+)
+def newest(session: nox.Session, suite: str, packages: str, task: tuple[str, ...], environment: dict[str, str]) -> None:
+    """Run tests in newer Debians: on Python 3.14, RabbitMQ 4, Redis 8, Valkey 8. Takes root, on a Debian."""
     install(session, *group("tests"))
-    debian = ("python", "-m", "tests.brokers.newest", "forky", "git,python3,python3-venv", "--")
+    debian = ("python", "-m", "tests.brokers.newest", suite, packages, "--")
     session.run(*debian, "python3", "-m", "venv", "/opt/nox")
     session.run(*debian, "/opt/nox/bin/pip", "install", "--quiet", "--constraint", "constraints.txt", "nox", "uv")
-    session.run(
-        *debian, "/opt/nox/bin/nox", "--envdir", "/opt/nox/envs", "--session", "unit", "--", *session.posargs, env=ENV
-    )
+    nox_there = (*debian, "/opt/nox/bin/nox", "--envdir", f".nox/{suite}", "--session")
+    session.run(*nox_there, *task, *session.posargs, env=ENV | REQUIRED | environment)
 
 
 @nox.session

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.brokers.programs import locked, provide
+from tests.brokers.programs import SHARED, locked, provide
 
 FOLDER = Path(os.environ.get("POSTBUS_TEST_DEBIANS") or Path(tempfile.gettempdir(), "postbus-debians"))
 """Where they are; to be deleted at any time when nothing runs in them."""
@@ -31,10 +31,11 @@ NETWORK = (
 # nobody who deletes the folder meanwhile deletes through them. A path that is mounted is the same inside and outside.
 ENTER = """
 set -e
-root=$1; folder=$2; shift 2
+root=$1; folder=$2; shared=$3; shift 3
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mount --bind "$folder" "$root$folder"
+mount --bind "$shared" "$root$shared"
 exec chroot "$root" env --chdir="$folder" --unset=VIRTUAL_ENV PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin "$@"
 """
 
@@ -50,11 +51,14 @@ class Debian:
     def command(self, *arguments: str, folder: Path = ROOT, environment: Mapping[str, str] | None = None) -> list[str]:
         """Return what runs a program in it: in a folder, which is seen inside as outside, by default this repository.
 
-        Everything else that the program writes is kept with the Debian. Ports are those of this machine.
+        Everything else that the program writes is kept with the Debian. Ports are those of this machine, and so is
+        what its test runs agree on.
         """
-        (self.root / folder.relative_to("/")).mkdir(parents=True, exist_ok=True)
+        SHARED.mkdir(mode=0o700, exist_ok=True)
+        for seen in folder, SHARED:
+            (self.root / seen.relative_to("/")).mkdir(parents=True, exist_ok=True)
         variables = [f"{name}={value}" for name, value in (environment or {}).items()]
-        enter = ["sh", "-c", ENTER, "enter", str(self.root), str(folder), *variables, *arguments]
+        enter = ["sh", "-c", ENTER, "enter", str(self.root), str(folder), str(SHARED), *variables, *arguments]
         return ["unshare", "--mount", "--propagation", "private", "--", *enter]
 
     def make(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,6 +11,9 @@ from tests.brokers.broker import Broker
 from tests.brokers.certificates import Certificates
 from tests.brokers.network import reserve_port
 from tests.brokers.server import Server, wait_until
+
+PROGRAM = os.environ.get("POSTBUS_TEST_REDIS_PROGRAM", "redis-server")
+"""What is started, and the package of Debian that has it: ``valkey-server`` speaks the same language."""
 
 
 class RedisServer(Server):
@@ -63,7 +67,7 @@ class Redis(Broker):
 
     def add(self, *options: str, password: str | None = None) -> RedisServer:
         """Launch one more server, and do not wait for it."""
-        program = self.find("redis-server", package="redis-server")
+        program = self.find(PROGRAM, package=PROGRAM)
         server = RedisServer(self.variant, program, *options, password=password)
         self.servers.append(server)
         server.launch()
