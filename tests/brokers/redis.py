@@ -234,11 +234,10 @@ class RedisSentinel(Redis, variant="redis_sentinel"):
     def _add_sentinel(self, master: RedisServer) -> RedisServer:
         rules = (
             f"monitor {self.master_name} 127.0.0.1 {master.port} 2",
-            f"down-after-milliseconds {self.master_name} 1000",
             f"failover-timeout {self.master_name} 2000",
         )
         sentinel = self.add_one("--sentinel", *(word for rule in rules for word in ("--sentinel", *rule.split())))
-        # It looks once a second, unless told so: too seldom for the one second that makes a server count as down.
+        # It looks once a second, unless told so: too seldom for the second after which `failover` has a server down.
         # What a replica said last is good for five pings; it is asked once a second when its master is gone.
         periods = {"ping": 300, "ask": 100, "info": 300, "publish": 200, "min-link-reconnect": 100}
         with sentinel.client() as client:
@@ -263,6 +262,8 @@ class RedisSentinel(Redis, variant="redis_sentinel"):
         The killed one is started again, as the replica.
         """
         old = self.master
+        # At other times a server that is only busy, as with a message of 256 MiB, is not to be taken for dead.
+        self._take_for_dead_after(1)
         old.kill()
         wait_until(
             lambda: all(self._master_of(sentinel) != old.port for sentinel in self.sentinels),
@@ -272,6 +273,12 @@ class RedisSentinel(Redis, variant="redis_sentinel"):
         old.start("--replicaof", "127.0.0.1", str(self.master.port))
         self._wait_for_replica(old)
         wait_until(lambda: all(map(self._knows_all, self.sentinels)), "The sentinels do not find the new replica.")
+        self._take_for_dead_after(30)
+
+    def _take_for_dead_after(self, seconds: int) -> None:
+        for sentinel in self.sentinels:
+            with sentinel.client() as client:
+                client.sentinel_set(self.master_name, "down-after-milliseconds", 1000 * seconds)
 
     def _master_of(self, sentinel: RedisServer) -> int:
         with sentinel.client() as client:
