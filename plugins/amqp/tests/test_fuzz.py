@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from plugins.amqp.tests.foreign import nested, publish, short, sized, written
-from postbus import Envelope, Postbus
+from postbus import Envelope, Postbus, failures
 from postbus import stamps as core
+from postbus.retry import Backoff
 from postbus.serialization import Undecodable
 from postbus_amqp import stamps
 from tests.brokers.rabbitmq import RabbitMQ
@@ -160,8 +161,9 @@ class Notebook:
 
 
 @pytest.fixture
-def running(rabbitmq: RabbitMQ, name: str) -> Iterator[Notebook]:
-    """Give an app whose worker runs."""
+def running(rabbitmq: RabbitMQ, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
+    """Give an app whose worker runs; nobody will know strangers' types later either, so they need not come again."""
+    monkeypatch.setattr(failures, "UNKNOWN_TYPE", Backoff(max_retries=0))
     notebook = Notebook(rabbitmq.dsn, name)
     worker = notebook.app.worker("tasks")
     thread = threading.Thread(target=worker.run)

@@ -22,20 +22,28 @@ class Call:
     def __init__(self) -> None:
         self._pending = threading.Lock()
         self._pending.acquire()
+        self._answers = [None]  # As many as there may be; taken in one piece, from whichever thread.
         self._result: Any = None
         self._error: Exception | None = None
 
     def succeed(self, result: Any = None) -> None:
         """Hand over the result. Only the first answer counts."""
-        if self._pending.locked():
+        if self._is_first():
             self._result = result
             self._pending.release()
 
     def fail(self, error: Exception) -> None:
         """Let the one who waits raise."""
-        if self._pending.locked():
+        if self._is_first():
             self._error = error
             self._pending.release()
+
+    def _is_first(self) -> bool:
+        try:
+            self._answers.pop()
+        except IndexError:
+            return False
+        return True
 
     def result(self, timeout: float) -> Any:
         """Wait for the answer; raise `TimeoutError` if it does not come in time."""
