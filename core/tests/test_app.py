@@ -241,7 +241,7 @@ def test_every_mistake_in_the_transports_is_reported_at_once() -> None:
 
 
 def test_the_hint_for_a_scheme_that_nothing_serves() -> None:
-    """The error is exactly what to install; a misspelt scheme gets the nearest one; an unknown one a guess."""
+    """The error is exactly what to install; a misspelt scheme gets the nearest one; an unknown one what is there."""
     plugins = Plugins(plugin for plugin in entry_points(group=GROUP) if plugin.name in ("in-memory", "sql", "sync"))
 
     for dsn, expected in {
@@ -249,7 +249,10 @@ def test_the_hint_for_a_scheme_that_nothing_serves() -> None:
         "amqps://localhost": "No plugin serves amqps://. Install it: pip install postbus-amqp",
         "redis://localhost": "No plugin serves redis://. Install it: pip install postbus-redis",
         "in-memry://": "No plugin serves in-memry://. Did you mean in-memory://?",
-        "foo://x": ("No plugin serves foo://. Install the plugin for it; such packages are usually called postbus-foo"),
+        "foo://x": (
+            "No plugin serves foo://. Take one that is served here (doctrine://, in-memory://, sqlite://, "
+            "sqlite+pysqlite://, sync://), or install a plugin for it that you trust."
+        ),
     }.items():
         with pytest.raises(UnknownScheme) as caught:
             plugins.scheme_for(Dsn.parse(dsn))

@@ -71,7 +71,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
     found = problems(
         {
             "transprots": {},
-            "transports": {"a": {"dns": "in-memory://"}, "b": 3, "c": {"dsn": "in-memory://", "options": "x"}},
+            "transports": {"a": {"dns": "in-memory://"}, "b": 3, "c": {"dsn": "in-memory://", "options": "x"}, "e": {"options": {}}},
             "routing": {"shop.*.x": "c", "shop.Order": ["c", "d"], "*": 5},
             "failure_transport": "faild",
             "retry": {"max_retries": -1, "delay": "soon", "facter": 2},
@@ -83,7 +83,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
     for expected in (
         "transprots is not known; did you mean 'transports'.",
         "transports.a.dns is not known; did you mean 'dsn'.",
-        "transports.a.dsn is missing",
+        "transports.e.dsn is missing",
         "transports.b must be a DSN or a table",
         "transports.c.options must be a table",
         "routing.shop.*.x is no route",

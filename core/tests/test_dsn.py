@@ -286,7 +286,7 @@ def test_options_of_the_configuration_win_over_the_query() -> None:
 
 
 REFUSED = {
-    "": "A DSN starts with a scheme and '://'. Write one such as redis://localhost:6379/messages.",
+    "": "The DSN is empty. Write one such as redis://localhost:6379/messages.",
     "redis": "A DSN starts with a scheme",
     "localhost:6379": "A DSN starts with a scheme",
     "redis:localhost": "A DSN starts with a scheme",

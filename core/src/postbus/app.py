@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from postbus import stamps
 from postbus.bus import MessageBus, Middleware
-from postbus.config import BusConfig, TransportConfig, check, find_file, load_module, load_object, read_file
+from postbus.config import (
+    ENVIRONMENT_DSN,
+    BusConfig,
+    TransportConfig,
+    check,
+    find_file,
+    load_module,
+    load_object,
+    read_file,
+)
 from postbus.dsn import Dsn, masked
 from postbus.envelope import Envelope
 from postbus.errors import (
@@ -91,7 +100,10 @@ class Postbus(Handlers):
             "name": name,
         }
         given = {key: value for key, value in given.items() if value is not None}
-        self.config = check({**_configured(config, given), **given})
+        configured = {**_configured(config, given), **given}
+        self._is_configured = bool(configured) or config is not None
+        """Whether it was told what it is by arguments or a file, and not by the environment alone."""
+        self.config = check(configured)
         self.types = TypeRegistry()
         self._serializers = Serializers(self.types, lambda: self.plugins.serializers)
         self.observers = Observers()
@@ -476,7 +488,8 @@ class Postbus(Handlers):
                 self._serializers.make(config.serializer, name, verify=config.verify)
                 self._rate_limit(name)
             except ConfigurationError as error:
-                problems += [f"transports.{name}: {problem}" for problem in error.problems]
+                key = f"transports.{name}" if self._is_configured else ENVIRONMENT_DSN
+                problems += [f"{key}: {problem}" for problem in error.problems]
         if problems:
             raise ConfigurationError(*problems)
 

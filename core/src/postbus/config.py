@@ -6,6 +6,7 @@ Both have the same structure. Every mistake is found before any is reported, and
 from __future__ import annotations
 
 import builtins
+import codecs
 import os
 import re
 import sys
@@ -14,12 +15,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, Literal, TypeGuard, TypeVar, cast
 
 from msgspec import Struct, field
 
 from postbus.bus import Middleware
+from postbus.display import sentence
 from postbus.dsn import Dsn, Expanded, masked, shown_options
 from postbus.errors import ConfigurationError, DsnError, real_name
 from postbus.handlers import Handlers
@@ -144,14 +147,27 @@ def check(given: Mapping[str, object], environment: Mapping[str, str] = os.envir
 def load_object(reference: str, key: str) -> Any:
     """Return what ``module:attribute`` names; raise `ConfigurationError` naming the key that it was used for."""
     module_name, _, path = reference.partition(":")
-    if not all(name.isidentifier() for name in path.split(".")):
-        raise ConfigurationError(f"{key} must be written 'module:attribute', got {masked(reference)!r}.")
+    if not _is_dotted(module_name) or not _is_dotted(path) or module_name.endswith(".py"):
+        meant = f"{_module_of(module_name)}:{path or 'app'}"
+        hint = f" Did you mean {meant!r}?" if all(map(_is_dotted, meant.split(":"))) else ""
+        raise ConfigurationError(f"{key} must be written 'module:attribute', got {masked(reference)!r}.{hint}")
     found: Any = load_module(module_name, key)
     for name in path.split("."):
         if not hasattr(found, name):
-            raise ConfigurationError(f"{key} names {reference!r}, but {module_name!r} has no {path!r}.")
+            nearest = get_close_matches(name, dir(found), n=1)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise ConfigurationError(f"{key} names {reference!r}, but {module_name!r} has no {path!r}.{hint}")
         found = getattr(found, name)
     return found
+
+
+def _is_dotted(text: str) -> bool:
+    return all(name.isidentifier() for name in text.split("."))
+
+
+def _module_of(path: str) -> str:
+    """Return the name of a module that was written as the path of its file."""
+    return path.removeprefix("./").removesuffix(".py").replace("/", ".").replace("\\", ".")
 
 
 def load_module(name: str, key: str) -> Any:
@@ -161,8 +177,11 @@ def load_module(name: str, key: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # It exists, and misses something itself: the traceback is the answer.
+        nearest = get_close_matches(name, (module.name for module in iter_modules(sys.path[:1])), n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise ConfigurationError(
-            f"{key} names the module {masked(name)!r}, which cannot be found on the Python path."
+            f"{key} names the module {masked(name)!r}, which is neither in {Path.cwd()} nor elsewhere on the Python "
+            f"path.{hint}"
         ) from None
 
 
@@ -211,8 +230,9 @@ class _Reader:
         name, default = match.groups()
         found = self._environment.get(name) or default
         if found is None:
+            fact = "is empty" if name in self._environment else "is not set"
             self.problem(
-                key, f"uses ${{{name}}}, which is not set in the environment", f"set it, or write ${{{name}:-default}}"
+                key, f"uses ${{{name}}}, which {fact} in the environment", f"set it, or write ${{{name}:-default}}"
             )
             return match[0]
         return found
@@ -269,7 +289,12 @@ class _Reader:
         if not _is_mapping(value):
             self.wrong(key, "a DSN or a table with 'dsn'", _show_value(key, value))
             return None
-        self.known(key, value, TransportConfig.__struct_fields__)
+        known = TransportConfig.__struct_fields__
+        misnamed = [name for name, item in value.items() if name not in known and ":/" in str(item)]
+        if "dsn" not in value and misnamed:
+            self.problem(f"{key}.{_show(misnamed[0])}", "is not known", "did you mean 'dsn'")
+            return None
+        self.known(key, value, known)
         dsn = self.text(f"{key}.dsn", value.get("dsn"))
         if dsn is None:
             if "dsn" not in value:
@@ -443,12 +468,30 @@ class _Reader:
 
 def _table(path: Path) -> Mapping[str, object] | None:
     try:
-        document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = tomllib.loads(_text(path))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path} is not TOML: {error}.") from None
+        raise ConfigurationError(f"{path} is not TOML: {sentence(str(error))}") from None
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
-    return document.get("tool", {}).get("postbus") if path.name == "pyproject.toml" else document
+    if path.name != "pyproject.toml":
+        return document
+    tool = document.get("tool")
+    table = tool.get("postbus") if _is_mapping(tool) else None
+    if table is None or _is_mapping(table):
+        return table
+    raise ConfigurationError(f"tool.postbus in {path} must be a table, got a {type(table).__name__}. Write [tool.postbus].")
+
+
+def _text(path: Path) -> str:
+    """Return what a file of TOML holds; the mark that some editors of Windows put in front of UTF-8 is no part of it."""
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+        raise ConfigurationError(f"{path} is written in UTF-16, which TOML is not. Save it as UTF-8.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"{path} is not UTF-8, as TOML must be: see line {line}. Save it as UTF-8.") from None
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[str, object]]:

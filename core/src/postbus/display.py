@@ -18,3 +18,8 @@ def one_line(text: str, most: int | None = None) -> str:
     """Return a text as a single line, printable, and of so many characters at most, so that it can forge no other."""
     text = printable(" ".join(text.split()))
     return text if most is None or len(text) <= most else f"{text[: most - 1]}…"
+
+
+def sentence(text: str) -> str:
+    """Return a text with a full stop at its end, where it has not come with one."""
+    return text if text.endswith((".", "?", "!", "…")) else f"{text}."

@@ -25,6 +25,13 @@ _TRAPS = {
     "white space. Percent-encode it, a space as %20": re.compile(r"[\s\x00-\x1f\x7f]"),
     "a '%' that starts no escape. Percent-encode it as %25": re.compile("%(?![0-9A-Fa-f]{2})"),
 }
+_NO_DSN = {
+    r"['\"]": "The DSN has quotes around it that are part of it. Leave them out.",
+    r"%env\(": "The DSN is a variable as Symfony writes it. In postbus.toml, write ${NAME}.",
+    r"\$": "The DSN is a variable that nobody has filled in. In postbus.toml, write ${NAME}.",
+    r"\w+\s*=\s*['\"]?[A-Za-z][\w.+-]*:/": "The DSN begins with a name and '='. Leave them out.",
+}
+"""What people write in place of a DSN."""
 _ENCODE = "In a user, password or path, percent-encode '/' as %2F, '@' as %40, and '+', ':', '%', '?', '#' alike."
 _SECRET = re.compile("key|secret|token|password|passphrase|passwd|pwd|credential", re.IGNORECASE)
 
@@ -71,7 +78,7 @@ class Dsn:
         """Return the DSN that a text is; raise `DsnError`, which quotes no secret, if it is none or is ambiguous."""
         match = _DSN.fullmatch(text.strip())
         if match is None:
-            raise DsnError("A DSN starts with a scheme and '://'. Write one such as redis://localhost:6379/messages.")
+            raise DsnError(_no_dsn(text.strip()))
 
         scheme = match[1].lower()
         _refuse_traps(scheme, match.string)
@@ -141,6 +148,17 @@ def masked(text: str) -> str:
 def shown_options(options: Mapping[str, object]) -> Mapping[str, object]:
     """Return options as people may see them, each value masked as its name wants it."""
     return {name: _masked(name, value) for name, value in options.items()}
+
+
+def _no_dsn(text: str) -> str:
+    """Return what is wrong with a text that does not even begin as a DSN, without quoting any of it."""
+    such = "such as redis://localhost:6379/messages"
+    if not text:
+        return f"The DSN is empty. Write one {such}."
+    for pattern, fact in _NO_DSN.items():
+        if re.match(pattern, text):
+            return fact
+    return f"A DSN starts with a scheme and '://'. Write one {such}."
 
 
 def _refuse_traps(scheme: str, text: str) -> None:

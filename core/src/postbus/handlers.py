@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, ove
 
 from msgspec import Struct
 
+from postbus.display import sentence
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, PostbusError, qualified_name, seconds_of
 from postbus.event_loop import loop
@@ -330,7 +331,8 @@ def _annotation(
     except Exception as error:  # A border: an annotation may be any expression.
         if required:
             raise ConfigurationError(
-                f"Cannot tell which message {label} handles: {error}. Import it at run time, or pass handles=..."
+                f"Cannot tell which message {label} handles: {sentence(str(error))} Import it at run time, or pass "
+                "handles=..."
             ) from error
         return None
 

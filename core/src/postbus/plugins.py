@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, metadata, requires
 from typing import Any
 
 import pluggy
@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from postbus import hookspecs
 from postbus.bus import Middleware
+from postbus.display import sentence
 from postbus.dsn import Dsn, Options
 from postbus.errors import ConfigurationError, UnknownScheme, describe
 from postbus.events import Observer
@@ -117,13 +118,13 @@ class Plugins:
         nearest = get_close_matches(dsn.scheme, self.schemes, n=1, cutoff=0.75)
         if nearest:
             raise UnknownScheme(f"No plugin serves {dsn.scheme}://. Did you mean {nearest[0]}://?")
-        hint = _install_hint(dsn.scheme)
+        hint = self._hint_for(dsn.scheme)
         # What is installed, and broken or left out, need not be installed again.
         notes = [str(problem) for problem in self.problems]
         if self._left_out:
             notes.append(f"POSTBUS_PLUGINS leaves out {', '.join(self._left_out)}.")
         if notes:
-            hint = " ".join([f"{hint}. But note:", *notes])
+            hint = " ".join([f"{sentence(hint)} But note:", *notes])
         raise UnknownScheme(f"No plugin serves {dsn.scheme}://. {hint}")
 
     def make_transport(
@@ -148,21 +149,37 @@ class Plugins:
         self.problems.append(problem)
         raise ConfigurationError(str(problem))
 
+    def _hint_for(self, scheme: str) -> str:
+        """Say what to do about a scheme that nothing serves.
+
+        Packages are only named that this project publishes, or that are installed: any other name might be registered
+        by anybody.
+        """
+        for plugin in self.loaded:
+            if scheme in keywords_of(plugin.distribution):
+                served = " or ".join(f"{name}://" for name, one in self.schemes.items() if one.plugin == plugin)
+                return f"Write {served} for {plugin.distribution}."
+        package = _package_for(scheme)
+        if package is not None:
+            return f"Install it: pip install {package}"
+        installed = ", ".join(f"{name}://" for name in sorted(self.schemes)) or "none"
+        return f"Take one that is served here ({installed}), or install a plugin for it that you trust."
+
     def _load(self, entry_point: EntryPoint) -> None:
         plugin = _plugin(entry_point)
         try:
             self.add(entry_point.load(), plugin)
         except pluggy.PluginValidationError as error:
-            self._report(plugin, f"has a hook that Postbus does not call like that, so it is left out: {error}.")
-        except Exception as error:  # A border: a broken plugin must not take the others down.
-            self._report(plugin, f"could not be imported, so it is left out: {describe(error)}.")
+            self._report(plugin, sentence(f"has a hook that Postbus does not call like that, so it is left out: {error}"))
+        except (Exception, SystemExit) as error:  # A border: a broken plugin must not take the others down.
+            self._report(plugin, sentence(f"could not be imported, so it is left out: {describe(error)}"))
 
     def _call(self, plugin: Plugin, hook: str, **arguments: Any) -> None:
         others = [other for name, other in self._manager.list_name_plugin() if name != plugin.name]
         try:
             self._manager.subset_hook_caller(hook, others)(**arguments)
         except Exception as error:  # A border, as above.
-            self._report(plugin, f"failed in {hook}: {describe(error)}.")
+            self._report(plugin, sentence(f"failed in {hook}: {describe(error)}"))
 
     def _registrar(self, registered: dict[str, Any], what: str, plugin: Plugin) -> Callable[[str, Any], None]:
         def register(name: str, thing: Any) -> None:
@@ -234,8 +251,16 @@ def _plugin(entry_point: EntryPoint) -> Plugin:
     return Plugin(entry_point.name, distribution.name, distribution.version)
 
 
-def _install_hint(scheme: str) -> str:
-    """Say what to install: the extras of this distribution are named after the schemes that are known to it."""
+def keywords_of(distribution: str) -> Collection[str]:
+    """Return the keywords of an installed distribution, which say what else its broker is called."""
+    try:
+        return metadata(distribution).get("Keywords", "").split(",")
+    except PackageNotFoundError:
+        return ()
+
+
+def _package_for(scheme: str) -> str | None:
+    """Return the package for a scheme: the extras of this distribution are named after those that are known to it."""
     family = scheme.partition("+")[0]
     try:
         wanted = requires("postbus") or []
@@ -244,6 +269,6 @@ def _install_hint(scheme: str) -> str:
     for requirement in wanted:
         package, _, marker = requirement.partition(";")
         for name in (family, family.removesuffix("s")):
-            if marker.strip() in (f"extra == '{name}'", f'extra == "{name}"'):
-                return f"Install it: pip install {package.strip()}"
-    return f"Install the plugin for it; such packages are usually called postbus-{family}"
+            if package.startswith("postbus-") and marker.strip() in (f"extra == '{name}'", f'extra == "{name}"'):
+                return package.strip()
+    return None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 import msgspec
 
 from postbus import stamps
+from postbus.display import sentence
 from postbus.dsn import masked
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, SerializationError, qualified_name
@@ -164,7 +165,9 @@ class TypeRegistry:
             try:
                 self.codec_for(type)
             except NameError as error:
-                raise ConfigurationError(f"{qualified_name(type)} cannot be read from JSON: {error}.") from error
+                raise ConfigurationError(
+                    f"{qualified_name(type)} cannot be read from JSON: {sentence(str(error))}"
+                ) from error
 
     def __iter__(self) -> Iterator[tuple[str, type]]:
         return iter(sorted(self._types.items()))
@@ -208,7 +211,9 @@ def make_codec(type: type, *, by_alias: bool = False) -> Codec:
     try:
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(type)
     except TypeError as error:
-        raise ConfigurationError(f"{qualified_name(type)} cannot be read from JSON: {error}.") from error
+        raise ConfigurationError(
+            f"{qualified_name(type)} cannot be read from JSON: {sentence(str(error))}"
+        ) from error
     return Codec(_to_json, decoder.decode, make_plain_check(type))
 
 
@@ -354,7 +359,8 @@ class JsonSerializer:
             raise SerializationError(str(error)) from error
         except Exception as error:  # A border: a message's fields may raise anything.
             raise SerializationError(
-                f"{qualified_name(type_)} cannot be written as JSON: {error}. Give it fields of plain types."
+                f"{qualified_name(type_)} cannot be written as JSON: {sentence(str(error))} Give it fields of plain "
+                "types."
             ) from error
         return body, headers
 
@@ -365,15 +371,15 @@ class JsonSerializer:
         except Exception as error:  # A border: a model's own checks may raise anything.
             _refuse_lost_numbers(message)
             raise SerializationError(
-                f"{name} cannot be sent, because it could not be read: {explain(error)}. Give each field what it is "
-                "annotated with."
+                f"{name} cannot be sent, because it could not be read: {sentence(explain(error))} Give each field what "
+                "it is annotated with."
             ) from error
         problem = difference(message, again)
         if problem is not None:
             _refuse_lost_numbers(message)
             raise SerializationError(
-                f"{name} cannot be sent, because it would not be read as what it is: {problem}. Let the annotations "
-                "say what the fields hold, and let what its class writes be what it reads."
+                f"{name} cannot be sent, because it would not be read as what it is: {sentence(problem)} Let the "
+                "annotations say what the fields hold, and let what its class writes be what it reads."
             )
         self._tried.add(message.__class__)
 
@@ -486,7 +492,8 @@ def encode_stamps(grouped: Mapping[str, list[Stamp]], *, verify: bool = False) -
     except Exception as error:  # A border, as above.
         name = qualified_name(type(grouped[header][0]))
         raise SerializationError(
-            f"The stamp {name} cannot be written as JSON, for header {header}: {error}. Give it plain fields."
+            f"The stamp {name} cannot be written as JSON, for header {header}: {sentence(str(error))} Give it plain "
+            "fields."
         ) from error
     return headers
 
@@ -499,8 +506,8 @@ def _read_stamps_back(group: list[Stamp], text: str) -> None:
         problem = explain(error)
     if problem is not None:
         raise SerializationError(
-            f"The stamp {qualified_name(kind)} cannot be sent, because it would not be read as what it is: {problem}. "
-            "Let the annotations say what its fields hold."
+            f"The stamp {qualified_name(kind)} cannot be sent, because it would not be read as what it is: "
+            f"{sentence(problem)} Let the annotations say what its fields hold."
         )
 
 

@@ -12,6 +12,7 @@ from postbus.app import Postbus
 from postbus.cli.invocation import Invocation, invocation_in, pass_invocation, transport_names, unknown
 from postbus.cli.options import complete_buses, complete_transports, completer, duration, format_option
 from postbus.cli.output import print_json
+from postbus.display import sentence
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError
 from postbus.serialization import explain
@@ -121,4 +122,4 @@ def _decode(app: Postbus, type_: type, body: bytes) -> object:
     try:
         return app.types.codec_for(type_).decode(body)
     except Exception as error:  # A border: a model's own checks may raise anything.
-        raise ConfigurationError(f"This is no {app.types.name_for(type_)}: {explain(error)}.") from error
+        raise ConfigurationError(f"This is no {app.types.name_for(type_)}: {sentence(explain(error))}") from error

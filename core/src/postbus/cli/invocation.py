@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import click
@@ -50,7 +51,8 @@ class Invocation:
         if os.environ.get(ENVIRONMENT_DSN):
             return Postbus()
         raise ConfigurationError(
-            "There is no app here. Name it with --app module:attribute or POSTBUS_APP, or describe it in postbus.toml."
+            f"There is no app in {folder}. Name it with --app module:attribute or POSTBUS_APP, or describe it in "
+            "postbus.toml."
         )
 
     @cached_property
@@ -110,9 +112,15 @@ def importing(what: str) -> Generator[None]:
         yield
     except PostbusError:
         raise
+    except SystemExit as error:
+        raise ConfigurationError(
+            f"Importing {what} ended the program ({_place(error)}). Put what a program does under "
+            "if __name__ == '__main__'."
+        ) from error
     except Exception as error:  # A border: a module of the user's may raise anything.
         raise ConfigurationError(
-            f"Importing {what} failed: {describe(error)} ({_place(error)}). With --debug there is a traceback."
+            f"Importing {what} failed: {describe(error).rstrip('.')} ({_place(error)}). With --debug there is a "
+            "traceback."
         ) from error
 
 
@@ -120,8 +128,11 @@ def _load_app(reference: str, key: str) -> Postbus:
     with importing(repr(masked(reference))):
         found: Any = load_object(reference, key)
     if not isinstance(found, Postbus):
+        module = reference.partition(":")[0]
+        apps = [name for name, value in vars(sys.modules[module]).items() if isinstance(value, Postbus)]
+        hint = f"Did you mean '{module}:{apps[0]}'?" if apps else "Make one with app = Postbus()."
         raise ConfigurationError(
-            f"{key} names {masked(reference)!r}, which is no Postbus app but of type {type(found).__name__}."
+            f"{key} names {masked(reference)!r}, which is no Postbus app but of type {type(found).__name__}. {hint}"
         )
     return found
 
@@ -130,5 +141,7 @@ def _place(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}"
     frames: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith("<frozen")]
+    files = [frame for frame in frames if not frame.filename.startswith("<frozen")]
+    # What a library raises is due to who called it last, in the folder in which somebody works.
+    own = [frame for frame in files if Path(frame.filename).is_relative_to(Path.cwd())] or files
     return f"{own[-1].filename}, line {own[-1].lineno}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from io import TextIOWrapper
 from textwrap import indent
 
 import click
@@ -30,6 +32,21 @@ def _escaped(char: str) -> str:
 def print_json(value: object) -> None:
     """Print a value as one document of JSON, to stdout."""
     click.echo(as_json(value))
+
+
+def escape_what_has_no_form(stream: object) -> None:
+    """Let characters that the encoding of a stream has no form for be escaped as in JSON, instead of failing.
+
+    A pipe has the encoding of the locale, and what is printed may be anybody's.
+    """
+    if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+        codecs.register_error("postbus-escape", _escape)
+        stream.reconfigure(errors="postbus-escape")
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 class JsonList:

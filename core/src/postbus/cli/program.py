@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import traceback
 from collections.abc import Mapping
 from functools import cache
@@ -16,6 +17,7 @@ from postbus import __version__
 from postbus.cli import logs
 from postbus.cli.ending import end_within
 from postbus.cli.invocation import Invocation, unknown
+from postbus.cli.output import escape_what_has_no_form
 from postbus.display import printable
 from postbus.errors import ConfigurationError, NoHandler, NoRoute, PostbusError, describe
 from postbus.plugins import installed_plugins
@@ -68,6 +70,8 @@ class Program(click.Group):
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         self.owns_process = options.get("standalone_mode", True)
+        if self.owns_process:
+            escape_what_has_no_form(sys.stdout)
         try:
             return super().__call__(*args, **options)
         except SystemExit as error:
@@ -98,6 +102,12 @@ class Program(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
+        except click.NoSuchOption as error:
+            if error.option_name in (option for parameter in self.params for option in parameter.opts):
+                rest = "MODULE:ATTRIBUTE " if error.option_name == "--app" else ""
+                example = f"{ctx.command_path} {error.option_name} {rest}{ctx.invoked_subcommand}"
+                raise click.UsageError(f"{error.option_name} goes before the command: {example}", error.ctx) from None
+            raise
         except (PostbusError, OSError) as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # Whoever reads our output has seen enough; click ends without a word.

@@ -13,6 +13,7 @@ from types import TracebackType
 import msgspec
 from msgspec import Struct, field
 
+from postbus.display import sentence
 from postbus.errors import TransportError
 from postbus.worker.holdings import Holding
 
@@ -148,7 +149,7 @@ def ailment(file: Path, max_age: float) -> str | None:
     except OSError as error:
         return f"{file} cannot be read: {error.strerror}. Does the worker run with --health-file?"
     except msgspec.DecodeError as error:
-        return f"{file} is no health file: {error}."
+        return f"{file} is no health file: {sentence(str(error))}"
     now = time.time()
     if now - report.turned_at > max_age:
         return f"The worker (process {report.pid}) has not fetched for {now - report.turned_at:.0f} s."
