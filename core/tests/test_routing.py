@@ -35,6 +35,11 @@ class Other:
     name: str = ""
 
 
+@dataclass(frozen=True)
+class Brother:
+    name: str = ""
+
+
 class Virtual(abc.ABC):  # noqa: B024
     """Other is one of these by registration only."""
 
@@ -242,3 +247,50 @@ def test_a_protocol_that_cannot_be_checked_is_a_mistake_in_the_configuration() -
     """A route for a protocol without @runtime_checkable is refused with a `ConfigurationError` that names it."""
     with pytest.raises(ConfigurationError, match="Unchecked"):
         names(make_router({Unchecked: ["a"]}), Leaf())
+
+
+# mistakes that nothing refuses
+
+
+def warnings_of(router: Router, caplog: pytest.LogCaptureFixture, *stamps_: stamps.Stamp) -> list[str]:
+    """Route one message twice; return what is logged about it."""
+    caplog.clear()
+    for _ in range(2):
+        assert {} == router.senders_for(Envelope.wrap(Other(), *stamps_))
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("route", [f"{__name__}.Othre", f"{__name__}.other", "shop.messages.Other"])
+def test_a_message_that_a_misspelt_route_is_meant_for(route: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is handled here, and that is said once, with the route that was probably meant for it."""
+    router = Router({"a": RecordingTransport()}, {route: ["a"]})
+
+    assert [
+        f"{__name__}.Other is handled here, as no route fits it. Is it meant by the route {route!r}?"
+    ] == warnings_of(router, caplog)
+
+
+@pytest.mark.parametrize("route", [f"{__name__}.Brother", Leaf, "shop.*", "shop.Invoice"])
+def test_a_route_that_is_for_something_else(route: Route, caplog: pytest.LogCaptureFixture) -> None:
+    """A route that fits a known message, or is nothing like this one, is not taken for a misspelt one."""
+    router = Router({"a": RecordingTransport()}, {route: ["a"]}, types=[("leaf", Leaf), ("brother", Brother)])
+
+    assert [] == warnings_of(router, caplog)
+
+
+def test_names_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A list of names that happens to be empty is said once, and `stamps.HERE` says that it is meant."""
+    router = Router({"a": RecordingTransport()}, {Other: ["a"]})
+
+    assert [
+        f"{__name__}.Other is handled here, as stamps.TransportNames names nothing. If that is meant, write stamps.HERE."
+    ] == warnings_of(router, caplog, stamps.TransportNames([]))
+    assert [] == warnings_of(router, caplog, stamps.HERE)
+
+
+def test_a_misspelt_transport() -> None:
+    """It is answered with the nearest one."""
+    with pytest.raises(ConfigurationError, match="^There is no transport 'ordesr'. Did you mean 'orders'\\? Transports: orders."):
+        Router({"orders": RecordingTransport()}, {}).senders_for(
+            Envelope.wrap(Other(), stamps.TransportNames(["ordesr"]))
+        )

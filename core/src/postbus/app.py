@@ -22,7 +22,7 @@ from postbus.config import (
     load_object,
     read_file,
 )
-from postbus.dsn import Dsn, masked
+from postbus.dsn import Dsn, masked, unknown
 from postbus.envelope import Envelope
 from postbus.errors import (
     ConfigurationError,
@@ -113,7 +113,7 @@ class Postbus(Handlers):
         self._lock = threading.RLock()
         self._buses: dict[str | None, MessageBus] | None = None
         self.transports = _Transports(self._make_transport, self.config.transports)
-        self.router = Router(self.transports, self.config.routing, self._own_transports)
+        self.router = Router(self.transports, self.config.routing, self._own_transports, self.types)
         self._check_transports()
 
     # declaring
@@ -232,7 +232,7 @@ class Postbus(Handlers):
         Raises what the handler raised, `NoHandler` without a handler, and `PostbusError` with several.
         """
         try:
-            envelope = self.dispatch(message, *stamps_, stamps.TransportNames(()), bus=bus)
+            envelope = self.dispatch(message, *stamps_, stamps.HERE, bus=bus)
         except HandlerFailed as failed:
             if len(failed.errors) == 1 and not failed.succeeded:
                 raise next(iter(failed.errors.values())) from None
@@ -258,9 +258,7 @@ class Postbus(Handlers):
         try:
             return buses[name]
         except KeyError:
-            raise ConfigurationError(
-                f"There is no bus {masked(name or '')!r}. Buses: {', '.join(self.config.buses)}."
-            ) from None
+            raise unknown("bus", name or "", self.config.buses, "buses") from None
 
     # receiving
 
@@ -387,8 +385,7 @@ class Postbus(Handlers):
         try:
             return self.transports[name]
         except KeyError:
-            known = ", ".join(self.transports) or "none"
-            raise ConfigurationError(f"There is no transport {masked(name)!r}. Transports: {known}.") from None
+            raise unknown("transport", name, self.transports) from None
 
     def close(self) -> None:
         """Close every transport that was used."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from difflib import get_close_matches
 from fractions import Fraction
@@ -12,7 +12,7 @@ from types import MappingProxyType, NoneType, UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeGuard, TypeVar, Union, cast
 from urllib.parse import quote, unquote
 
-from postbus.errors import DsnError
+from postbus.errors import ConfigurationError, DsnError
 
 T = TypeVar("T")
 _NO_DEFAULT: Any = MISSING
@@ -143,6 +143,15 @@ def masked(text: str) -> str:
         return text
     scheme = _SCHEME.match(text)
     return f"{scheme[1]}://***" if scheme is not None else "***"
+
+
+def unknown(what: str, name: str, known: Iterable[str], plural: str | None = None) -> ConfigurationError:
+    """Return the error about a name that means nothing, with the nearest that does, and with all."""
+    names = list(known)
+    nearest = get_close_matches(name, names, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    there_are = f"{(plural or f'{what}s').capitalize()}: {', '.join(names) or 'none'}."
+    return ConfigurationError(f"There is no {what} {masked(name)!r}.{hint} {there_are}")
 
 
 def shown_options(options: Mapping[str, object]) -> Mapping[str, object]:

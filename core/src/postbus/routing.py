@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, cast
 
 from postbus import stamps
-from postbus.dsn import masked
+from postbus.dsn import unknown
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, qualified_name
 from postbus.handlers import can_be_checked, matches
 from postbus.transport import Sender
+
+logger = logging.getLogger("postbus")
 
 Route = type | str
 """What a route is for: a class and its subclasses, a protocol, the dotted name of a class, ``"package.module.*"``, or
@@ -30,7 +34,9 @@ class Router:
         senders: Mapping[str, Sender],
         routes: Mapping[Route, Sequence[str]],
         own_transports: Mapping[type, Sequence[str]] | None = None,
+        types: Iterable[tuple[str, type]] = (),
     ) -> None:
+        """``types`` are the messages that are known, by the names under which they travel."""
         for route in routes:
             if isinstance(route, type) and not can_be_checked(route):
                 raise ConfigurationError(
@@ -40,6 +46,8 @@ class Router:
         self._senders = senders
         self._routes = routes
         self._own_transports = own_transports if own_transports is not None else dict[type, Sequence[str]]()
+        self._types = types
+        self._said: set[str] = set()
         self._found: dict[type, Mapping[str, Sender]] = {}
 
     def senders_for(self, envelope: Envelope) -> Mapping[str, Sender]:
@@ -47,12 +55,22 @@ class Router:
         override = envelope.last(stamps.TransportNames)
         if override is not None:
             names = [override.names] if isinstance(override.names, str) else override.names
+            if not names and override is not stamps.HERE:
+                self._say_once(
+                    f"{qualified_name(envelope.message.__class__)} is handled here, as stamps.TransportNames names "
+                    "nothing. If that is meant, write stamps.HERE."
+                )
             return {name: self._sender(name) for name in names}
         kind = envelope.message.__class__
         found = self._found.get(kind)
         if found is None:
             names = self.names_for(envelope.message)
             found = self._found[kind] = {name: self._sender(name) for name in names}
+            route = self.nearest_route(kind) if not names else None
+            if route is not None:
+                self._say_once(
+                    f"{qualified_name(kind)} is handled here, as no route fits it. Is it meant by the route {route!r}?"
+                )
         return found
 
     def names_for(self, message: Any) -> list[str]:
@@ -68,6 +86,23 @@ class Router:
                 name for ancestor in type(message).__mro__ for name in self._own_transports.get(ancestor, ())
             ] or list(self._wildcard(message.__class__))
         return list(dict.fromkeys(names))
+
+    def unused_routes(self) -> list[Route]:
+        """Return the routes that fit no known message; they may be misspelt, or for messages of other programs."""
+        kinds = [kind for _, kind in self._types]
+        return [route for route in self._routes if route != "*" and not any(fits(route, kind) for kind in kinds)]
+
+    def nearest_route(self, kind: type) -> str | None:
+        """Return the route that may have been meant for a class that has none; it fits no message that is known."""
+        path = qualified_name(kind)
+        candidates = [route for route in self.unused_routes() if isinstance(route, str)]
+        namesakes = [route for route in candidates if route.rpartition(".")[2] == kind.__name__]
+        return next(iter(namesakes or get_close_matches(path, candidates, n=1, cutoff=0.8)), None)
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning("%s", text)
 
     def forget(self) -> None:
         """Look everything up anew: a message class has named its transport since."""
@@ -86,8 +121,29 @@ class Router:
         try:
             return self._senders[name]
         except KeyError:
-            known = ", ".join(sorted(self._senders)) or "none"
-            raise ConfigurationError(f"There is no transport {masked(name)!r}. Transports: {known}.") from None
+            raise unknown("transport", name, self._senders) from None
+
+
+def fits(route: Route, kind: type) -> bool:
+    """Say whether a route is for a class of messages."""
+    if isinstance(route, str):
+        if route.endswith("*"):
+            return qualified_name(kind).startswith(route.removesuffix("*"))
+        return route in map(qualified_name, kind.__mro__)
+    blank = blank_of(kind)
+    return issubclass(kind, route) if blank is None else matches(blank, route) is not None
+
+
+def blank_of(kind: type) -> object:
+    """Return an instance without content, or None if there is no way: routing asks for one, and looks at its class."""
+    try:
+        return cast(object, object.__new__(kind))
+    except TypeError:  # A Struct is made by its own constructor, which takes anything.
+        names: tuple[str, ...] = getattr(kind, "__struct_fields__", ())
+    try:
+        return cast(Any, kind)(**dict.fromkeys(names))
+    except Exception:  # A border: the type's own checks may raise anything.
+        return None
 
 
 def _distance(message: Any, route: Route) -> int | None:

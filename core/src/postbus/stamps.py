@@ -99,9 +99,13 @@ class NotBefore(Stamp):
 
 
 class TransportNames(Stamp):
-    """Where to send this message, whatever the routing says; an empty list means: handle it here."""
+    """Where to send this message, whatever the routing says; see `HERE` for nowhere."""
 
     names: Sequence[str]
+
+
+HERE = TransportNames(())
+"""Handle this message where it is dispatched, whatever the routing says. Names that happen to be none are logged."""
 
 
 class AfterCurrent(Stamp):

@@ -90,13 +90,28 @@ def test_debug_knows_every_kind_of_message(shop: Shop) -> None:
 
 
 def test_a_route_that_fits_nothing(shop: Shop) -> None:
-    """A misspelt route is a warning in ``debug`` and in ``check``, whose exit code stays 0."""
-    shop.append(KINDS)
+    """One that fits no message is a warning in ``debug`` and in ``check``, whose exit code stays 0."""
+    shop.append(KINDS.replace("shop.Modle", "shop.Invoice"))
 
-    assert "Warning: Route 'shop.Modle' fits no known message." in shop.run("debug").stderr
+    assert "Warning: Route 'shop.Invoice' fits no known message." in shop.run("debug").stderr
     checked = shop.run("check")
-    assert "warning  Route 'shop.Modle' fits no known message." in checked.stdout
+    assert "warning  Route 'shop.Invoice' fits no known message." in checked.stdout
     assert 0 == checked.exit_code
+
+
+def test_check_finds_a_misspelt_route(shop: Shop) -> None:
+    """One that fits no message, and nearly one that has no route, is a problem, with the one that was meant."""
+    shop.append("""
+        app = Postbus(transports={"a": "in-memory://"}, routing={"shop.OrderPlcaed": "a", "shop.MailSent": "a"})
+        app.message("order.placed")(OrderPlaced)
+        app.message(MailSent)
+    """)
+    checked = shop.run("check", "--format", "json")
+
+    assert [["routes", "Route 'shop.OrderPlcaed' fits no known message. Did you mean 'shop.OrderPlaced'?"]] == [
+        [finding["what"], finding["detail"]] for finding in json.loads(checked.stdout) if finding["status"] == "problem"
+    ]
+    assert 1 == checked.exit_code
 
 
 def test_plugins_lists_what_is_installed(shop: Shop) -> None:

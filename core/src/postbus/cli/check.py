@@ -17,7 +17,8 @@ from postbus.cli.options import HEALTH_FILE, duration, format_option
 from postbus.cli.output import count_of, print_json, print_table
 from postbus.config import TransportConfig
 from postbus.dsn import Dsn
-from postbus.errors import ConfigurationError, describe
+from postbus.errors import ConfigurationError, describe, qualified_name
+from postbus.routing import blank_of
 from postbus.transport import Receiver, SupportsCount, SupportsSetup, supports
 from postbus.worker.health import ailment
 
@@ -141,7 +142,22 @@ def _look_at_handlers(app: Postbus) -> Iterator[Finding]:
         yield from (Finding("handlers", "problem", problem) for problem in error.problems)
         return
     yield Finding("handlers", "ok", f"{count_of(len(list(app)), 'handler')}; buses: {', '.join(app.config.buses)}")
-    warnings = unused_routes(app)
-    yield from (Finding("routes", "warning", warning) for warning in warnings)
-    if not warnings:
+    yield from _look_at_routes(app)
+
+
+def _look_at_routes(app: Postbus) -> Iterator[Finding]:
+    """Find routes that fit nothing, each with the message that may have been meant."""
+    meant: dict[object, str] = {}
+    for _, kind in app.types:
+        blank = blank_of(kind)
+        route = app.router.nearest_route(kind) if blank is None or not app.router.names_for(blank) else None
+        if route is not None:
+            meant[route] = qualified_name(kind)
+    unused = app.router.unused_routes()
+    for route, sentence in zip(unused, unused_routes(app), strict=True):
+        if route in meant:
+            yield Finding("routes", "problem", f"{sentence} Did you mean {meant[route]!r}?")
+        else:
+            yield Finding("routes", "warning", sentence)
+    if not unused:
         yield Finding("routes", "ok", count_of(len(app.config.routing), "route"))

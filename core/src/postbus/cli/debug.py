@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from inspect import iscoroutinefunction
-from typing import Any, cast
 
 import click
 from msgspec import Struct
@@ -14,8 +13,8 @@ from postbus.cli.invocation import Invocation, pass_invocation, unknown
 from postbus.cli.options import complete_buses, format_option
 from postbus.cli.output import print_json, print_table
 from postbus.errors import qualified_name
-from postbus.handlers import Handler, matches
-from postbus.routing import Route
+from postbus.handlers import Handler
+from postbus.routing import Route, blank_of, fits
 
 
 class HandlerLine(Struct, frozen=True):
@@ -96,11 +95,7 @@ def debug(invocation: Invocation, bus: str | None, format: str) -> None:
 
 def unused_routes(app: Postbus) -> list[str]:
     """Return a sentence for each route that fits no message which the app knows; it may be misspelt."""
-    return [
-        f"Route {_name(route)!r} fits no known message."
-        for route in app.config.routing
-        if route != "*" and not any(_fits(route, type_) for _, type_ in app.types)
-    ]
+    return [f"Route {_name(route)!r} fits no known message." for route in app.router.unused_routes()]
 
 
 def _print_bus(line: BusLine) -> None:
@@ -143,36 +138,15 @@ def _handler_line(handler: Handler) -> HandlerLine:
 
 
 def _route_line(app: Postbus, route: Route) -> RouteLine:
-    fits = [wire_name for wire_name, type_ in app.types if _fits(route, type_)]
-    return RouteLine(_name(route), list(app.config.routing[route]), fits)
+    fitting = [wire_name for wire_name, type_ in app.types if fits(route, type_)]
+    return RouteLine(_name(route), list(app.config.routing[route]), fitting)
 
 
 def _type_line(app: Postbus, wire_name: str, type_: type) -> TypeLine:
-    blank = _blank(type_)
+    blank = blank_of(type_)
     sent_to = app.router.names_for(blank) if blank is not None else []
     return TypeLine(wire_name, qualified_name(type_), sent_to)
 
 
 def _name(route: Route) -> str:
     return route if isinstance(route, str) else qualified_name(route)
-
-
-def _fits(route: Route, type_: type) -> bool:
-    if isinstance(route, str):
-        if route.endswith("*"):
-            return qualified_name(type_).startswith(route.removesuffix("*"))
-        return route in map(qualified_name, type_.__mro__)
-    blank = _blank(type_)
-    return issubclass(type_, route) if blank is None else matches(blank, route) is not None
-
-
-def _blank(type_: type) -> object:
-    """Return an instance without content, or None if there is no way: routing asks for one, and looks at its class."""
-    try:
-        return cast(object, object.__new__(type_))
-    except TypeError:  # A Struct is made by its own constructor, which takes anything.
-        names: tuple[str, ...] = getattr(type_, "__struct_fields__", ())
-    try:
-        return cast(Any, type_)(**dict.fromkeys(names))
-    except Exception:  # A border: the type's own checks may raise anything.
-        return None

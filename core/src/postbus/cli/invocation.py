@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import click
 from postbus.app import Postbus
 from postbus.config import ENVIRONMENT_DSN, check, find_file, load_object, read_file
 from postbus.dsn import masked
+from postbus.dsn import unknown as unknown  # noqa: PLC0414  Commands take it from here.
 from postbus.errors import ConfigurationError, PostbusError, describe
 from postbus.transport import Connection, QueueTransport, Transport
 
@@ -94,15 +94,6 @@ def transport_names(app: Postbus, names: Iterable[str]) -> list[str]:
 def connection_of(transport: Transport) -> Connection | Transport:
     """Return what to ask for optional abilities: the connection, or a transport that has none."""
     return transport.connection if isinstance(transport, QueueTransport) else transport
-
-
-def unknown(what: str, name: str, known: Iterable[str], plural: str | None = None) -> ConfigurationError:
-    """Return the error about a name that means nothing, with the nearest that does, and with all."""
-    names = list(known)
-    nearest = get_close_matches(name, names, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    there_are = f"{(plural or f'{what}s').capitalize()}: {', '.join(names) or 'none'}."
-    return ConfigurationError(f"There is no {what} {masked(name)!r}.{hint} {there_are}")
 
 
 @contextmanager
