@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from sys import is_finalizing
 from typing import TYPE_CHECKING, Any, TypeVar, overload
+from urllib.parse import quote
 
 from postbus import stamps
 from postbus.bus import MessageBus, Middleware
@@ -25,12 +28,14 @@ from postbus.config import (
 from postbus.dsn import Dsn, masked, unknown
 from postbus.envelope import Envelope
 from postbus.errors import (
+    MAIN,
     ConfigurationError,
     HandlerFailed,
     NoHandler,
     PostbusError,
     SerializationError,
     qualified_name,
+    real_name,
 )
 from postbus.events import Observer, Observers
 from postbus.failures import Failures
@@ -59,6 +64,9 @@ if TYPE_CHECKING:
     from postbus.plugins import Plugins
 
 T = TypeVar("T", bound=type)
+
+LONGEST_FILE_NAME = 200
+"""Characters; the folder of an app with a longer name is named by its digest."""
 
 
 class Postbus(Handlers):
@@ -89,6 +97,7 @@ class Postbus(Handlers):
         plugins: Plugins | None = None,
     ) -> None:
         super().__init__()
+        self._module = _namespace_of_caller()
         given: dict[str, object] = {
             "transports": transports,
             "routing": routing,
@@ -115,6 +124,20 @@ class Postbus(Handlers):
         self.transports = _Transports(self._make_transport, self.config.transports)
         self.router = Router(self.transports, self.config.routing, self._own_transports, self.types)
         self._check_transports()
+
+    @property
+    def name(self) -> str:
+        """What this app is called among others: its ``name``, else where it is, as for ``--app``.
+
+        One that a file describes is called as the first module with its handlers, or as its folder.
+        """
+        if self.config.name is not None:
+            return self.config.name
+        if self._module is not None:
+            attribute = next((name for name, value in list(self._module.items()) if value is self), None)
+            module = _name_of(self._module)
+            return module if attribute is None else f"{module}:{attribute}"
+        return next((entry for entry in self.config.handlers if isinstance(entry, str)), str(Path.cwd()))
 
     # declaring
 
@@ -323,9 +346,11 @@ class Postbus(Handlers):
         config = self.config.transports[name]
         if not isinstance(config, TransportConfig) or config.rate_limit is None:
             return None
+        key = f"postbus:{self.name}:{name}"
         if name not in self._rate_limits:
-            key = f"postbus:{self.config.name}:{name}"
             self._rate_limits[name] = RateLimit(config.rate_limit, key=key, store=config.rate_limit_store)
+        # When the app is being made, and this checked, it is no attribute of its module yet, and its name another one.
+        self._rate_limits[name].count_under(key)
         return self._rate_limits[name]
 
     def handle(self, envelope: Envelope, *, bus: str | None = None) -> Envelope:
@@ -410,7 +435,7 @@ class Postbus(Handlers):
     def stop_signal(self) -> StopSignal:
         """Return the signal that stops all workers of this app, which is known by its name, for this user."""
         folder = _state_folder()
-        return StopSignal(None if folder is None else folder / self.config.name / "stop-workers")
+        return StopSignal(None if folder is None else folder / _as_file_name(self.name) / "stop-workers")
 
     # putting it together
 
@@ -541,6 +566,22 @@ class _Transports(Mapping[str, Transport]):
     def close(self) -> None:
         for transport in self._made.values():
             transport.close()
+
+
+def _namespace_of_caller() -> Mapping[str, Any] | None:
+    """Return the names of the module that makes an app; None where our command line makes one that a file describes."""
+    module = sys._getframe(2).f_globals  # pyright: ignore[reportPrivateUsage]  It is documented.
+    return None if str(module.get("__name__")).startswith("postbus.cli.") else module
+
+
+def _name_of(module: Mapping[str, Any]) -> str:
+    name = str(module.get("__name__"))
+    return real_name(sys.modules[name]) if name in MAIN else name
+
+
+def _as_file_name(name: str) -> str:
+    quoted = quote(name, safe=":")
+    return quoted if quoted.strip(".") and len(quoted) <= LONGEST_FILE_NAME else sha256(name.encode()).hexdigest()
 
 
 def _state_folder() -> Path | None:

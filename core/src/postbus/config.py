@@ -82,7 +82,8 @@ class BusConfig(Struct, frozen=True, kw_only=True):
 class Config(Struct, frozen=True, kw_only=True):
     """Everything that can be configured, checked."""
 
-    name: str = "postbus"
+    name: str | None = None
+    """What the app is called among others; see `Postbus.name`."""
     app: str | None = None
     transports: Mapping[str, TransportConfig | Transport] = field(
         default_factory=dict[str, TransportConfig | Transport]
@@ -127,7 +128,7 @@ def check(given: Mapping[str, object], environment: Mapping[str, str] = os.envir
     if len(buses) > 1 and not given.get("default_bus"):
         reader.problem("default_bus", "is missing", f"name one of the buses: {', '.join(buses)}")
     config = Config(
-        name=reader.text("name", given.get("name")) or "postbus",
+        name=reader.text("name", given.get("name")) or None,
         app=reader.text("app", given.get("app")),
         transports=transports,
         routing=routing,

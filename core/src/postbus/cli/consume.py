@@ -301,12 +301,14 @@ def consume(
 def stop_workers(invocation: Invocation) -> None:
     """Stop every worker of the app after the messages in hand.
 
-    It reaches the workers of this app, by its name, that run as this user on this machine, or share the
-    folder POSTBUS_STATE_DIR. It does not wait for them.
+    It reaches the workers of this app, by its name, which is where it is unless it was given one, that run as
+    this user on this machine, or share the folder POSTBUS_STATE_DIR. It does not wait for them.
     """
     app = invocation.app
     app.stop_signal().send()
-    click.echo(f"Told every worker of {app.config.name!r} to stop after the messages in hand.")
+    shared = os.environ.get("POSTBUS_STATE_DIR")
+    reached = f"all that share the folder {shared}" if shared else "those of this user on this machine"
+    click.echo(f"Told every worker of {app.name!r} to stop after the messages in hand: {reached}.")
 
 
 def _run(parent: Parent, standby: Standby) -> int:

@@ -86,6 +86,10 @@ class RateLimit:
             return 0
         return granted
 
+    def count_under(self, key: str) -> None:
+        """Share the number with whoever names this key from now on."""
+        self._key = key
+
     def _reach(self) -> MovingWindowRateLimiter:
         self._limiter = self._limiter or self._connect()
         return self._limiter
