@@ -96,7 +96,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
         "buses.one.middleware must be a list",
         "buses.two.allow_no_handlers must be true or false, got 'yes'.",
         "default_bus is missing; name one of the buses: one, two.",
-        "handlers must be a list",
+        "handlers must be 'auto', or a list",
     ):
         assert expected in text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +16,7 @@ from urllib.parse import quote
 from postbus import stamps
 from postbus.bus import MessageBus, Middleware
 from postbus.config import (
+    AUTO,
     ENVIRONMENT_DSN,
     BusConfig,
     TransportConfig,
@@ -23,6 +24,7 @@ from postbus.config import (
     find_file,
     load_module,
     load_object,
+    load_package,
     read_file,
 )
 from postbus.dsn import Dsn, masked, unknown
@@ -91,7 +93,7 @@ class Postbus(Handlers):
         default_bus: str | None = None,
         failure_transport: str | None = None,
         retry: RetryPolicy | Mapping[str, object] | None = None,
-        handlers: Sequence[str | Handlers] = (),
+        handlers: str | Sequence[str | Handlers] = (),
         name: str | None = None,
         config: Mapping[str, object] | str | Path | None = None,
         plugins: Plugins | None = None,
@@ -341,6 +343,31 @@ class Postbus(Handlers):
             stop_signal=self.stop_signal(),
         )
 
+    def require_handlers(self, names: Collection[str], bus: str | None = None) -> None:
+        """Raise `ConfigurationError` if no handler takes anything from these transports; ``bus`` is as for `worker`.
+
+        Every message would fail, and be buried or dropped.
+        """
+        buses = {name: config for name, config in self.config.buses.items() if bus in (None, name)}
+        origins = {None, *names}
+        if origins & {*self.failure_transports}:  # What comes out of it is handled as what it was before.
+            origins |= {*self.transports}
+        takes_something = any(handler.bus in (None, *buses) and handler.from_transport in origins for handler in self)
+        if takes_something or not names or any(config.allow_no_handlers for config in buses.values()):
+            return
+        package = self._module.get("__package__") if self._module is not None else None
+        routed = next((route.rpartition(".")[0] for route in self.config.routing if isinstance(route, str)), "") or "shop"
+        remedy = (
+            f"Name the app that has them, as in --app {routed}:app or app = '{routed}:app', or list modules with groups of "
+            "handlers in handlers."
+            if self._module is None
+            else "Import the module with the handlers where the app is made, or list it, as in handlers = "
+            f"['{f'{package}.' if package else ''}handlers']."
+        )
+        raise ConfigurationError(
+            f"There is no handler for anything from {' or '.join(map(repr, names))}, so every message would fail. {remedy}"
+        )
+
     def _rate_limit(self, name: str) -> RateLimit | None:
         """Return the rate limit of a transport, which all workers of the app share that have the same store."""
         config = self.config.transports[name]
@@ -485,6 +512,9 @@ class Postbus(Handlers):
     def load_handlers(self) -> None:
         """Import and include what the configuration lists under ``handlers``; again changes nothing."""
         for entry in self.config.handlers:
+            if entry == AUTO:
+                self._load_own_package()
+                continue
             if isinstance(entry, str) and ":" not in entry:
                 load_module(entry, "handlers")
                 continue
@@ -495,6 +525,16 @@ class Postbus(Handlers):
                 )
             if group is not self:
                 self.include(group)
+
+    def _load_own_package(self) -> None:
+        if self._module is None:
+            raise ConfigurationError(
+                f"handlers = {AUTO!r} imports what is in the package of the app's module, and this app has none. Set app = "
+                "'module:attribute', or list the modules with handlers by name."
+            )
+        package = self._module.get("__package__")
+        if package:
+            load_package(package, leave_out=_name_of(self._module))
 
     def _check_transports(self) -> None:
         """Check every DSN and its options before any is used; no client library is imported for that."""

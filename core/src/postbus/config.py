@@ -24,7 +24,7 @@ from msgspec import Struct, field
 from postbus.bus import Middleware
 from postbus.display import sentence
 from postbus.dsn import Dsn, Expanded, masked, shown_options
-from postbus.errors import ConfigurationError, DsnError, real_name
+from postbus.errors import ConfigurationError, DsnError, PostbusError, describe, real_name
 from postbus.handlers import Handlers
 from postbus.retry import Backoff, RetryPolicy, is_exception
 from postbus.routing import Route
@@ -184,6 +184,33 @@ def load_module(name: str, key: str) -> Any:
             f"{key} names the module {masked(name)!r}, which is neither in {Path.cwd()} nor elsewhere on the Python "
             f"path.{hint}"
         ) from None
+
+
+AUTO = "auto"
+"""In place of a module with handlers: all modules below the package of the app's module."""
+
+
+def load_package(name: str, *, leave_out: str) -> None:
+    """Import all modules below a package, but for programs, tests and the one to be left out, in the order of names.
+
+    Raises `ConfigurationError` naming the module that cannot be imported.
+    """
+    package = sys.modules[name]
+    for found in sorted(iter_modules(package.__path__, f"{name}."), key=lambda found: found.name):
+        last = found.name.rpartition(".")[2]
+        if found.name == leave_out or last in ("__main__", "conftest", "tests") or last.startswith("test_"):
+            continue
+        try:
+            import_module(found.name)
+        except PostbusError:
+            raise
+        except (Exception, SystemExit) as error:  # A border: a module of the user's may raise anything.
+            raise ConfigurationError(
+                f"handlers = {AUTO!r} imports {found.name!r}, which failed: {sentence(describe(error))} Mend that, or list "
+                "the modules with handlers by name."
+            ) from error
+        if found.ispkg:
+            load_package(found.name, leave_out=leave_out)
 
 
 def _module_in(name: str) -> tuple[ModuleType | None, list[str]]:
@@ -440,7 +467,7 @@ class _Reader:
             entries = list(cast(Iterable[object], items))
             if all(isinstance(entry, str | Handlers) for entry in entries):
                 return cast("list[str | Handlers]", entries)
-        self.wrong("handlers", "a list of modules, of 'module:group', or of groups", _show_value("handlers", value))
+        self.wrong("handlers", "'auto', or a list of modules, of 'module:group', or of groups", _show_value("handlers", value))
         return []
 
     def cross_check(self, config: Config, transports: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, SerializationError, qualified_name
 from postbus.stamps import Stamp
 from postbus.verification import difference, holds_lost_number, make_plain_check
+from postbus.whereabouts import whereabouts_of
 
 S = TypeVar("S", bound=Stamp)
 
@@ -60,7 +61,7 @@ class Undecodable(msgspec.Struct, frozen=True):
     @property
     def is_of_unknown_type(self) -> bool:
         """Whether all that is wrong with it is that its type is not known here; elsewhere it may be."""
-        return self.reason == _not_registered(self.headers.get("type", ""))
+        return self.reason.startswith(_not_registered(self.headers.get("type", "")))
 
 
 class Serializer(Protocol):
@@ -426,7 +427,7 @@ class JsonSerializer:
             return None, "there is no type header"
         type_ = self._registry.type_for(name)
         if type_ is None:
-            return None, _not_registered(name)
+            return None, _not_registered(name) + whereabouts_of(name, (type for _, type in self._registry))
         try:
             return self._codec_for(type_).decode(body), None
         except Exception as error:  # A border: a model's own checks may raise anything.

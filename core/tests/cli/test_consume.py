@@ -92,8 +92,10 @@ def test_a_failure_transport_by_name(shop: Shop) -> None:
 def test_without_names_the_only_transport(shop: Shop) -> None:
     """If there is only one transport to consume, it need not be named."""
     shop.write(
-        'failure_transport = "failed"\n[transports]\nqueue = "in-memory://"\nfailed = "in-memory://"\n', "postbus.toml"
+        'app = "single:app"\nfailure_transport = "failed"\n[transports]\nqueue = "in-memory://"\nfailed = "in-memory://"\n',
+        "postbus.toml",
     )
+    shop.write("from postbus import Postbus\n\napp = Postbus()\n\n@app.handler(handles='*')\ndef note(it): pass", "single.py")
     result = shop.run("consume", "-t", "0.01", app="")
 
     assert "Consuming 'queue'." in result.stderr

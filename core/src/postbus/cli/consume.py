@@ -221,6 +221,7 @@ def consume(
     if bus is not None and bus not in app.config.buses:
         raise unknown("bus", bus, app.config.buses, "buses")
     chosen = _all(app, exclude) if everything else transport_names(app, names) or _only(app)
+    app.require_handlers(chosen, bus)
 
     if child is None and processes is not None:
         backlog = (
@@ -251,6 +252,7 @@ def consume(
         adopt(os.environ, worker.stop)
     _announce(chosen, limits, hint=not verbosity and log_format == "text")
     _warn_of_drops(app, chosen)
+    _warn_of_unknown_messages(app, chosen)
     started = time.monotonic()
 
     def tell(stopped: WorkerStopped) -> int:
@@ -372,6 +374,17 @@ def _warn_of_drops(app: Postbus, names: list[str]) -> None:
             "transport. Configure one to keep it: failure_transport.",
             " or ".join(map(repr, dropping)),
             extra={"transports": dropping},
+        )
+
+
+def _warn_of_unknown_messages(app: Postbus, names: list[str]) -> None:
+    routes = [route for route in app.router.unused_routes() if {*names} & {*app.config.routing[route]}]
+    if routes:
+        logger.warning(
+            "No message is known that fits %s, which %s here: it would fail. Import the module with its handlers, or list "
+            "it in handlers.",
+            " or ".join(f"the route {route!r}" for route in routes),
+            "leads" if len(routes) == 1 else "lead",
         )
 
 
