@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -27,6 +28,7 @@ from postbus.config import (
     load_package,
     read_file,
 )
+from postbus.doubts import doubts
 from postbus.dsn import Dsn, masked, unknown
 from postbus.envelope import Envelope
 from postbus.errors import (
@@ -66,6 +68,8 @@ if TYPE_CHECKING:
     from postbus.plugins import Plugins
 
 T = TypeVar("T", bound=type)
+
+logger = logging.getLogger("postbus")
 
 LONGEST_FILE_NAME = 200
 """Characters; the folder of an app with a longer name is named by its digest."""
@@ -114,6 +118,7 @@ class Postbus(Handlers):
         configured = {**_configured(config, given), **given}
         self._is_configured = bool(configured) or config is not None
         """Whether it was told what it is by arguments or a file, and not by the environment alone."""
+        self._is_routed = "routing" in configured
         self.config = check(configured)
         self.types = TypeRegistry()
         self._serializers = Serializers(self.types, lambda: self.plugins.serializers)
@@ -471,6 +476,8 @@ class Postbus(Handlers):
             if self._buses is None:
                 self.load_handlers()
                 self.types.check()
+                for doubt in self.doubts():
+                    logger.warning("%s", doubt)
                 buses: dict[str | None, MessageBus] = {}
                 for name, config in self.config.buses.items():
                     buses[name] = self._make_bus(name, config)
@@ -535,6 +542,19 @@ class Postbus(Handlers):
         package = self._module.get("__package__")
         if package:
             load_package(package, leave_out=_name_of(self._module))
+
+    def doubts(self) -> list[str]:
+        """Return what is probably a mistake, although nothing refuses it, in a sentence or two each."""
+        return list(
+            doubts(
+                self.config,
+                self,
+                is_configured=self._is_configured or bool(self.config.transports),
+                is_routed=self._is_routed or bool(self.config.routing or self._own_transports),
+                failure_transports=self.failure_transports,
+                file=self._module.get("__file__") if self._module is not None else None,
+            )
+        )
 
     def _check_transports(self) -> None:
         """Check every DSN and its options before any is used; no client library is imported for that."""

@@ -36,6 +36,8 @@ T = TypeVar("T")
 N = TypeVar("N", Backoff, KillSwitch)
 
 ENVIRONMENT_DSN = "POSTBUS_TRANSPORT_DSN"
+FILES = ("postbus.toml", "pyproject.toml")
+"""The files that are looked for, the first first."""
 ENVIRONMENT_TRANSPORT = "async"
 """What the transport is called that the environment variable alone configures."""
 
@@ -99,9 +101,9 @@ class Config(Struct, frozen=True, kw_only=True):
 def find_file(folder: Path | None = None) -> Path | None:
     """Return a folder's ``postbus.toml``, or its ``pyproject.toml`` if that has ``[tool.postbus]``."""
     folder = folder or Path.cwd()
-    if (folder / "postbus.toml").is_file():
-        return folder / "postbus.toml"
-    pyproject = folder / "pyproject.toml"
+    own, pyproject = (folder / name for name in FILES)
+    if own.is_file():
+        return own
     return pyproject if pyproject.is_file() and _table(pyproject) is not None else None
 
 

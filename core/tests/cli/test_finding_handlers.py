@@ -87,7 +87,7 @@ def test_a_worker_without_handlers(web: Web) -> None:
     assert (
         "Error: There is no handler for anything from 'orders', so every message would fail. Import the module with the "
         "handlers where the app is made, or list it, as in handlers = ['web.handlers'].\n"
-    ) == web.error("consume", "orders")
+    ) == web.error("consume", "orders", "-t", "0.1")
     orders: Any = Postbus(transports={"orders": "in-memory://web-orders"}, routing={}).transport("orders")
     assert 1 == orders.connection.count().waiting
 
@@ -95,7 +95,7 @@ def test_a_worker_without_handlers(web: Web) -> None:
 def test_a_file_without_an_app(shop: Shop) -> None:
     """Where a file describes the app, and names none, it says how to name the one that has the handlers."""
     shop.write('[transports]\norders = "in-memory://"\n[routing]\n"shop.OrderPlaced" = "orders"\n', "postbus.toml")
-    result = CliRunner().invoke(main, ["consume", "orders"])
+    result = CliRunner().invoke(main, ["consume", "orders", "-t", "0.1"])
 
     assert 2 == result.exit_code
     assert (
@@ -161,13 +161,13 @@ def test_a_module_that_auto_cannot_import(web: Web, text: str, problem: str) -> 
     assert (
         f"Error: handlers = 'auto' imports 'web.broken', which failed: {problem} Mend that, or list the modules with handlers "
         "by name.\n"
-    ) == web.error("consume", "orders")
+    ) == web.error("consume", "orders", "-t", "0.1")
 
 
 def test_auto_without_a_package(shop: Shop) -> None:
     """An app that a file describes has no package, and is told so; one in a module of its own has nothing to import."""
     shop.write('handlers = "auto"\n[transports]\norders = "in-memory://"', "postbus.toml")
-    result = CliRunner().invoke(main, ["consume", "orders"])
+    result = CliRunner().invoke(main, ["consume", "orders", "-t", "0.1"])
 
     assert (
         "Error: handlers = 'auto' imports what is in the package of the app's module, and this app has none. Set app = "

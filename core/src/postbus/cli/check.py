@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -92,6 +93,8 @@ def _look_at_workers(health_file: Path, max_age: float) -> Iterator[Finding]:
 
 
 def _look(invocation: Invocation) -> Iterator[Finding]:
+    # What the app doubts is part of the answer; it need not be logged too.
+    logging.getLogger("postbus").setLevel(logging.ERROR)
     try:
         app = invocation.app
     except ConfigurationError as error:
@@ -142,6 +145,7 @@ def _look_at_handlers(app: Postbus) -> Iterator[Finding]:
         yield from (Finding("handlers", "problem", problem) for problem in error.problems)
         return
     yield Finding("handlers", "ok", f"{count_of(len(list(app)), 'handler')}; buses: {', '.join(app.config.buses)}")
+    yield from (Finding("configuration", "problem", doubt) for doubt in app.doubts())
     yield from _look_at_routes(app)
 
 

@@ -16,6 +16,7 @@ import click
 
 from postbus.app import Postbus
 from postbus.config import ENVIRONMENT_DSN, check, find_file, load_object, read_file
+from postbus.doubts import misspelt_variables
 from postbus.dsn import masked
 from postbus.dsn import unknown as unknown  # noqa: PLC0414  Commands take it from here.
 from postbus.errors import ConfigurationError, PostbusError, describe
@@ -52,7 +53,8 @@ class Invocation:
             return Postbus()
         raise ConfigurationError(
             f"There is no app in {folder}. Name it with --app module:attribute or POSTBUS_APP, or describe it in "
-            "postbus.toml."
+            "postbus.toml.",
+            *misspelt_variables(),
         )
 
     @cached_property
