@@ -152,8 +152,17 @@ class SupportsSetup(Protocol):
         ...
 
     def missing(self) -> Sequence[str]:
-        """Return a sentence for each thing that is not there, or not permitted; changes nothing."""
+        """Return a sentence for each thing that is not there, or not permitted; changes nothing.
+
+        What is made at the first use, where the option ``auto_setup`` is on, is an `Absence`.
+        """
         ...
+
+
+class Absence(str):
+    """A sentence of `SupportsSetup.missing` about what setting up would make, by itself or by ``postbus setup``."""
+
+    __slots__ = ()
 
 
 class Counts(Struct, frozen=True):

@@ -219,3 +219,18 @@ def test_a_worker_that_is_not_there(shop: Shop) -> None:
     assert 1 == result.exit_code
     assert "cannot be read" in result.stdout
     assert 2 == shop.run("check", "--worker").exit_code
+
+
+@pytest.mark.parametrize(("option", "status"), [("", "ok"), ("&auto_setup=false", "problem")])
+def test_check_of_what_is_set_up_at_the_first_use(shop: Shop, option: str, status: str) -> None:
+    """A file that is not there yet is no problem where the first use makes it, and is not made by looking."""
+    shop.append(f"""
+        app = Postbus(transports={{"a": "sqlite:///new.db?queue_name=a{option}"}}, routing={{}}, failure_transport="a")
+    """)
+    result = shop.run("check", "--format", "json")
+
+    [finding] = [found for found in json.loads(result.stdout) if found["what"] == "transport a"]
+    assert status == finding["status"]
+    if status == "ok":
+        assert finding["detail"].endswith(", is set up at the first use")
+    assert not (shop.folder / "new.db").exists()

@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 import redis.exceptions
 
-from postbus.errors import ConnectionLost, TransportError
+from postbus.errors import ConnectionLost, DsnError, TransportError
 from postbus.transport import Outgoing
 from postbus_redis.errors import translate
 from tests.brokers.network import reserve_port
@@ -384,3 +384,52 @@ def test_forgotten_scripts_are_loaded_again(own_redis, make_transport):
     transport.send([Envelope.wrap(Note("later"), stamps.Delay(3600))])
 
     assert 1 == transport.connection.count().delayed
+
+
+@pytest.mark.parametrize("name", ["cafile", "capath", "local_cert", "local_pk"])
+def test_an_option_of_tls_that_names_no_file(make_transport, name):
+    """It is found before anything is connected to."""
+    with pytest.raises(DsnError) as caught:
+        make_transport("rediss://localhost", ssl={name: "/nowhere/redis.pem"})
+
+    assert f"Option 'ssl[{name}]' of rediss:// names what is not there: '/nowhere/redis.pem'. Correct the path." == str(
+        caught.value
+    )
+
+
+def test_tls_to_a_port_that_has_none(make_transport):
+    """Who answers in plain text does not encrypt: an error for good, which says what to write."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer_plainly, args=[server])
+        thread.start()
+        error = error_of(make_transport(f"rediss://127.0.0.1:{server.getsockname()[1]}").connection.count)
+        thread.join()
+
+    assert type(error) is TransportError
+    assert str(error).startswith("Redis with TLS at 127.0.0.1:")
+    assert str(error).endswith(" does not encrypt on this port. Write redis://, or name the port that does.")
+
+
+def answer_plainly(server):
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(1 << 16)
+        connection.sendall(b"-ERR unknown command\r\n")
+
+
+@pytest.mark.slow
+def test_a_server_that_deletes_streams_when_it_is_full(make_transport, own_redis):
+    """A policy of eviction that would take the messages is a sentence of `missing`, as far as there is a limit."""
+    connection = make_transport(own_redis.dsn).connection
+    connection.setup()
+    with own_redis.client() as server:
+        for policy, limit, expected in (
+            ("allkeys-lru", "100mb", ["deletes streams, with all that is in them, when it is full (allkeys-lru)."]),
+            ("allkeys-lru", "0", []),
+            ("volatile-lru", "100mb", []),
+            ("noeviction", "100mb", []),
+        ):
+            server.config_set("maxmemory", limit, "maxmemory-policy", policy)
+            told = connection.missing()
+            assert len(expected) == len(told)
+            assert all(part in sentence for part, sentence in zip(expected, told, strict=True))

@@ -2,12 +2,13 @@
 
 import os
 import signal
+import traceback
 
 import pytest
 from sqlalchemy import create_engine
 
 from postbus.errors import ConnectionLost, TransportError
-from postbus.transport import Outgoing
+from postbus.transport import Absence, Outgoing
 
 MESSAGE = Outgoing(b"message", {})
 
@@ -17,7 +18,61 @@ def test_looking_for_what_is_missing_makes_no_file(connect, file):
     [sentence] = connect().missing()
 
     assert f"There is no file {file}. Run `postbus setup`." == sentence
+    assert isinstance(sentence, Absence)
     assert not file.exists()
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path, make_transport):
+    """A file whose folder is missing says so, when it is looked for and when it is used."""
+    folder = tmp_path / "nowhere"
+    transport = make_transport(f"sqlite:///{folder}/messages.db")
+    told = f"There is no folder {folder}. Make it, or name another one in the DSN."
+
+    assert [told] == transport.connection.missing()
+    with pytest.raises(TransportError) as caught:
+        transport.connection.publish([MESSAGE])
+    assert f"Cannot use sqlite:///{folder}/messages.db. {told}" == str(caught.value)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_in_which_nobody_may_write_is_named(there, tmp_path, make_transport):
+    """SQLite has files beside the database, so the folder must be writable, also where the file is."""
+    folder = tmp_path / "readable"
+    folder.mkdir()
+    transport = make_transport(f"sqlite:///{folder}/messages.db")
+    if there:
+        transport.connection.setup()
+        (folder / "messages.db").chmod(0o666)
+    folder.chmod(0o555)
+    for parent in list(folder.parents)[:-2]:
+        parent.chmod(0o755)
+    told = (
+        f"This process may not write into {folder}, where SQLite has files beside {folder}/messages.db. Permit it that."
+    )
+
+    def look():
+        transport = make_transport(f"sqlite:///{folder}/messages.db")
+        assert [told] == transport.connection.missing()
+        with pytest.raises(TransportError) as caught:
+            transport.connection.publish([MESSAGE])
+        assert f"Cannot use sqlite:///{folder}/messages.db. {told}" == str(caught.value)
+
+    assert 0 == as_nobody(look)
+
+
+def as_nobody(work):
+    """Do something in a child that is not root, which may write anywhere; return its exit code."""
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.getuid() == 0:
+                os.setuid(65534)
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_a_missing_table_is_named(connect, file):
@@ -67,8 +122,8 @@ def test_no_table_is_made_that_is_not_wanted(connect, sql):
 
 
 def test_a_missing_folder_is_named(connect, tmp_path):
-    """The error says which file could not be opened, and what to look at."""
-    with pytest.raises(ConnectionLost, match=r"nowhere/messages.db: unable to open .* whether its folder exists"):
+    """The error says which file could not be opened, and that its folder is missing."""
+    with pytest.raises(ConnectionLost, match=r"nowhere/messages.db. There is no folder .*nowhere. Make it"):
         connect(f"sqlite:///{tmp_path}/nowhere/messages.db").publish([MESSAGE])
 
 

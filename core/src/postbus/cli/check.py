@@ -18,9 +18,9 @@ from postbus.cli.options import HEALTH_FILE, duration, format_option
 from postbus.cli.output import count_of, print_json, print_table
 from postbus.config import TransportConfig
 from postbus.dsn import Dsn
-from postbus.errors import ConfigurationError, describe, qualified_name
+from postbus.errors import ConfigurationError, PostbusError, describe, qualified_name
 from postbus.routing import blank_of
-from postbus.transport import Receiver, SupportsCount, SupportsSetup, supports
+from postbus.transport import Absence, Receiver, SupportsCount, SupportsSetup, supports
 from postbus.worker.health import ailment
 
 Status = Literal["ok", "warning", "problem"]
@@ -120,12 +120,24 @@ def _look_at_transport(app: Postbus, name: str) -> Iterator[Finding]:
         if not supports(connection, SupportsSetup) and supports(connection, SupportsCount):
             connection.count()
     except Exception as error:  # A border: a client library may miss something, and that is what is to be found out.
-        yield Finding(what, "problem", f"{about}: {describe(error)}")
+        yield Finding(what, "problem", f"{about}: {error if isinstance(error, PostbusError) else describe(error)}")
         return
-    if missing:
+    if missing and not (_sets_up_itself(app, name) and all(isinstance(sentence, Absence) for sentence in missing)):
         yield from (Finding(what, "problem", f"{about}: {sentence}") for sentence in missing)
         return
+    if missing:
+        yield Finding(what, "ok", f"{about}, is set up at the first use")
+        return
     yield Finding(what, "ok", f"{about}, {'can be reached' if isinstance(transport, Receiver) else 'handles at once'}")
+
+
+def _sets_up_itself(app: Postbus, name: str) -> bool:
+    config = app.config.transports[name]
+    if not isinstance(config, TransportConfig):
+        return False
+    dsn = Dsn.parse(config.dsn).with_options(config.options)
+    options = app.plugins.scheme_for(dsn).options
+    return options is not None and bool(getattr(options.from_dsn(dsn), "auto_setup", False))
 
 
 def _about(app: Postbus, name: str) -> str:
@@ -154,9 +166,8 @@ def _look_at_routes(app: Postbus) -> Iterator[Finding]:
     meant: dict[object, str] = {}
     for _, kind in app.types:
         blank = blank_of(kind)
-        route = app.router.nearest_route(kind) if blank is None or not app.router.names_for(blank) else None
-        if route is not None:
-            meant[route] = qualified_name(kind)
+        if blank is None or not app.router.names_for(blank):
+            meant[app.router.nearest_route(kind)] = qualified_name(kind)
     unused = app.router.unused_routes()
     for route, sentence in zip(unused, unused_routes(app), strict=True):
         if route in meant:

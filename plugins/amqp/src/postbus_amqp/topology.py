@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from postbus.errors import TransportError
+from postbus.transport import Absence
 from postbus_amqp.channel import Channel
 from postbus_amqp.client import Client, Purpose
 from postbus_amqp.errors import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, RESOURCE_LOCKED, Refused
@@ -91,7 +92,7 @@ def missing(client: Client) -> list[str]:
             if error.__cause__.code != NOT_FOUND:
                 problems.append(str(error))
             elif not described.get("exclusive"):  # Such a queue is there only as long as whoever consumes it.
-                problems.append(f"{kind.capitalize()} {name!r} does not exist.")
+                problems.append(Absence(f"{kind.capitalize()} {name!r} does not exist."))
     return problems
 
 

@@ -44,13 +44,14 @@ def make_transport(dsn: Dsn, context: TransportContext) -> QueueTransport:
     from postbus_redis.leases import Lease
     from postbus_redis.options import address_of
     from postbus_redis.server import Server
-    from postbus_redis.tls import tls_settings
+    from postbus_redis.tls import refuse_missing_files, tls_settings
 
     options = RedisOptions.from_dsn(dsn)
     if options.stream.isdecimal():
         logger.warning("Stream %r has a number for its name. Write dbindex=%s for a database.", *[options.stream] * 2)
     address = address_of(dsn, options)
     tls = tls_settings(dsn.scheme, address, options)
+    refuse_missing_files(dsn.scheme, tls)
     keys = keys_for(options.stream, cluster=address.cluster)
     # The same after a reconnection, so that what is in flight can still be settled; another name after a fork.
     suffix = secrets.token_hex(4)

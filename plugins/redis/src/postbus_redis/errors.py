@@ -45,6 +45,8 @@ def translate(error: BaseException, where: str) -> TransportError:
             return _refused(text, where)
         case client.RedisError() | OSError() if _is_certificate_problem(error):
             return TransportError(f"{where} has a certificate that cannot be verified: {text}. See option 'ssl'.")
+        case client.RedisError() | OSError() if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
+            return TransportError(f"{where} does not encrypt on this port. Write redis://, or name the port that does.")
         case _:
             return ConnectionLost(f"{where} cannot be reached: {text or type(error).__name__}")
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from redis import ResponseError
 
 from postbus.errors import TransportError
+from postbus.transport import Absence
 from postbus_redis.errors import is_gone, translate
 from postbus_redis.keys import Keys
 from postbus_redis.links import Links
@@ -60,7 +61,7 @@ class Group:
     def missing(self) -> list[str]:
         """Return a sentence for what is not as it must be."""
         try:
-            return self._absences()
+            return [*self._absences(), *self._risks()]
         except TransportError as error:
             return [str(error)]
 
@@ -69,11 +70,24 @@ class Group:
             raise TransportError(self._absences()[0])
         self.create()
 
+    def _risks(self) -> list[str]:
+        [reply] = self._links.call([pack(b"INFO", b"memory")])
+        if isinstance(reply, Exception):  # Some may not ask.
+            return []
+        fields = dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+        policy = fields.get("maxmemory_policy", "")
+        if not policy.startswith("allkeys") or fields.get("maxmemory") == "0":
+            return []
+        return [
+            f"{self._links} deletes streams, with all that is in them, when it is full ({policy}). Set its "
+            "maxmemory-policy to noeviction."
+        ]
+
     def _absences(self) -> list[str]:
         of_stream, of_wake = self._groups_of(self._keys.stream), self._groups_of(self._keys.wake)
         self._refuse_others(of_stream)
         return [
-            f"Stream {key.decode()!r} has no group {self._options.group!r}. Run `postbus setup`."
+            Absence(f"Stream {key.decode()!r} has no group {self._options.group!r}. Run `postbus setup`.")
             for key, groups in ((self._keys.stream, of_stream), (self._keys.wake, of_wake))
             if self._name not in groups
         ]

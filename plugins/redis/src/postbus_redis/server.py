@@ -48,7 +48,8 @@ class Server:
     def __str__(self) -> str:
         if self._sentinel:
             return f"Redis master {self._sentinel!r}"
-        return f"Redis {'Cluster ' if self._address.cluster else ''}at {self._address}"
+        kind = f"Redis{' Cluster' if self._address.cluster else ''}{' with TLS' if self._address.tls else ''}"
+        return f"{kind} at {self._address}"
 
     def open(self) -> Any:
         """Return a new connection of the client's; raise the errors of `postbus.errors` alone."""

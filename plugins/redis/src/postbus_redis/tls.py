@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from os.path import isdir, isfile
 from typing import Any
 
 from postbus.dsn import Dsn, Options, option
@@ -49,3 +51,16 @@ def tls_settings(scheme: str, address: Address, options: RedisOptions) -> dict[s
         "ssl_cert_reqs": "required" if tls.verify_peer else "none",
         "ssl_check_hostname": tls.verify_peer and tls.verify_peer_name,
     }
+
+
+def refuse_missing_files(scheme: str, settings: Mapping[str, Any]) -> None:
+    """Raise `DsnError` for a path that leads nowhere, which the client would take for a server that is away."""
+    for setting, name, exists in (
+        ("ssl_ca_certs", "cafile", isfile),
+        ("ssl_ca_path", "capath", isdir),
+        ("ssl_certfile", "local_cert", isfile),
+        ("ssl_keyfile", "local_pk", isfile),
+    ):
+        path = settings.get(setting)
+        if path is not None and not exists(path):
+            raise DsnError(f"Option 'ssl[{name}]' of {scheme}:// names what is not there: {path!r}. Correct the path.")

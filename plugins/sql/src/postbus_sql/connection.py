@@ -11,7 +11,7 @@ from typing import TypeVar
 from sqlalchemy.engine.interfaces import DBAPICursor
 
 from postbus.errors import ConnectionLost, MessageRefused, TransportError
-from postbus.transport import Counts, Delivery, Outgoing, SupportsSetup
+from postbus.transport import Absence, Counts, Delivery, Outgoing, SupportsSetup
 from postbus_sql.bell import Bell
 from postbus_sql.database import Database, TableMissing
 from postbus_sql.joining import Unjoinable, join, transaction_of
@@ -209,6 +209,8 @@ class SqlConnection:
             return [obstacle]
         try:
             return self._database.read(lambda cursor: self._schema.missing(cursor, self._dialect))
+        except TableMissing as error:
+            return [Absence(str(error))]
         except TransportError as error:
             return [str(error)]
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import PoolProxiedConnection
 
 from postbus.errors import ConnectionLost, TransportError
+from postbus.transport import Absence
 from postbus_sql.dialects import Trouble, dialect_for
 
 T = TypeVar("T")
@@ -131,6 +132,9 @@ class Database:
             return ConnectionLost(
                 f"{self.name} was locked for {PATIENCE:.0f} s. Look for a program that keeps a transaction open."
             )
+        obstacle = self.dialect.obstacle()
+        if obstacle is not None and not isinstance(obstacle, Absence):
+            return (ConnectionLost if trouble == "lost" else TransportError)(f"Cannot use {self.name}. {obstacle}")
         if trouble == "lost":
             return ConnectionLost(
                 f"Cannot use {self.name}: {text}. Look whether its folder exists, and whether the disk has room."

@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection, StaticPool
 
 from postbus.errors import ConfigurationError
+from postbus.transport import Absence
 
 Trouble = Literal["busy", "missing", "lost", "other"]
 """What a driver's error means: another one writes, the table is missing, the database is gone, or anything else."""
@@ -165,10 +166,17 @@ class Sqlite:
         """Return what keeps anybody from using the database, or None; unlike opening it, this creates no file."""
         if self._file is None:
             return None
+        folder = os.path.dirname(self._file)
+        if not os.path.isdir(folder):
+            return f"There is no folder {folder}. Make it, or name another one in the DSN."
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return (
+                f"This process may not write into {folder}, where SQLite has files beside {self._file}. Permit it that."
+            )
         if not os.path.exists(self._file):
-            return f"There is no file {self._file}. Run `postbus setup`."
+            return Absence(f"There is no file {self._file}. Run `postbus setup`.")
         if not os.access(self._file, os.R_OK | os.W_OK):
-            return f"This process may not read and write {self._file}."
+            return f"This process may not read and write {self._file}. Permit it that."
         return None
 
     def has_index(self, cursor: DBAPICursor, table: str, index: str) -> bool:
