@@ -34,7 +34,7 @@ class Special(Postbus):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on the path, with the modules ``nameless_one`` and ``nameless_two``, each with an app."""
+    """Make a folder on the path, with the modules ``nameless_one`` and ``nameless_two``, each with an app."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("POSTBUS_STATE_DIR", str(tmp_path / "state"))

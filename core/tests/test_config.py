@@ -71,7 +71,12 @@ def test_all_mistakes_are_reported_at_once() -> None:
     found = problems(
         {
             "transprots": {},
-            "transports": {"a": {"dns": "in-memory://"}, "b": 3, "c": {"dsn": "in-memory://", "options": "x"}, "e": {"options": {}}},
+            "transports": {
+                "a": {"dns": "in-memory://"},
+                "b": 3,
+                "c": {"dsn": "in-memory://", "options": "x"},
+                "e": {"options": {}},
+            },
             "routing": {"shop.*.x": "c", "shop.Order": ["c", "d"], "*": 5},
             "failure_transport": "faild",
             "retry": {"max_retries": -1, "delay": "soon", "facter": 2},
@@ -81,8 +86,8 @@ def test_all_mistakes_are_reported_at_once() -> None:
     )
     text = "\n".join(found)
     for expected in (
-        "transprots is not known; did you mean 'transports'.",
-        "transports.a.dns is not known; did you mean 'dsn'.",
+        "transprots is not known; did you mean 'transports'?",
+        "transports.a.dns is not known; did you mean 'dsn'?",
         "transports.e.dsn is missing",
         "transports.b must be a DSN or a table",
         "transports.c.options must be a table",
@@ -90,7 +95,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
         "routing.shop.Order names the transport 'd', which is not configured",
         "routing.* must be a name or a list of names",
         "failure_transport names the transport 'faild', which is not configured",
-        "retry.facter is not known; did you mean 'factor'.",
+        "retry.facter is not known; did you mean 'factor'?",
         "retry.delay must be a number, got 'soon'.",
         "retry: Retry option 'max_retries' must be at least 0, got -1.",
         "buses.one.middleware must be a list",
@@ -224,7 +229,7 @@ def test_code_names_errors_by_their_classes() -> None:
             "a_shop.errors.CardDeclind",
             "never",
             "retry.errors.a_shop.errors.CardDeclind cannot be found: 'a_shop.errors' has no 'CardDeclind'; "
-            "did you mean 'CardDeclined'.",
+            "did you mean 'CardDeclined'?",
         ),
         (
             "a_shop.errors.Timeout",
@@ -261,7 +266,7 @@ def test_code_names_errors_by_their_classes() -> None:
             "always",
             "retry.errors.ValueError must be a table, a RetryPolicy or 'never', got 'always'.",
         ),
-        ("ValueError", {"dely": 3}, "retry.errors.ValueError.dely is not known; did you mean 'delay'."),
+        ("ValueError", {"dely": 3}, "retry.errors.ValueError.dely is not known; did you mean 'delay'?"),
         (
             "ValueError",
             {"delay": -1},

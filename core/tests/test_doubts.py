@@ -31,7 +31,7 @@ def said(app: Postbus, caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder to be in, and in the folder ``shop`` beside it a module with an unconfigured app."""
+    """Make an empty folder to be in, and in ``shop`` beside it a module with an unconfigured app."""
     (tmp_path / "shop" / "src").mkdir(parents=True)
     (tmp_path / "shop" / "src" / "doubted.py").write_text("from postbus import Postbus\n\napp = Postbus()\n")
     (tmp_path / "elsewhere").mkdir()
@@ -47,7 +47,8 @@ def test_transports_without_any_routing(caplog: pytest.LogCaptureFixture) -> Non
     transports = {"orders": "in-memory://", "failed": "in-memory://"}
 
     assert [
-        "Nothing is routed to 'orders', so every message is handled where it is dispatched. Add routes to routing, or an empty "
+        "Nothing is routed to 'orders', so every message is handled where it is dispatched. Add routes to routing, or "
+        "an empty "
         "routing if that is meant."
     ] == said(Postbus(transports=transports, failure_transport="failed"), caplog)
     assert [] == said(Postbus(transports=transports, failure_transport="failed", routing={}), caplog)
@@ -60,7 +61,8 @@ def test_transports_without_any_routing(caplog: pytest.LogCaptureFixture) -> Non
 @pytest.mark.parametrize(
     ("name", "problem"),
     {
-        "POSTBUS_TRANSPORT_DNS": "The variable POSTBUS_TRANSPORT_DNS means nothing. Did you mean POSTBUS_TRANSPORT_DSN?",
+        "POSTBUS_TRANSPORT_DNS": "The variable POSTBUS_TRANSPORT_DNS means nothing. Did you mean "
+        "POSTBUS_TRANSPORT_DSN?",
         "POSTBUS_PLUGIN": "The variable POSTBUS_PLUGIN means nothing. Did you mean POSTBUS_PLUGINS?",
         "POSTBUS_FLEET": None,
         "MY_TRANSPORT_DSN": None,
@@ -82,9 +84,9 @@ def test_an_empty_dsn_in_the_environment(monkeypatch: pytest.MonkeyPatch, caplog
     """It is said, and is no DSN."""
     monkeypatch.setenv("POSTBUS_TRANSPORT_DSN", "")
 
-    assert ["POSTBUS_TRANSPORT_DSN is empty, so every message is handled where it is dispatched. Give it a DSN."] == said(
-        Postbus(), caplog
-    )
+    assert [
+        "POSTBUS_TRANSPORT_DSN is empty, so every message is handled where it is dispatched. Give it a DSN."
+    ] == said(Postbus(), caplog)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,8 @@ def test_a_configuration_in_another_folder(
     app = importlib.import_module("doubted").app
 
     assert [
-        f"There is no configuration in {folder}/elsewhere, so every message is handled where it is dispatched, but there is "
+        f"There is no configuration in {folder}/elsewhere, so every message is handled where it is dispatched, but "
+        "there is "
         f"{file}. Start the program in that folder, or name the file: Postbus(config=...)."
     ] == said(app, caplog)
     monkeypatch.chdir(file.parent)
@@ -133,7 +136,7 @@ def test_a_handler_for_a_transport_that_is_not_there(caplog: pytest.LogCaptureFi
 
 @pytest.mark.usefixtures("folder")
 def test_check_calls_each_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``postbus check`` has all of them, and its exit code is 1; where there is no app, it says which variable is not ours."""
+    """``postbus check`` has all of them; where there is no app, it is said which variable is none of ours."""
     (folder / "elsewhere" / "postbus.toml").write_text('app = "doubted:app"\n[transports]\norders = "in-memory://"')
     monkeypatch.setenv("POSTBUS_TRANSPORT_DNS", "in-memory://")
     result = CliRunner().invoke(main, ["check"])

@@ -283,14 +283,17 @@ def test_names_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
     router = Router({"a": RecordingTransport()}, {Other: ["a"]})
 
     assert [
-        f"{__name__}.Other is handled here, as stamps.TransportNames names nothing. If that is meant, write stamps.HERE."
+        f"{__name__}.Other is handled here, as stamps.TransportNames names nothing. If that is meant, write "
+        "stamps.HERE."
     ] == warnings_of(router, caplog, stamps.TransportNames([]))
     assert [] == warnings_of(router, caplog, stamps.HERE)
 
 
 def test_a_misspelt_transport() -> None:
     """It is answered with the nearest one."""
-    with pytest.raises(ConfigurationError, match="^There is no transport 'ordesr'. Did you mean 'orders'\\? Transports: orders."):
+    with pytest.raises(
+        ConfigurationError, match="^There is no transport 'ordesr'. Did you mean 'orders'\\? Transports: orders."
+    ):
         Router({"orders": RecordingTransport()}, {}).senders_for(
             Envelope.wrap(Other(), stamps.TransportNames(["ordesr"]))
         )

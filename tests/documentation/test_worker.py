@@ -8,7 +8,10 @@ from postbus import Limits, Postbus
 from postbus.cli.consume import consume
 
 PAGE = (Path(__file__).parents[2] / "docs" / "worker.md").read_text(encoding="utf-8")
-ROWS = [row.strip("| ").split(" | ") for row in PAGE.partition("| Option | In code |")[2].partition("\n\n")[0].splitlines()[2:]]
+ROWS = [
+    row.strip("| ").split(" | ")
+    for row in PAGE.partition("| Option | In code |")[2].partition("\n\n")[0].splitlines()[2:]
+]
 
 
 def test_the_table_has_each_option_of_consume():
@@ -21,7 +24,9 @@ def test_the_table_has_each_option_of_consume():
 
 def test_the_table_has_each_argument_of_the_worker():
     """Each is there, and nothing else; so is each limit."""
-    arguments = [name for name in inspect.signature(Postbus.worker).parameters if name not in ("self", "names", "limits")]
+    arguments = [
+        name for name in inspect.signature(Postbus.worker).parameters if name not in ("self", "names", "limits")
+    ]
     limits = [f"limits=Limits({name}=…)" for name in Limits.__struct_fields__]
     named = [name for _, argument in ROWS for name in re.findall(r"`([^`]+)`", argument)]
 
@@ -29,7 +34,7 @@ def test_the_table_has_each_argument_of_the_worker():
 
 
 def test_an_option_has_the_name_of_its_argument():
-    """Where an option is the argument of the same row, it is called so, but for the plural of what is given repeatedly."""
+    """Where an option is an argument, it is called so, but for the plural of what is given repeatedly."""
     for option, argument in ROWS:
         name = re.match(r"`(\w+)`", argument)
         if name is not None:

@@ -361,16 +361,20 @@ class Postbus(Handlers):
         if takes_something or not names or any(config.allow_no_handlers for config in buses.values()):
             return
         package = self._module.get("__package__") if self._module is not None else None
-        routed = next((route.rpartition(".")[0] for route in self.config.routing if isinstance(route, str)), "") or "shop"
+        routed = (
+            next((route.rpartition(".")[0] for route in self.config.routing if isinstance(route, str)), "") or "shop"
+        )
         remedy = (
-            f"Name the app that has them, as in --app {routed}:app or app = '{routed}:app', or list modules with groups of "
+            f"Name the app that has them, as in --app {routed}:app or app = '{routed}:app', or list modules with "
+            "groups of "
             "handlers in handlers."
             if self._module is None
             else "Import the module with the handlers where the app is made, or list it, as in handlers = "
             f"['{f'{package}.' if package else ''}handlers']."
         )
         raise ConfigurationError(
-            f"There is no handler for anything from {' or '.join(map(repr, names))}, so every message would fail. {remedy}"
+            f"There is no handler for anything from {' or '.join(map(repr, names))}, so every message would fail. "
+            f"{remedy}"
         )
 
     def _rate_limit(self, name: str) -> RateLimit | None:
@@ -536,7 +540,8 @@ class Postbus(Handlers):
     def _load_own_package(self) -> None:
         if self._module is None:
             raise ConfigurationError(
-                f"handlers = {AUTO!r} imports what is in the package of the app's module, and this app has none. Set app = "
+                f"handlers = {AUTO!r} imports what is in the package of the app's module, and this app has none. Set "
+                "app = "
                 "'module:attribute', or list the modules with handlers by name."
             )
         package = self._module.get("__package__")

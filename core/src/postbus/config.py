@@ -208,7 +208,8 @@ def load_package(name: str, *, leave_out: str) -> None:
             raise
         except (Exception, SystemExit) as error:  # A border: a module of the user's may raise anything.
             raise ConfigurationError(
-                f"handlers = {AUTO!r} imports {found.name!r}, which failed: {sentence(describe(error))} Mend that, or list "
+                f"handlers = {AUTO!r} imports {found.name!r}, which failed: {sentence(describe(error))} Mend that, or "
+                "list "
                 "the modules with handlers by name."
             ) from error
         if found.ispkg:
@@ -239,7 +240,7 @@ class _Reader:
         self.problems: list[str] = []
 
     def problem(self, key: str, fact: str, remedy: str) -> None:
-        self.problems.append(f"{key} {fact}; {remedy}.")
+        self.problems.append(f"{key} {fact}; {remedy}{'?' if remedy.startswith('did you mean') else '.'}")
 
     def wrong(self, key: str, wanted: str, got: str) -> None:
         self.problems.append(f"{key} must be {wanted}, got {got}.")
@@ -469,7 +470,9 @@ class _Reader:
             entries = list(cast(Iterable[object], items))
             if all(isinstance(entry, str | Handlers) for entry in entries):
                 return cast("list[str | Handlers]", entries)
-        self.wrong("handlers", "'auto', or a list of modules, of 'module:group', or of groups", _show_value("handlers", value))
+        self.wrong(
+            "handlers", "'auto', or a list of modules, of 'module:group', or of groups", _show_value("handlers", value)
+        )
         return []
 
     def cross_check(self, config: Config, transports: Sequence[str]) -> None:
@@ -509,11 +512,13 @@ def _table(path: Path) -> Mapping[str, object] | None:
     table = tool.get("postbus") if _is_mapping(tool) else None
     if table is None or _is_mapping(table):
         return table
-    raise ConfigurationError(f"tool.postbus in {path} must be a table, got a {type(table).__name__}. Write [tool.postbus].")
+    raise ConfigurationError(
+        f"tool.postbus in {path} must be a table, got a {type(table).__name__}. Write [tool.postbus]."
+    )
 
 
 def _text(path: Path) -> str:
-    """Return what a file of TOML holds; the mark that some editors of Windows put in front of UTF-8 is no part of it."""
+    """Return what a file of TOML holds; a mark in front of it, as editors of Windows make it, is no part."""
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
         raise ConfigurationError(f"{path} is written in UTF-16, which TOML is not. Save it as UTF-8.")

@@ -1,4 +1,4 @@
-"""What is probably a mistake in how an app is put together, although nothing refuses it: said once, and by ``check``."""
+"""What is probably a mistake in how an app is put together, although nothing refuses it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,15 @@ def doubts(
         elsewhere = _configuration_beside(file)
         if elsewhere is not None:
             yield (
-                f"There is no configuration in {Path.cwd()}, so every message is handled where it is dispatched, but there "
+                f"There is no configuration in {Path.cwd()}, so every message is handled where it is dispatched, but "
+                "there "
                 f"is {elsewhere}. Start the program in that folder, or name the file: Postbus(config=...)."
             )
     sendable = [name for name in config.transports if name not in failure_transports]
     if sendable and not is_routed:
         yield (
-            f"Nothing is routed to {' or '.join(map(repr, sendable))}, so every message is handled where it is dispatched. "
+            f"Nothing is routed to {' or '.join(map(repr, sendable))}, so every message is handled where it is "
+            "dispatched. "
             "Add routes to routing, or an empty routing if that is meant."
         )
     for handler in handlers:
@@ -66,7 +68,7 @@ def misspelt_variables(environment: Mapping[str, str] = os.environ) -> Iterator[
 
 
 def _configuration_beside(file: str | None) -> Path | None:
-    """Return the configuration in the folder of a module, or in one of two around it: its package may lie in ``src``."""
+    """Return the configuration in a module's folder, or in one of two around it, as its package may lie in ``src``."""
     if file is None:
         return None
     for folder in list(Path(file).resolve().parents)[:3]:

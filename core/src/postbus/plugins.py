@@ -170,7 +170,9 @@ class Plugins:
         try:
             self.add(entry_point.load(), plugin)
         except pluggy.PluginValidationError as error:
-            self._report(plugin, sentence(f"has a hook that Postbus does not call like that, so it is left out: {error}"))
+            self._report(
+                plugin, sentence(f"has a hook that Postbus does not call like that, so it is left out: {error}")
+            )
         except (Exception, SystemExit) as error:  # A border: a broken plugin must not take the others down.
             self._report(plugin, sentence(f"could not be imported, so it is left out: {describe(error)}"))
 
@@ -254,9 +256,10 @@ def _plugin(entry_point: EntryPoint) -> Plugin:
 def keywords_of(distribution: str) -> Collection[str]:
     """Return the keywords of an installed distribution, which say what else its broker is called."""
     try:
-        return metadata(distribution).get("Keywords", "").split(",")
+        lines: list[str] = metadata(distribution).get_all("Keywords", [])
     except PackageNotFoundError:
         return ()
+    return [keyword for line in lines for keyword in line.split(",")]
 
 
 def _package_for(scheme: str) -> str | None:

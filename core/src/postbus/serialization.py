@@ -212,9 +212,7 @@ def make_codec(type: type, *, by_alias: bool = False) -> Codec:
     try:
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(type)
     except TypeError as error:
-        raise ConfigurationError(
-            f"{qualified_name(type)} cannot be read from JSON: {sentence(str(error))}"
-        ) from error
+        raise ConfigurationError(f"{qualified_name(type)} cannot be read from JSON: {sentence(str(error))}") from error
     return Codec(_to_json, decoder.decode, make_plain_check(type))
 
 

@@ -95,7 +95,9 @@ def test_without_names_the_only_transport(shop: Shop) -> None:
         'app = "single:app"\nfailure_transport = "failed"\n[transports]\nqueue = "in-memory://"\nfailed = "in-memory://"\n',
         "postbus.toml",
     )
-    shop.write("from postbus import Postbus\n\napp = Postbus()\n\n@app.handler(handles='*')\ndef note(it): pass", "single.py")
+    shop.write(
+        "from postbus import Postbus\n\napp = Postbus()\n\n@app.handler(handles='*')\ndef note(it): pass", "single.py"
+    )
     result = shop.run("consume", "-t", "0.01", app="")
 
     assert "Consuming 'queue'." in result.stderr

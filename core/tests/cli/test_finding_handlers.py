@@ -55,7 +55,7 @@ class Web:
         self.shop = shop
 
     def write(self, listed: str = "()", **modules: str) -> None:
-        """Write the package; ``listed`` is what the app is given as handlers, ``modules`` more modules by their names."""
+        """Write the package; ``listed`` is what the app is given as handlers, ``modules`` are more modules."""
         for name, text in {"__init__": "", "app": APP.replace("HANDLERS", listed), **modules}.items():
             path = self.shop.folder.joinpath("web", *name.split("__dot__")).with_suffix(".py")
             path.parent.mkdir(exist_ok=True, parents=True)
@@ -85,7 +85,8 @@ def test_a_worker_without_handlers(web: Web) -> None:
     web.load("app").app.dispatch(web.load("app").OrderPlaced(13))
 
     assert (
-        "Error: There is no handler for anything from 'orders', so every message would fail. Import the module with the "
+        "Error: There is no handler for anything from 'orders', so every message would fail. Import the module with "
+        "the "
         "handlers where the app is made, or list it, as in handlers = ['web.handlers'].\n"
     ) == web.error("consume", "orders", "-t", "0.1")
     orders: Any = Postbus(transports={"orders": "in-memory://web-orders"}, routing={}).transport("orders")
@@ -99,7 +100,8 @@ def test_a_file_without_an_app(shop: Shop) -> None:
 
     assert 2 == result.exit_code
     assert (
-        "Error: There is no handler for anything from 'orders', so every message would fail. Name the app that has them, "
+        "Error: There is no handler for anything from 'orders', so every message would fail. Name the app that has "
+        "them, "
         "as in --app shop:app or app = 'shop:app', or list modules with groups of handlers in handlers.\n"
     ) == result.stderr
 
@@ -112,7 +114,7 @@ class Ping:
 def test_what_a_worker_could_handle() -> None:
     """Handlers count that may take something on its buses, from its transports, or from where what is buried was."""
     app = Postbus(
-        transports={name: "in-memory://" for name in ("a", "b", "failed")},
+        transports=dict.fromkeys(("a", "b", "failed"), "in-memory://"),
         failure_transport="failed",
         buses={"one": {}, "two": {}, "open": {"allow_no_handlers": True}},
         default_bus="one",
@@ -159,7 +161,8 @@ def test_a_module_that_auto_cannot_import(web: Web, text: str, problem: str) -> 
     web.write("'auto'", broken=text)
 
     assert (
-        f"Error: handlers = 'auto' imports 'web.broken', which failed: {problem} Mend that, or list the modules with handlers "
+        f"Error: handlers = 'auto' imports 'web.broken', which failed: {problem} Mend that, or list the modules with "
+        "handlers "
         "by name.\n"
     ) == web.error("consume", "orders", "-t", "0.1")
 
@@ -209,7 +212,7 @@ def reason(app: Postbus, name: str) -> str:
 
 def test_where_an_unknown_message_may_be(web: Web) -> None:
     """It is said that its class is here, or which module of ours was not imported, and nothing is imported for it."""
-    web.write(handlers=HANDLERS, **{"bills__dot__messages": "1 / 0"})
+    web.write(handlers=HANDLERS, bills__dot__messages="1 / 0")
     web.shop.write("1 / 0", "loose.py")
     app = web.load("app").app
     app.message(web.load("app").OrderPlaced)
@@ -227,7 +230,18 @@ def test_where_an_unknown_message_may_be(web: Web) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "Thing", "web.app.loose", "email.Thing", "antigravity.Thing", "../loose.Thing", "a." * 5000, "loose"],
+    [
+        "",
+        ".",
+        "..",
+        "Thing",
+        "web.app.loose",
+        "email.Thing",
+        "antigravity.Thing",
+        "../loose.Thing",
+        "a." * 5000,
+        "loose",
+    ],
 )
 def test_a_name_that_means_nothing_here(web: Web, name: str) -> None:
     """A name of somebody's choice is looked up in what is ours alone, and imports nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ def errors(arguments: str) -> list[str]:
     assert 2 == result.exit_code, result.output
     lines = result.stderr.splitlines()
     assert all(line.startswith("Error: ") for line in lines)
+    assert not [line for line in lines if re.search(r"(?<!\.)\.\.(?!\.)", line)]
     return [line.removeprefix("Error: ") for line in lines]
 
 
@@ -38,16 +40,19 @@ def errors(arguments: str) -> list[str]:
 @pytest.mark.parametrize(
     ("dsn", "problem"),
     {
-        "postgresql://localhost/shop": "No plugin serves postgresql://. Take one that is served here ({}), or install a "
+        "postgresql://localhost/shop": "No plugin serves postgresql://. Take one that is served here ({}), or install "
+        "a "
         "plugin for it that you trust.",
-        "mysql://localhost/shop": "No plugin serves mysql://. Take one that is served here ({}), or install a plugin for it "
+        "mysql://localhost/shop": "No plugin serves mysql://. Take one that is served here ({}), or install a plugin "
+        "for it "
         "that you trust.",
         "kafka://localhost": "No plugin serves kafka://. Take one that is served here ({}), or install a plugin for it "
         "that you trust.",
         "rabbitmq://localhost": "No plugin serves rabbitmq://. Install it: pip install postbus-amqp",
         "rediss://localhost": "No plugin serves rediss://. Install it: pip install postbus-redis",
         "sqlit:///shop.db": "No plugin serves sqlit://. Did you mean sqlite://?",
-        "limits://localhost": "No plugin serves limits://. Take one that is served here ({}), or install a plugin for it "
+        "limits://localhost": "No plugin serves limits://. Take one that is served here ({}), or install a plugin for "
+        "it "
         "that you trust.",
         "$DSN": "The DSN is a variable that nobody has filled in. In postbus.toml, write ${{NAME}}.",
         "%env(DSN)%": "The DSN is a variable as Symfony writes it. In postbus.toml, write ${{NAME}}.",
@@ -65,7 +70,9 @@ def test_a_wrong_dsn(shop: Shop, monkeypatch: pytest.MonkeyPatch, dsn: str, prob
 
     [told] = errors("--app plain:app stats")
     # A command to be copied has no full stop behind it, unless more follows: here, that plugins are left out.
-    assert f"POSTBUS_TRANSPORT_DSN: {problem.format(SCHEMES)}".rstrip(".") == told.partition(" But note:")[0].rstrip(".")
+    assert f"POSTBUS_TRANSPORT_DSN: {problem.format(SCHEMES)}".rstrip(".") == told.partition(" But note:")[0].rstrip(
+        "."
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,11 +80,13 @@ def test_a_wrong_dsn(shop: Shop, monkeypatch: pytest.MonkeyPatch, dsn: str, prob
     {
         'orders = "$DSN"': "transports.orders: The DSN is a variable that nobody has filled in. In postbus.toml, write "
         "${NAME}.",
-        'orders = "${ORDERS_DSN}"': "transports.orders uses ${ORDERS_DSN}, which is not set in the environment; set it, or "
+        'orders = "${ORDERS_DSN}"': "transports.orders uses ${ORDERS_DSN}, which is not set in the environment; set "
+        "it, or "
         "write ${ORDERS_DSN:-default}.",
-        'orders = "${EMPTY_DSN}"': "transports.orders uses ${EMPTY_DSN}, which is empty in the environment; set it, or write "
+        'orders = "${EMPTY_DSN}"': "transports.orders uses ${EMPTY_DSN}, which is empty in the environment; set it, "
+        "or write "
         "${EMPTY_DSN:-default}.",
-        'orders = { url = "sync://" }': "transports.orders.url is not known; did you mean 'dsn'.",
+        'orders = { url = "sync://" }': "transports.orders.url is not known; did you mean 'dsn'?",
         "orders = 5": "transports.orders must be a DSN or a table with 'dsn', got 5.",
         'orders = ""': "transports.orders: The DSN is empty. Write one such as redis://localhost:6379/messages.",
     }.items(),
@@ -139,13 +148,16 @@ def test_a_project_whose_tool_is_no_table(shop: Shop, text: str) -> None:
         "shop": "--app must be written 'module:attribute', got 'shop'. Did you mean 'shop:app'?",
         "./shop:app": "--app must be written 'module:attribute', got './shop:app'. Did you mean 'shop:app'?",
         "shop.py:app": "--app must be written 'module:attribute', got 'shop.py:app'. Did you mean 'shop:app'?",
-        "web/shop.py:app": "--app must be written 'module:attribute', got 'web/shop.py:app'. Did you mean 'web.shop:app'?",
+        "web/shop.py:app": "--app must be written 'module:attribute', got 'web/shop.py:app'. Did you mean "
+        "'web.shop:app'?",
         "shop:": "--app must be written 'module:attribute', got 'shop:'. Did you mean 'shop:app'?",
         "shop-x:app": "--app must be written 'module:attribute', got 'shop-x:app'.",
         "shop:ap": "--app names 'shop:ap', but 'shop' has no 'ap'. Did you mean 'app'?",
-        "shopp:app": "--app names the module 'shopp', which is neither in {} nor elsewhere on the Python path. Did you mean "
+        "shopp:app": "--app names the module 'shopp', which is neither in {} nor elsewhere on the Python path. Did "
+        "you mean "
         "'shop'?",
-        "shop:send_receipt": "--app names 'shop:send_receipt', which is no Postbus app but of type function. Did you mean "
+        "shop:send_receipt": "--app names 'shop:send_receipt', which is no Postbus app but of type function. Did you "
+        "mean "
         "'shop:app'?",
     }.items(),
 )
@@ -224,7 +236,10 @@ def test_what_the_broker_is_called(shop: Shop, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("POSTBUS_TRANSPORT_DSN", "coyote://me:hush@localhost")
 
     [told] = errors("--app plain:app stats")
-    assert "POSTBUS_TRANSPORT_DSN: No plugin serves coyote://. Write acme:// or acmes:// for acme." == told.partition(" But note:")[0]
+    assert (
+        "POSTBUS_TRANSPORT_DSN: No plugin serves coyote://. Write acme:// or acmes:// for acme."
+        == told.partition(" But note:")[0]
+    )
 
 
 @pytest.mark.usefixtures("shop", "no_broker")
@@ -245,7 +260,9 @@ def test_packages_that_are_suggested_are_published_by_this_project() -> None:
 
     root = Path(__file__).parents[3]
     project = tomllib.loads((root / "core" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = {name for names in project["optional-dependencies"].values() for name in names if name.startswith("postbus")}
+    named = {
+        name for names in project["optional-dependencies"].values() for name in names if name.startswith("postbus")
+    }
     folders = {f"postbus-{path.parent.name}" for path in root.glob("plugins/*/pyproject.toml")}
 
     assert not named - folders

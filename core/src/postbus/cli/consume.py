@@ -381,7 +381,8 @@ def _warn_of_unknown_messages(app: Postbus, names: list[str]) -> None:
     routes = [route for route in app.router.unused_routes() if {*names} & {*app.config.routing[route]}]
     if routes:
         logger.warning(
-            "No message is known that fits %s, which %s here: it would fail. Import the module with its handlers, or list "
+            "No message is known that fits %s, which %s here: it would fail. Import the module with its handlers, or "
+            "list "
             "it in handlers.",
             " or ".join(f"the route {route!r}" for route in routes),
             "leads" if len(routes) == 1 else "lead",

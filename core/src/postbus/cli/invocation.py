@@ -18,7 +18,7 @@ from postbus.app import Postbus
 from postbus.config import ENVIRONMENT_DSN, check, find_file, load_object, read_file
 from postbus.doubts import misspelt_variables
 from postbus.dsn import masked
-from postbus.dsn import unknown as unknown  # noqa: PLC0414  Commands take it from here.
+from postbus.dsn import unknown as unknown
 from postbus.errors import ConfigurationError, PostbusError, describe
 from postbus.transport import Connection, QueueTransport, Transport
 
