@@ -193,7 +193,7 @@ def test_stop_workers_ends_a_worker(shop: Shop) -> None:
 def test_a_worker_writes_json_only(shop: Shop) -> None:
     """In a real process too, every line of a JSON log is JSON."""
     shop.dispatch(1)
-    worker = shop.start("consume", "orders", "-l", "1", "-vvv", "--log-format", "json")
+    worker = shop.start("consume", "orders", "-l", "1", "-vv", "--log-format", "json")
     _, errors = worker.communicate(timeout=60)
 
     assert 0 == worker.returncode

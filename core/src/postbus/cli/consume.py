@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Concatenate, Literal, NoReturn, ParamSpec, cast
+from typing import Any, Concatenate, NoReturn, ParamSpec, cast
 
 import click
 
@@ -150,14 +150,13 @@ def pass_standby(
     "--verbose",
     "verbosity",
     count=True,
-    help="Show each message, and a summary at the end; -vv details; -vvv everything.",
+    type=click.IntRange(max=logs.MOST),
+    help="Show each message, and a summary at the end; -vv details, and what libraries have to say.",
 )
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How to log, to stderr.",
+    help="How to log, to stderr; by default as the app configures it, or else as text.",
 )
 @click.pass_context
 @pass_invocation
@@ -185,7 +184,7 @@ def consume(
     processes: tuple[int, int] | None,
     watch: bool,
     verbosity: int,
-    log_format: Literal["text", "json"],
+    log_format: logs.Format | None,
 ) -> None:
     """Handle what arrives at transports.
 
@@ -250,7 +249,7 @@ def consume(
         app.observe(summary)
     if child is not None:
         adopt(os.environ, worker.stop)
-    _announce(chosen, limits, hint=not verbosity and log_format == "text")
+    _announce(chosen, limits, hint=not verbosity and log_format != "json")
     _warn_of_drops(app, chosen)
     _warn_of_unknown_messages(app, chosen)
     started = time.monotonic()
@@ -280,7 +279,7 @@ def consume(
         )
         code = tell(stopped)
     except TransportError as error:
-        if log_format == "text" and not worker.has_unfinished:
+        if log_format != "json" and not worker.has_unfinished:
             raise
         logger.error("Stopped, because a transport failed for good: %s", error)
         code = 1

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from postbus.app import Postbus
+from postbus.cli import logs
 from postbus.config import ENVIRONMENT_DSN, check, find_file, load_object, read_file
 from postbus.doubts import misspelt_variables
 from postbus.dsn import masked
@@ -102,7 +103,8 @@ def connection_of(transport: Transport) -> Connection | Transport:
 def importing(what: str) -> Generator[None]:
     """Turn what the user's modules raise while they are imported into a sentence that says where."""
     try:
-        yield
+        with logs.left_to_the_app():
+            yield
     except PostbusError:
         raise
     except SystemExit as error:

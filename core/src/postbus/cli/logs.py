@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -14,38 +16,82 @@ from postbus.display import printable
 ANNOUNCEMENTS = "postbus.cli"
 """The logger of what a command says about itself; shown at every verbosity."""
 
-_LEVELS = [  # by -v: ours, everybody's
-    (logging.WARNING, logging.WARNING),
-    (logging.INFO, logging.WARNING),
-    (logging.DEBUG, logging.INFO),
-    (logging.DEBUG, logging.DEBUG),
-]
+_LEVELS = [(logging.WARNING, logging.WARNING), (logging.INFO, logging.WARNING), (logging.DEBUG, logging.INFO)]
+"""By -v: ours, everybody's."""
+MOST = len(_LEVELS) - 1
+"""How often -v can be given."""
 _COLORS = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
+Format = Literal["text", "json"]
 
-def configure(verbosity: int = 0, format: Literal["text", "json"] = "text", process: str | None = None) -> None:
+
+def configure(verbosity: int = 0, format: Format | None = None, process: str | None = None) -> None:
     """Send logs to stderr; again replaces what was configured before. Handlers of the user's own stay.
 
-    ``process`` is what each line names, if several processes write to the same place.
+    ``process`` is what each line names, if several processes write to the same place. A ``format`` that was asked for
+    holds for our lines also in an app that configures logging.
     """
-    handler = _EchoHandler()
-    handler.set_name("postbus")
-    handler.setFormatter(JsonFormatter(process) if format == "json" else TextFormatter(process))
-    root = logging.getLogger()
-    for other in list(root.handlers):
-        if other.name == handler.name:
-            root.removeHandler(other)
-    root.addHandler(handler)
-
-    ours, everybodys = _LEVELS[min(verbosity, len(_LEVELS) - 1)]
-    root.setLevel(everybodys)
-    logging.getLogger("postbus").setLevel(ours)
+    _detach()
+    ours, everybodys = _LEVELS[verbosity]
+    logging.getLogger().addHandler(_EchoHandler(verbosity, format, process))
+    logging.getLogger().setLevel(everybodys)
+    logging.getLogger("postbus").setLevel(ours if verbosity else logging.NOTSET)
+    logging.getLogger("postbus").propagate = True
     logging.getLogger(ANNOUNCEMENTS).setLevel(min(ours, logging.INFO))
+
+
+@contextmanager
+def left_to_the_app() -> Generator[None]:
+    """Let modules of the app configure logging, while they are imported, as if nobody had; then fit in.
+
+    What has handlers then needs none of ours, and ``-v`` only ever shows more than the app does.
+    """
+    root, ours = logging.getLogger(), logging.getLogger("postbus")
+    handler = _detach()
+    if handler is None:
+        yield
+        return
+    before = {*root.handlers, *ours.handlers}
+    ours.addHandler(handler)
+    try:
+        yield
+    finally:
+        _detach()
+        # Else dictConfig() has silenced us: it disables what it does not name, unless it is told not to.
+        ours.disabled = logging.getLogger(ANNOUNCEMENTS).disabled = False
+        handler.is_needless = handler.is_needless or not before.issuperset({*root.handlers, *ours.handlers})
+        if not handler.is_needless:
+            root.addHandler(handler)
+        elif handler.is_asked_for:
+            ours.addHandler(handler)
+            ours.propagate = False
+        if handler.verbosity:
+            for logger, level in zip((ours, root), _LEVELS[handler.verbosity], strict=True):
+                logger.setLevel(min(level, logger.getEffectiveLevel()))
+
+
+def _detach() -> _EchoHandler | None:
+    """Take our handler off, wherever it is, and return it; None if there is none, because the app has its own."""
+    found: _EchoHandler | None = None
+    for logger in (logging.getLogger(), logging.getLogger("postbus")):
+        for handler in list(logger.handlers):
+            if isinstance(handler, _EchoHandler):
+                logger.removeHandler(handler)
+                found = handler
+    return found
 
 
 class _EchoHandler(logging.Handler):
     """Writes to what is stderr now, and leaves colors out where it is no terminal."""
+
+    def __init__(self, verbosity: int, format: Format | None, process: str | None) -> None:
+        super().__init__()
+        self.setFormatter(JsonFormatter(process) if format == "json" else TextFormatter(process))
+        self.verbosity = verbosity
+        self.is_asked_for = format is not None
+        self.is_needless = False
+        """Whether the app has handlers of its own."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
