@@ -250,11 +250,12 @@ def test_the_log_says_what_happens_next(caplog: pytest.LogCaptureFixture) -> Non
     transport(app).clock.move(10)
     run(app, 1)
 
+    where = f"test_immediate_retries.py:{fail.__code__.co_firstlineno + 2} in fail"
     assert [
         f"Retrying Task {id.id} at once (attempt 2): ValueError: no",
         f"Retrying Task {id.id} in 10.0 s (attempt 3): ValueError: no",
         f"Retrying Task {id.id} at once (attempt 4): ValueError: no",
-        f"Burying Task {id.id} in 'failed': ValueError: no",
+        f"Burying Task {id.id} in 'failed': ValueError: no ({where})",
     ] == [record.getMessage() for record in caplog.records]
 
 

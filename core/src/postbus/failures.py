@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
+from traceback import walk_tb
 from typing import Literal
 
 from msgspec import Struct
 
 from postbus import stamps
-from postbus.display import one_line
+from postbus.display import one_line, printable
 from postbus.envelope import Envelope
 from postbus.errors import (
+    CUT,
     LONGEST_TEXT,
     LONGEST_TRACEBACK,
     ConnectionLost,
     HandlerFailed,
     MessageRefused,
+    NoHandler,
+    NotDecoded,
+    Poisonous,
     Recoverable,
     TransportError,
     Unrecoverable,
@@ -61,6 +67,11 @@ UNKNOWN_TYPE = Backoff(max_retries=3, delay=10.0, factor=6.0)
 
 FALLBACK = Backoff()
 """What holds where a retry policy cannot be asked."""
+
+LONGEST_WAY = 4
+"""How many lines of code a log line names on which an error came."""
+
+_OWN_FOLDER = os.path.join(os.path.dirname(__file__), "")
 
 LONGEST_ID = 200
 """Characters that a log line shows of an id, which anybody may have chosen."""
@@ -238,8 +249,9 @@ class Failures:
             "Dropping %s, because %r has no failure transport: %s. The message was: %s",
             label(envelope),
             transport.name,
-            _reason(error),
+            _last_reason(envelope, error),
             _whole(envelope, transport),
+            exc_info=_news(envelope, error),
             extra=identifiers(envelope),
         )
         if isinstance(transport, Receiver):
@@ -383,7 +395,8 @@ class Failures:
             "Burying %s in %r: %s",
             label(envelope),
             decision.transport,
-            _reason(error),
+            _last_reason(envelope, error),
+            exc_info=_news(envelope, error),
             extra=identifiers(envelope),
         )
         self._observers.notify(MessageBuried(envelope, transport, error, decision.transport))
@@ -395,6 +408,7 @@ class Failures:
             when,
             attempts + 1,
             _reason(error),
+            exc_info=_news(envelope, error),
             extra=identifiers(envelope),
         )
 
@@ -579,6 +593,44 @@ def _whole(envelope: Envelope, transport: Transport) -> str:
 
 def _reason(error: Exception) -> str:
     return describe(leaves(error)[0])
+
+
+# --- what logs show of where an error was raised ----------------------------------------------------
+
+
+def _news(envelope: Envelope, error: Exception) -> Exception | None:
+    """Return what is to be logged with its traceback: the first failure of a message, if it is not ours."""
+    if envelope.has(stamps.ErrorDetails) or isinstance(error, NoHandler | NotDecoded | Poisonous):
+        return None
+    errors = list(error.errors.values()) if isinstance(error, HandlerFailed) else [error]
+    return errors[0] if len(errors) == 1 else ExceptionGroup(f"{len(errors)} handlers failed", errors)
+
+
+def _last_reason(envelope: Envelope, error: Exception) -> str:
+    """Return why a message finally failed; and where, unless its traceback follows."""
+    way = _way(leaves(error)[0]) if _news(envelope, error) is None else []
+    return f"{_reason(error)} ({', '.join(way)})" if way else _reason(error)
+
+
+def _way(error: BaseException) -> list[str]:
+    """Return the lines on which an error came out of code that is not ours: the first, and the last ones."""
+    codes = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
+    way = [
+        one_line(f"{os.path.basename(code.co_filename)}:{line} in {code.co_name}")
+        for code, line in codes
+        if not code.co_filename.startswith(_OWN_FOLDER)
+    ]
+    return way if len(way) <= LONGEST_WAY else [way[0], CUT, *way[2 - LONGEST_WAY :]]
+
+
+def _show_traceback(record: logging.LogRecord) -> bool:
+    """Write the traceback of a record as all formatters are to show it, whatever its error does when it is asked."""
+    if record.exc_info and record.exc_info[1] is not None and record.exc_text is None:
+        record.exc_text = printable(traceback_of(record.exc_info[1])).rstrip()
+    return True
+
+
+logger.addFilter(_show_traceback)
 
 
 def _now() -> datetime:

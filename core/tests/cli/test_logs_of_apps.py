@@ -75,7 +75,7 @@ def test_a_basic_config_has_effect(tmp_path: Path) -> None:
     """basicConfig() of the app is not overridden, without -vv; it formats, once, what Postbus has to say as well."""
     lines = consume(tmp_path, BASIC_CONFIG)
 
-    assert with_text(lines, "receipt") == ["THEIRS shop INFO Sending a receipt."]
+    assert with_text(lines, "Sending a receipt") == ["THEIRS shop INFO Sending a receipt."]
     [dropped] = with_text(lines, "Dropping OrderPlaced")
     assert dropped.startswith("THEIRS postbus CRITICAL ")
 
@@ -86,7 +86,9 @@ def test_verbose_shows_more_than_the_app_does(tmp_path: Path) -> None:
 
     assert not with_text(consume(tmp_path, quiet), "Retrying")
     assert with_text(consume(tmp_path, quiet, "-v"), "1 failed")
-    assert with_text(consume(tmp_path, BASIC_CONFIG, "-v"), "receipt") == ["THEIRS shop INFO Sending a receipt."]
+    assert with_text(consume(tmp_path, BASIC_CONFIG, "-v"), "Sending a receipt") == [
+        "THEIRS shop INFO Sending a receipt."
+    ]
 
 
 def test_a_level_for_postbus_is_kept(tmp_path: Path) -> None:
@@ -108,8 +110,8 @@ def test_a_format_that_is_asked_for_holds(tmp_path: Path) -> None:
 
 def test_an_app_that_configures_nothing(tmp_path: Path) -> None:
     """Warnings of everybody are shown, with a time, and -vv shows what else the app has to say."""
-    assert not with_text(consume(tmp_path, ""), "receipt")
-    [line] = with_text(consume(tmp_path, "", "-vv"), "receipt")
+    assert not with_text(consume(tmp_path, ""), "Sending a receipt")
+    [line] = with_text(consume(tmp_path, "", "-vv"), "Sending a receipt")
     assert line.endswith("INFO Sending a receipt.")
 
 

@@ -131,6 +131,6 @@ class JsonFormatter(logging.Formatter):
             **self._process,
         }
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
+            line["error"] = record.exc_text or self.formatException(record.exc_info)
         extra = {name: value for name, value in vars(record).items() if name not in _STANDARD and name not in line}
         return json.dumps(line | extra, default=str, skipkeys=True)
