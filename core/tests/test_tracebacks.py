@@ -36,7 +36,7 @@ def send_receipt(order: Order) -> None:
 
 @pytest.fixture
 def app() -> Postbus:
-    """An app with a handler that fails, and one retry."""
+    """Return an app with a handler that fails, and one retry."""
     app = Postbus(
         transports={"orders": "in-memory://", "failed": "in-memory://"},
         routing={"*": "orders"},
@@ -142,7 +142,8 @@ def test_a_traceback_steers_no_terminal(app: Postbus, caplog: pytest.LogCaptureF
 
     [line] = lines_of(caplog)
     assert "\x1b" not in line
-    assert "Retrying Order" in line and "\\x1b[2Jgone" in line
+    assert "Retrying Order" in line
+    assert "\\x1b[2Jgone" in line
     assert len(line) < 20_000
 
 

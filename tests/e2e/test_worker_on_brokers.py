@@ -90,6 +90,29 @@ def is_empty(app: Postbus) -> bool:
 
 
 @pytest.mark.parametrize("broker", BROKERS)
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_until_empty(broker: str, concurrency: int, dsn_of: Any, make_app: Any) -> None:
+    """A worker with an idle limit of 0 ends once all is handled, also what handlers dispatch; delays are not over."""
+    dsn = dsn_of(broker)
+    app = make_app(dsn)
+    handled: list[int] = []
+
+    @app.handler
+    def handle(task: Task) -> None:
+        handled.append(task.number)
+        if task.number < 20:
+            app.dispatch(Task(task.number + 20))
+
+    app.dispatch_many(Task(number) for number in range(20))
+    app.dispatch(Task(99), stamps.Delay(3600))
+    stopped = app.worker("tasks", concurrency=concurrency, limits=Limits(idle=0, time=PATIENCE)).run()
+
+    assert "there was nothing to do" == stopped.reason
+    assert list(range(40)) == sorted(handled)
+    assert is_empty(make_app(dsn))
+
+
+@pytest.mark.parametrize("broker", BROKERS)
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_many_at_once(broker: str, kind: str, dsn_of: Any, make_app: Any) -> None:
     """Thousands of messages are each handled once, many at a time, from a receiver's thread, settled by another."""

@@ -30,12 +30,17 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Seconds since the start; running handlers are waited for."""
     memory: int | None = None
     """Bytes of resident memory."""
+    idle: float | None = None
+    """Seconds for which there has been nothing to do; 0 stops as soon as nothing is waiting on any transport.
+
+    Messages whose delay is not over, or that other workers have in hand, are not waited for.
+    """
 
     def __post_init__(self) -> None:
         problems = [
-            f"Limit {name!r} must be more than 0, got {value!r}."
+            f"Limit {name!r} must be {'at least' if name == 'idle' else 'more than'} 0, got {value!r}."
             for name in self.__struct_fields__
-            if (value := getattr(self, name)) is not None and value <= 0
+            if (value := getattr(self, name)) is not None and value <= 0 and (name, value) != ("idle", 0)
         ]
         if problems:
             raise ConfigurationError(*problems)

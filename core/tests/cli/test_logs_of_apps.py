@@ -61,7 +61,6 @@ def with_text(lines: list[str], text: str) -> list[str]:
     return [line for line in lines if text in line]
 
 
-
 def test_a_dict_config_does_not_silence_postbus(tmp_path: Path) -> None:
     """dictConfig() disables the loggers that are there already; what becomes of messages is told all the same."""
     lines = consume(tmp_path, DICT_CONFIG)
@@ -105,7 +104,11 @@ def test_a_format_that_is_asked_for_holds(tmp_path: Path) -> None:
 
     theirs = [line for line in lines if not line.startswith("{")]
     assert theirs == ["THEIRS shop INFO Sending a receipt."]
-    assert [line for line in map(json.loads, (line for line in lines if line not in theirs)) if "Dropping" in line["message"]]
+    assert [
+        line
+        for line in map(json.loads, (line for line in lines if line not in theirs))
+        if "Dropping" in line["message"]
+    ]
 
 
 def test_an_app_that_configures_nothing(tmp_path: Path) -> None:

@@ -87,6 +87,10 @@ def pass_standby(
 @click.option("--failure-limit", "-f", type=click.IntRange(min=1), metavar="N", help="Stop after so many failures.")
 @click.option("--time-limit", "-t", type=duration, metavar="TIME", help="Stop after so many seconds, or 5m, or 1h.")
 @click.option("--memory-limit", "-m", type=size, metavar="SIZE", help="Stop above this much memory, such as 128M.")
+@click.option("--idle-limit", type=duration, metavar="TIME", help="Stop when there has been nothing to do for so long.")
+@click.option(
+    "--until-empty", is_flag=True, help="Stop as soon as nothing is waiting: an --idle-limit of 0, for tests and cron."
+)
 @click.option("--queues", metavar="QUEUE", multiple=True, help="Only from this queue; may be given several times.")
 @click.option("--bus", "-b", metavar="NAME", shell_complete=complete_buses, help="Handle everything on this bus.")
 @click.option(
@@ -172,6 +176,8 @@ def consume(
     failure_limit: int | None,
     time_limit: float | None,
     memory_limit: int | None,
+    idle_limit: float | None,
+    until_empty: bool,
     queues: tuple[str, ...],
     bus: str | None,
     concurrency: int,
@@ -193,6 +199,8 @@ def consume(
     """
     if everything and names:
         raise click.UsageError("Give names or --all, not both.")
+    if until_empty and idle_limit:
+        raise click.UsageError("Give --until-empty or --idle-limit, not both.")
     if exclude and not everything:
         raise click.UsageError("--exclude goes together with --all.")
     program = cast(Program, context.find_root().command)
@@ -215,7 +223,8 @@ def consume(
         context.exit(_run(Parent(least, grace=grace, changes=Changes(Path.cwd())), standby))
     if child is None and processes is None and os.getpid() == 1:
         context.exit(_run(Parent(1, grace=grace, replaces=False), standby))
-    limits = Limits(messages=limit, failures=failure_limit, time=time_limit, memory=memory_limit)
+    idle = 0.0 if until_empty else idle_limit
+    limits = Limits(messages=limit, failures=failure_limit, time=time_limit, memory=memory_limit, idle=idle)
     app = invocation.loaded_app
     if bus is not None and bus not in app.config.buses:
         raise unknown("bus", bus, app.config.buses, "buses")
@@ -394,6 +403,8 @@ def _announce(names: list[str], limits: Limits, *, hint: bool) -> None:
         f"after {count_of(limits.failures, 'failure')}" if limits.failures is not None else None,
         f"after {age(limits.time)}" if limits.time is not None else None,
         f"above {limits.memory / 2**20:g} MiB of memory" if limits.memory is not None else None,
+        f"after {age(limits.idle)} without a message" if limits.idle else None,
+        "as soon as nothing is waiting" if limits.idle == 0 else None,
         "on `postbus stop-workers`",
     ]
     extra: dict[str, Any] = {"transports": names}

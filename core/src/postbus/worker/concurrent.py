@@ -15,6 +15,7 @@ from postbus.limits import STUCK, Counters, Stopping
 from postbus.worker.handling import Handling, Unstored
 from postbus.worker.health import Health
 from postbus.worker.holdings import Holding
+from postbus.worker.idleness import Idleness
 from postbus.worker.last_chance import LastChance
 from postbus.worker.receivers import WAIT, Arrived, FetchSize, WaitingReceiver
 from postbus.worker.slots import Finished, Slots, Stuck
@@ -52,6 +53,7 @@ class Concurrent:
         observers: Observers,
         health: Health,
         turns: Turns,
+        idleness: Idleness,
         *,
         queue_turns: Turns,
         concurrency: int,
@@ -65,6 +67,7 @@ class Concurrent:
         self._observers = observers
         self._health = health
         self._turns = turns
+        self._idleness = idleness
         self._queue_turns = queue_turns
         self._concurrency = concurrency
         self._size = FetchSize(fetch_size)
@@ -100,6 +103,7 @@ class Concurrent:
                         self._begin()
                     self._take_in(self._patience())
                     self._keep()
+                    self._idleness.look()
                     self._health.turn()
             except (Exception, SystemExit) as error:  # The latter from an observer, for instance.
                 self._stopping.tell(str(error))

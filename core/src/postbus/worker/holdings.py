@@ -112,6 +112,8 @@ class Holding:
         """What a process of its own has died of; by identity."""
         self.given_up = 0
         """How many messages were given back that a handler had begun, and may still be busy with."""
+        self.asked_in_vain_at: float | None = None
+        """When the last fetch began, if it waited for a message and there was none; None if there may be some."""
         self.fetching_since: float | None = None
         """When the fetch began that is under way, by the monotonic clock; None if there is none."""
         self._guarantees = receiver.guarantees if isinstance(receiver, QueueTransport) else None
@@ -166,25 +168,32 @@ class Holding:
         """
         self.fetching_since = since = time.monotonic()
         try:
-            if self.resting:
-                limit = min(limit, self.MOST_RESTING - len(self.resting))
-                if limit <= 0:
-                    time.sleep(wait)
-                    return (), since
-            if self._gates:
-                return self._fetch_through_gates(limit, wait, queues), since
-            return self.receiver.receive(limit, wait, queues), since
+            limit = self._allowed(limit, wait)
+            envelopes = self._granted(self.receiver.receive(limit, wait, queues)) if limit else ()
+            is_empty = limit and wait and not envelopes and self._broker_lost_since is None
+            self.asked_in_vain_at = since if is_empty else None
+            return envelopes, since
         finally:
             self.fetching_since = None
 
-    def _fetch_through_gates(self, limit: int, wait: float, queues: Sequence[str]) -> Sequence[Envelope]:
-        """Receive what is allowed; nothing is handled, and so no attempt is spent, before it is."""
+    def _allowed(self, limit: int, wait: float) -> int:
+        """Return how many may be fetched now; nothing is handled, and so no attempt is spent, before it is allowed."""
+        if self.resting:
+            limit = min(limit, self.MOST_RESTING - len(self.resting))
+            if limit <= 0:
+                time.sleep(wait)
+                return 0
         for gate in self._gates:
             limit = min(limit, gate.allowed())
             if limit == 0:
                 time.sleep(min(wait, gate.wait()))
-                return ()
-        envelopes = self.receiver.receive(limit, wait, queues)
+                return 0
+        return limit
+
+    def _granted(self, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
+        """Return what may be kept; the rest is given back."""
+        if not self._gates:
+            return envelopes
         granted = len(envelopes)
         for gate in self._gates:
             granted = gate.take(granted) if granted else 0

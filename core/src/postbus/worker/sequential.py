@@ -15,6 +15,7 @@ from postbus.time_limits import expire, is_any_timed, stuck
 from postbus.worker.handling import Handling, Unstored
 from postbus.worker.health import Health
 from postbus.worker.holdings import Holding
+from postbus.worker.idleness import Idleness
 from postbus.worker.keeper import Keeper
 from postbus.worker.receivers import WAIT, FetchSize
 from postbus.worker.signals import StopSignals
@@ -40,6 +41,7 @@ class Sequential:
         observers: Observers,
         health: Health,
         abandon: Callable[[str | None], None],
+        idleness: Idleness,
         *,
         queue_turns: Turns,
         fetch_size: int | None,
@@ -52,6 +54,7 @@ class Sequential:
         self._observers = observers
         self._health = health
         self._abandon = abandon
+        self._idleness = idleness
         self._queue_turns = queue_turns
         self._size = FetchSize(fetch_size)
         self._thread = threading.current_thread()
@@ -94,6 +97,7 @@ class Sequential:
         self._holding.settle()  # What could not be, because the broker was away.
         self._keep_resting(time.monotonic())
         if not envelopes:
+            self._idleness.look()
             return
         self._holding.take_in(envelopes, since)
         self._holding.is_busy = True

@@ -17,6 +17,7 @@ from postbus.worker.concurrent import Concurrent
 from postbus.worker.handling import Handling
 from postbus.worker.health import Health
 from postbus.worker.holdings import Holding
+from postbus.worker.idleness import Idleness
 from postbus.worker.kill_switch import KillSwitch
 from postbus.worker.rates import RateLimit
 from postbus.worker.sequential import Sequential
@@ -172,6 +173,7 @@ class Worker:
     ) -> Sequential | Concurrent:
         turns = Turns(tuple(self._receivers), self._strategy, self._weights)
         queue_turns = Turns(self._queues, self._strategy, self._weights)
+        idleness = Idleness(self._limits.idle, holdings, self._counters, self._stopping, counts=not self._queues)
         if self._concurrency == 1 and len(holdings) == 1:
             return Sequential(
                 holdings[0],
@@ -182,6 +184,7 @@ class Worker:
                 self._observers,
                 health,
                 self._be_abandoned,
+                idleness,
                 queue_turns=queue_turns,
                 fetch_size=self._fetch_size,
             )
@@ -193,6 +196,7 @@ class Worker:
             self._observers,
             health,
             turns,
+            idleness,
             queue_turns=queue_turns,
             concurrency=self._concurrency,
             fetch_size=self._fetch_size,
