@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -386,17 +387,18 @@ def test_a_handler_takes_the_message_by_position(function: Callable[..., Any]) -
 def take_required(mail: Mail, mailer: object) -> None: ...
 def take_required_keyword(mail: Mail, *, mailer: object) -> None: ...
 def take_envelope_and_required(mail: Mail, envelope: Envelope, mailer: object) -> None: ...
-def take_envelope_third(mail: Mail, times: int = 1, *, mailer: Envelope) -> None: ...
+def take_number(mail: Mail, mailer: int) -> None: ...
+def take_positional(mail: Mail, envelope: Envelope, mailer: Path, /) -> None: ...
 
 
 @pytest.mark.parametrize(
-    "function", [take_required, take_required_keyword, take_envelope_and_required, take_envelope_third]
+    "function", [take_required, take_required_keyword, take_envelope_and_required, take_number, take_positional]
 )
 def test_a_parameter_that_nothing_can_be_given_to_is_refused(function: Callable[..., Any]) -> None:
-    """The error names the parameter and the handler, and both remedies."""
+    """The error names the parameter and the handler, and all remedies."""
     assert (
-        f"Nothing can be given to parameter 'mailer' of {function.__qualname__}(). Give it a default, or annotate the "
-        "second parameter as Envelope." == refused(function)
+        f"Nothing can be given to parameter 'mailer' of {function.__qualname__}(). Give it a default, or annotate it "
+        "as Envelope, or with a class that app.provide() has a factory for." == refused(function)
     )
 
 

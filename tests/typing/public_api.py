@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, assert_type, reveal_type
@@ -133,6 +134,51 @@ app.include(group)
 @app.observe
 def observe(event: Event) -> None:
     pass
+
+
+# What handlers need, and hooks.
+class Database:
+    async def close(self) -> None: ...
+
+
+def open_database() -> Iterator[Database]:
+    yield Database()
+
+
+async def connect() -> AsyncIterator[Database]:
+    database = Database()
+    yield database
+    await database.close()
+
+
+@contextmanager
+def opened_database() -> Generator[Database]:
+    yield Database()
+
+
+async def make_database() -> Database:
+    return Database()
+
+
+app.provide(Database, Database)
+app.provide(Database, open_database)
+app.provide(Database, connect)
+app.provide(Database, make_database)
+app.provide(Database, opened_database)
+app.provide(Database, dict)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@app.on_start
+def warm_up() -> int:
+    return 1
+
+
+@app.on_stop
+async def cool_down() -> None: ...
+
+
+assert_type(warm_up(), int)
+app.on_start(send_receipt)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
 
 
 # Errors.

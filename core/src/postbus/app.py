@@ -54,6 +54,7 @@ from postbus.middleware import (
     add_identity,
     dispatch_after_current,
 )
+from postbus.provided import Factory
 from postbus.retry import RetryPolicy
 from postbus.routing import Route, Router
 from postbus.serialization import Serializers, TypeRegistry, can_be_message
@@ -61,6 +62,8 @@ from postbus.stamps import Stamp
 from postbus.threads import in_thread
 from postbus.transport import Receiver, Transport, TransportContext
 from postbus.worker import Worker
+from postbus.worker.hooks import Hook, Hooks
+from postbus.worker.hooks import check as check_hook
 from postbus.worker.rates import RateLimit
 from postbus.worker.strategies import Strategy
 
@@ -68,6 +71,8 @@ if TYPE_CHECKING:
     from postbus.plugins import Plugins
 
 T = TypeVar("T", bound=type)
+P = TypeVar("P")
+H = TypeVar("H", bound=Hook)
 
 logger = logging.getLogger("postbus")
 
@@ -123,6 +128,7 @@ class Postbus(Handlers):
         self.types = TypeRegistry()
         self._serializers = Serializers(self.types, lambda: self.plugins.serializers)
         self.observers = Observers()
+        self.hooks = Hooks()
         self._plugins = plugins
         self._rate_limits: dict[str, RateLimit] = {}
         self._own_transports: dict[type, Sequence[str]] = {}
@@ -203,6 +209,28 @@ class Postbus(Handlers):
         """Tell this callable of every event; a decorator."""
         self.observers.add(observer)
         return observer
+
+    def provide(self, type_: type[P], factory: Factory[P]) -> None:
+        """Give handlers an object: to each parameter, after the message, that is annotated with this very class.
+
+        There is one in each process, for all handlers. The factory makes it when it is first needed, in a worker
+        before it begins; ``async def`` ones run on the event loop of the ``async def`` handlers. A generator yields
+        it, and what follows closes it, in `close`. Another factory for the same class takes the place of the first.
+        Raises `ConfigurationError` for a factory that has parameters.
+        """
+        self.hooks.provided.add(type_, factory)
+
+    def on_start(self, hook: H) -> H:
+        """Call a function before a worker begins, in its process; a decorator. If it raises, the worker does not."""
+        check_hook(hook)
+        self.hooks.on_start.append(hook)
+        return hook
+
+    def on_stop(self, hook: H) -> H:
+        """Call a function after a worker has stopped, and settled what it had; a decorator."""
+        check_hook(hook)
+        self.hooks.on_stop.append(hook)
+        return hook
 
     # dispatching
 
@@ -346,6 +374,8 @@ class Postbus(Handlers):
             health_file=None if health_file is None else Path(health_file),
             observers=self.observers,
             stop_signal=self.stop_signal(),
+            start=lambda: self.hooks.start(self._needed()),
+            stop=self.hooks.stop,
         )
 
     def require_handlers(self, names: Collection[str], bus: str | None = None) -> None:
@@ -366,8 +396,7 @@ class Postbus(Handlers):
         )
         remedy = (
             f"Name the app that has them, as in --app {routed}:app or app = '{routed}:app', or list modules with "
-            "groups of "
-            "handlers in handlers."
+            "groups of handlers in handlers."
             if self._module is None
             else "Import the module with the handlers where the app is made, or list it, as in handlers = "
             f"['{f'{package}.' if package else ''}handlers']."
@@ -376,6 +405,12 @@ class Postbus(Handlers):
             f"There is no handler for anything from {' or '.join(map(repr, names))}, so every message would fail. "
             f"{remedy}"
         )
+
+    def _needed(self) -> Iterator[type]:
+        """Yield what handlers need."""
+        for type_ in dict.fromkeys(type_ for handler in self for _, type_ in handler.needs):
+            if type_ is not Envelope:
+                yield type_
 
     def _rate_limit(self, name: str) -> RateLimit | None:
         """Return the rate limit of a transport, which all workers of the app share that have the same store."""
@@ -449,7 +484,8 @@ class Postbus(Handlers):
             raise unknown("transport", name, self.transports) from None
 
     def close(self) -> None:
-        """Close every transport that was used."""
+        """Close what factories have made, the last first, and every transport that was used."""
+        self.hooks.provided.close()
         self.transports.close()
 
     def __enter__(self) -> Postbus:
@@ -479,6 +515,7 @@ class Postbus(Handlers):
         with self._lock:
             if self._buses is None:
                 self.load_handlers()
+                self._check_needs()
                 self.types.check()
                 for doubt in self.doubts():
                     logger.warning("%s", doubt)
@@ -491,6 +528,16 @@ class Postbus(Handlers):
                 self._buses = buses
             return self._buses
 
+    def _check_needs(self) -> None:
+        problems = [
+            f"Nothing provides {type_.__qualname__}, which handler {handler.name!r} needs as {parameter!r}. Add "
+            f"app.provide({type_.__qualname__}, ...) with a function that makes one."
+            for handler in self
+            for parameter, type_ in self.hooks.provided.missing(handler.needs)
+        ]
+        if problems:
+            raise ConfigurationError(*problems)
+
     def _make_bus(self, name: str, config: BusConfig) -> MessageBus:
         return MessageBus(
             name,
@@ -501,7 +548,7 @@ class Postbus(Handlers):
                 RestoreFailed(self.failure_transports, self.origins),
                 *(self._middleware(step, f"buses.{name}.middleware") for step in config.middleware),
                 SendMessage(self.router, allow_no_senders=config.allow_no_senders),
-                HandleMessage(self, name, allow_no_handlers=config.allow_no_handlers),
+                HandleMessage(self, name, allow_no_handlers=config.allow_no_handlers, provided=self.hooks.provided),
             ],
         )
 

@@ -124,6 +124,10 @@ class StopWorker(PostbusError):
     """Raised by a handler: stop the worker after this message, which counts as failed."""
 
 
+class StartFailed(PostbusError):
+    """A start hook, or the factory of what handlers need, raised, so that a worker has not begun; its cause is that."""
+
+
 class Interrupted(BaseException):
     """The worker ends before a handler has finished, which is no failure: its message goes back to the broker.
 

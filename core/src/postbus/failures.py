@@ -608,12 +608,12 @@ def _news(envelope: Envelope, error: Exception) -> Exception | None:
 
 def _last_reason(envelope: Envelope, error: Exception) -> str:
     """Return why a message finally failed; and where, unless its traceback follows."""
-    way = _way(leaves(error)[0]) if _news(envelope, error) is None else []
+    way = way_of(leaves(error)[0]) if _news(envelope, error) is None else []
     return f"{_reason(error)} ({', '.join(way)})" if way else _reason(error)
 
 
-def _way(error: BaseException) -> list[str]:
-    """Return the lines on which an error came out of code that is not ours: the first, and the last ones."""
+def way_of(error: BaseException) -> list[str]:
+    """Return the lines on which an error came out of code that is not of Postbus: the first, and the last ones."""
     codes = [(frame.f_code, line) for frame, line in walk_tb(error.__traceback__)]
     way = [
         one_line(f"{os.path.basename(code.co_filename)}:{line} in {code.co_name}")

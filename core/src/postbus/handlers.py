@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
 from functools import partial
@@ -18,6 +18,7 @@ from postbus.display import sentence
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, PostbusError, qualified_name, seconds_of
 from postbus.event_loop import loop
+from postbus.provided import Needs, Provided, is_required, needs_of
 from postbus.time_limits import TimedRun
 
 T = TypeVar("T")
@@ -41,25 +42,32 @@ class Handler(Struct, frozen=True):
     priority: int = 0
     """Higher runs first."""
     takes_envelope: bool = False
+    needs: Needs = ()
+    """Which further parameters it has, by name, and what each is to be given."""
     time_limit: float | None = None
     """Seconds that it may take; None for any time."""
 
-    def handle(self, envelope: Envelope, succeeded: Sequence[str] = ()) -> Any:
+    def handle(self, envelope: Envelope, succeeded: Sequence[str] = (), provided: Provided | None = None) -> Any:
         """Handle the message and return what the function returned; what can be awaited is waited for.
 
         That is a coroutine, a future, or whatever else says so, and what comes out of it as well. Raises
         `PostbusError` for a generator, of which nothing would have run when the message is taken for handled.
 
-        ``succeeded`` are the message's other handlers that have, for who must give this one up.
+        ``succeeded`` are the message's other handlers that have, for who must give this one up; ``provided`` is what
+        has the objects that it needs.
         """
+        arguments = (provided or Provided()).arguments(self.needs, envelope) if self.needs else None
         if self.time_limit is None:
-            return self._handle(envelope)
+            return self._handle(envelope, arguments)
         run = TimedRun(self.name, self.time_limit, envelope.message, succeeded)
-        return run.work(partial(self._handle, envelope, run))
+        return run.work(partial(self._handle, envelope, arguments, run))
 
-    def _handle(self, envelope: Envelope, run: TimedRun | None = None) -> Any:
+    def _handle(self, envelope: Envelope, arguments: Mapping[str, Any] | None, run: TimedRun | None = None) -> Any:
         result: Any
-        if self.takes_envelope:
+        if arguments is not None:
+            before = (envelope.message, envelope) if self.takes_envelope else (envelope.message,)
+            result = self.function(*before, **arguments)
+        elif self.takes_envelope:
             result = self.function(envelope.message, envelope)
         else:
             result = self.function(envelope.message)
@@ -112,10 +120,11 @@ class Handlers:
 
         ``target`` is a function, ``def`` or ``async def``, whose first parameter is annotated with what it
         handles (a class, a base class, a protocol, a union) unless ``handles`` says so; or an object with
-        a ``__call__`` like that, or with methods marked by `handles`. A second parameter annotated
-        `Envelope` gets the envelope. ``time_limit``, in seconds, is how long it may take: an ``async def``
-        handler is cancelled then, and in a worker a ``def`` handler is interrupted, or its process replaced;
-        the message has failed, and is retried or buried.
+        a ``__call__`` like that, or with methods marked by `handles`. A further parameter annotated `Envelope`
+        gets the envelope, and one annotated with a class that `Postbus.provide` has a factory for gets that object.
+        ``time_limit``, in seconds, is how long it may take: an ``async def`` handler is cancelled then, and in a
+        worker a ``def`` handler is interrupted, or its process replaced; the message has failed, and is retried or
+        buried.
         """
         if target is None:
             return partial(self.handler, **options)
@@ -290,20 +299,19 @@ def _make_handler(
 
     takes_envelope = len(positional) > 1 and _annotation(function, positional[1], label) is Envelope
     filled = positional[: 2 if takes_envelope else 1]
-    for parameter in parameters:
-        required = parameter.default is parameter.empty and parameter.kind not in (
-            parameter.VAR_POSITIONAL,
-            parameter.VAR_KEYWORD,
-        )
-        if required and parameter not in filled:
-            raise ConfigurationError(
-                f"Nothing can be given to parameter {parameter.name!r} of {label}. Give it a default, or annotate the "
-                "second parameter as Envelope."
-            )
     wanted = handles if handles is not None else _annotation(function, positional[0], label, required=True)
     types = _types(wanted, label)
+    others = [parameter for parameter in parameters if parameter not in filled and is_required(parameter)]
+    needs = needs_of(others, lambda parameter: _annotation(function, parameter, label))
+    for parameter in others:
+        # One that takes what is handled comes second only in a method without its object.
+        if dict(needs).get(parameter.name) in (None, *types):
+            raise ConfigurationError(
+                f"Nothing can be given to parameter {parameter.name!r} of {label}. Give it a default, or annotate it "
+                "as Envelope, or with a class that app.provide() has a factory for."
+            )
     seconds = _time_limit(time_limit, label)
-    return Handler(name, function, types, takes_envelope=takes_envelope, time_limit=seconds, **options)
+    return Handler(name, function, types, takes_envelope=takes_envelope, needs=needs, time_limit=seconds, **options)
 
 
 def _time_limit(given: object, label: str) -> float | None:

@@ -25,6 +25,7 @@ from postbus.errors import (
     qualified_name,
 )
 from postbus.handlers import Handlers
+from postbus.provided import Provided
 from postbus.routing import Router
 from postbus.serialization import forget_changed
 from postbus.stamps import Stamp
@@ -338,8 +339,11 @@ class CollectMessages(SendMessage):
 class HandleMessage:
     """Calls the handlers of a message; all of them, also after one has failed."""
 
-    def __init__(self, handlers: Handlers, bus: str, *, allow_no_handlers: bool = False) -> None:
+    def __init__(
+        self, handlers: Handlers, bus: str, *, allow_no_handlers: bool = False, provided: Provided | None = None
+    ) -> None:
         self._handlers = handlers
+        self._provided = provided
         self._bus = bus
         self._allow_no_handlers = allow_no_handlers
 
@@ -358,7 +362,7 @@ class HandleMessage:
                 continue
             try:
                 succeeded = _succeeded(envelope, outcome) if handler.time_limit is not None else ()
-                result = handler.handle(envelope, succeeded)
+                result = handler.handle(envelope, succeeded, self._provided)
             except Exception as error:  # A border: what a handler raises is for the caller, or for `failures`.
                 errors[handler.name] = error
                 continue

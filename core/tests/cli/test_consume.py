@@ -225,3 +225,36 @@ def test_it_says_of_which_transports_messages_would_be_dropped(shop: Shop, caplo
     shop.run("consume", "orders", "mails", "--time-limit", "0.1s")
     [line] = [record.getMessage() for record in caplog.records if "is dropped" in record.getMessage()]
     assert line.startswith("A message of 'orders' or 'mails' that finally fails is dropped")
+
+
+@pytest.mark.parametrize(
+    ("declared", "what"),
+    [("app.on_start(connect)", "shop.connect()"), ("app.provide(Database, connect)", "making Database")],
+)
+def test_a_worker_that_cannot_begin_says_why(shop: Shop, declared: str, what: str) -> None:
+    """What a start hook, or a factory, raises is one sentence with its place, and nothing is handled."""
+    shop.append(
+        f"""
+        class Database: ...
+
+
+        def connect() -> Database:
+            raise OSError("no database")
+
+
+        {declared}
+        if "provide" in "{declared}":
+            @app.handler
+            def need(mail: MailSent, database: Database) -> None: ...
+        """
+    )
+    shop.dispatch(1)
+    result = shop.run("consume", "orders", "--limit", "1")
+
+    line = (shop.folder / "shop.py").read_text().splitlines().index('    raise OSError("no database")') + 1
+    assert (
+        f"Error: The worker does not start, because {what} failed: OSError: no database (shop.py:{line} in connect).\n"
+        == result.stderr
+    )
+    assert 1 == result.exit_code
+    assert 1 == shop.json("stats", "orders")["transports"]["orders"]["waiting"]

@@ -252,6 +252,7 @@ def consume(
         max_outage=max_outage,
         health_file=own_file(health_file, child) if processes else health_file,
     )
+    worker.prepare()
     standby.hand_over(lambda number: worker.stop(f"it got {number.name}"))
     summary = Summary()
     if verbosity:
@@ -327,9 +328,12 @@ def _run(parent: Parent, standby: Standby) -> int:
 
 
 def _end(app: Postbus, code: int) -> NoReturn:
-    """End now: Python would wait for threads that an interrupted handler has started."""
+    """End now: Python would wait for threads that an interrupted handler has started.
+
+    What handlers need is not closed: they may still use it, and closing it might wait for them.
+    """
     with contextlib.suppress(PostbusError):
-        app.close()
+        app.transports.close()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -56,7 +56,10 @@ class Worker:
         health_file: Path | None = None,
         observers: Observers | None = None,
         stop_signal: StopSignal | None = None,
+        start: Callable[[], object] | None = None,
+        stop: Callable[[], object] | None = None,
     ) -> None:
+        """``start`` is called before it begins, and ``stop`` when it has stopped."""
         if not receivers:
             raise ConfigurationError("There is no transport to consume. Name at least one.")
         if concurrency < 1:
@@ -82,6 +85,9 @@ class Worker:
         self._arrangement: Sequential | Concurrent | None = None
         self._abandon: Callable[[WorkerStopped], object] | None = None
         self._isolate: Isolate | None = None
+        self._start = start
+        self._stop = stop
+        self._is_prepared = False
 
     def run(
         self, *, abandon: Callable[[WorkerStopped], object] | None = None, isolate: Isolate | None = None
@@ -101,6 +107,8 @@ class Worker:
 
         A handler that raises `SystemExit` has failed; the worker stops, and raises it.
         """
+        self.prepare()
+        self._is_prepared = False
         self._counters = Counters(self._limits)
         self._abandon = abandon
         self._isolate = isolate
@@ -150,7 +158,18 @@ class Worker:
             raise
         finally:
             stopped = self._tell_stopped(reason)
+            if self._stop is not None:
+                self._stop()
         return stopped
+
+    def prepare(self) -> None:
+        """Make what handlers need, and run the start hooks, once before `run`, which does it if nobody has.
+
+        Raises `StartFailed`. Until it is done, signals are not the worker's.
+        """
+        if not self._is_prepared and self._start is not None:
+            self._start()
+        self._is_prepared = True
 
     @property
     def has_unfinished(self) -> bool:
