@@ -200,6 +200,50 @@ def test_a_worker_writes_json_only(shop: Shop) -> None:
     assert all(json.loads(line)["level"] for line in errors.splitlines())
 
 
+# counting again and again
+
+
+@pytest.mark.parametrize("format", ["table", "json"])
+def test_stats_that_are_watched(shop: Shop, format: str) -> None:
+    """In a pipe each count is a table of its own, or a line of JSON; Ctrl+C ends it well."""
+    shop.dispatch(1, 2)
+    watching = shop.start("stats", "orders", "--watch", "--interval", "0.1", "--format", format)
+    assert watching.stdout is not None
+    lines: list[str] = []
+    while not lines or sum("orders" in line for line in lines) < 3:
+        lines.append(watching.stdout.readline())
+        assert lines[-1]
+    watching.send_signal(signal.SIGINT)
+    _, errors = watching.communicate(timeout=60)
+
+    assert (0, "") == (watching.returncode, errors)
+    if format == "json":
+        assert [2, 2, 2] == [json.loads(line)["transports"]["orders"]["waiting"] for line in lines]
+    else:
+        assert ["TRANSPORT", "orders", "", "TRANSPORT", "orders", "", "TRANSPORT", "orders"] == [
+            line.rstrip().partition(" ")[0] for line in lines
+        ]
+
+
+def test_stats_that_are_watched_on_a_terminal(shop: Shop) -> None:
+    """On a terminal the table is drawn in the place of the one before."""
+    shop.dispatch(1, 2)
+    ours, its = pty.openpty()
+    try:
+        watching = shop.start("stats", "orders", "--watch", "--interval", "0.1", stdout=its)
+        seen = b""
+        while seen.count(b"orders") < 3:
+            seen += os.read(ours, 4096)
+        watching.send_signal(signal.SIGINT)
+        watching.communicate(timeout=60)
+    finally:
+        os.close(ours)
+        os.close(its)
+
+    assert 0 == watching.returncode
+    assert seen.count(b"\033[2J") >= 3
+
+
 # failed messages
 
 

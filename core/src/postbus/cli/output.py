@@ -25,6 +25,12 @@ def as_json(value: object) -> str:
     return "\n".join(line if line.isprintable() else "".join(map(_escaped, line)) for line in text.split("\n"))
 
 
+def as_json_line(value: object) -> str:
+    """Return a value as JSON in one line, in which nothing can steer a terminal."""
+    text = msgspec.json.encode(value, enc_hook=str).decode()
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
 def _escaped(char: str) -> str:
     return char if char.isprintable() else json.dumps(char)[1:-1]
 

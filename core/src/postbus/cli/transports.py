@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from contextlib import suppress
+
 import click
 from msgspec import UNSET, Struct, UnsetType
 
 from postbus.app import Postbus
 from postbus.cli.invocation import Invocation, connection_of, pass_invocation, transport_names
-from postbus.cli.options import complete_transports, confirm, format_option
-from postbus.cli.output import age, count_of, print_json, print_table
+from postbus.cli.options import complete_transports, confirm, duration, format_option
+from postbus.cli.output import age, as_json_line, count_of, print_json, print_table
 from postbus.errors import ConfigurationError, PostbusError
 from postbus.transport import Counts, SupportsCount, SupportsPurge, SupportsSetup, supports
 
@@ -22,40 +26,95 @@ class Outcome(Struct, frozen=True):
     removed: int | UnsetType = UNSET
 
 
-@click.command(epilog="Example: postbus stats orders --format json")
+class Counted(Struct, frozen=True):
+    """What several transports have said at about the same time."""
+
+    transports: dict[str, Counts]
+    uncountable: list[str]
+    errors: dict[str, str]
+
+
+@click.command(
+    epilog="""
+    \b
+    Examples: postbus stats orders --format json
+              postbus stats --watch
+    """
+)
 @click.argument("names", nargs=-1, shell_complete=complete_transports)
+@click.option(
+    "--watch", is_flag=True, help="Count again and again, until Ctrl+C; with --format json, a line of JSON each time."
+)
+@click.option(
+    "--interval", type=duration, default="2", show_default=True, metavar="TIME", help="How often; with --watch."
+)
 @format_option
 @click.pass_context
 @pass_invocation
-def stats(invocation: Invocation, context: click.Context, names: tuple[str, ...], format: str) -> None:
+def stats(
+    invocation: Invocation,
+    context: click.Context,
+    names: tuple[str, ...],
+    watch: bool,
+    interval: float,
+    format: str,
+) -> None:
     """Count the messages at transports.
 
     NAMES are the transports, by default all. The oldest is for how long a message has been waiting that
-    could be handled. The exit code is 1 if a transport could not be asked.
+    could be handled. The exit code is 1 if a transport could not be asked; with --watch it is 0, as the next time
+    it may be there again.
     """
     app = invocation.app
-    counted: dict[str, Counts] = {}
-    uncountable: list[str] = []
-    errors: dict[str, str] = {}
-    for name in transport_names(app, names) or app.transports:
+    chosen = transport_names(app, names) or list(app.transports)
+    if watch:
+        _watch(app, chosen, interval, format)
+        return
+    counted = _count(app, chosen)
+    if format == "json":
+        print_json(counted)
+    else:
+        _print_counted(counted)
+    context.exit(1 if counted.errors else 0)
+
+
+def _watch(app: Postbus, names: list[str], interval: float, format: str) -> None:
+    is_first = True
+    with suppress(KeyboardInterrupt):
+        while True:
+            counted = _count(app, names)
+            if format == "json":
+                click.echo(as_json_line(counted))
+            elif sys.stdout.isatty():
+                click.clear()
+                _print_counted(counted)
+            else:
+                click.echo("", nl=not is_first)
+                _print_counted(counted)
+            is_first = False
+            time.sleep(interval)
+
+
+def _count(app: Postbus, names: list[str]) -> Counted:
+    counted = Counted({}, [], {})
+    for name in names:
         try:
             connection = connection_of(app.transport(name))
             if supports(connection, SupportsCount):
-                counted[name] = connection.count()
+                counted.transports[name] = connection.count()
             else:
-                uncountable.append(name)
+                counted.uncountable.append(name)
         except PostbusError as error:
-            errors[name] = str(error)
+            counted.errors[name] = str(error)
+    return counted
 
-    if format == "json":
-        print_json({"transports": counted, "uncountable": uncountable, "errors": errors})
-    else:
-        _print_counts(counted)
-        if uncountable:
-            click.echo(f"Cannot count: {', '.join(uncountable)}.")
-        for name, problem in errors.items():
-            click.echo(f"Error: {name}: {problem}", err=True)
-    context.exit(1 if errors else 0)
+
+def _print_counted(counted: Counted) -> None:
+    _print_counts(counted.transports)
+    if counted.uncountable:
+        click.echo(f"Cannot count: {', '.join(counted.uncountable)}.")
+    for name, problem in counted.errors.items():
+        click.echo(f"Error: {name}: {problem}", err=True)
 
 
 def _print_counts(counted: dict[str, Counts]) -> None:
