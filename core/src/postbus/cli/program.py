@@ -24,6 +24,7 @@ from postbus.plugins import installed_plugins
 from postbus.worker.handling import exit_code
 
 COMMANDS: Mapping[str, str] = {
+    "init": "postbus.cli.init:init",
     "consume": "postbus.cli.consume:consume",
     "stop-workers": "postbus.cli.consume:stop_workers",
     "dispatch": "postbus.cli.dispatch:dispatch",
