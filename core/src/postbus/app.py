@@ -128,7 +128,7 @@ class Postbus(Handlers):
         self.types = TypeRegistry()
         self._serializers = Serializers(self.types, lambda: self.plugins.serializers)
         self.observers = Observers()
-        self.hooks = Hooks()
+        self.hooks = Hooks(self)
         self._plugins = plugins
         self._rate_limits: dict[str, RateLimit] = {}
         self._own_transports: dict[type, Sequence[str]] = {}
@@ -374,8 +374,7 @@ class Postbus(Handlers):
             health_file=None if health_file is None else Path(health_file),
             observers=self.observers,
             stop_signal=self.stop_signal(),
-            start=lambda: self.hooks.start(self._needed()),
-            stop=self.hooks.stop,
+            hooks=self.hooks,
         )
 
     def require_handlers(self, names: Collection[str], bus: str | None = None) -> None:
@@ -405,12 +404,6 @@ class Postbus(Handlers):
             f"There is no handler for anything from {' or '.join(map(repr, names))}, so every message would fail. "
             f"{remedy}"
         )
-
-    def _needed(self) -> Iterator[type]:
-        """Yield what handlers need."""
-        for type_ in dict.fromkeys(type_ for handler in self for _, type_ in handler.needs):
-            if type_ is not Envelope:
-                yield type_
 
     def _rate_limit(self, name: str) -> RateLimit | None:
         """Return the rate limit of a transport, which all workers of the app share that have the same store."""

@@ -141,7 +141,9 @@ def worker_for(app: Postbus, summons: Summons, *, bus: str | None, grace: float)
         app.failures_among(transports),
         grace=grace,
         observers=app.observers,
+        hooks=app.hooks,
     )
+    worker.prepare()
     app.observe(connection.note)
     StopSignals.counts_repeats = False
     threading.Thread(

@@ -10,8 +10,10 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, StartFailed, describe, qualified_name
 from postbus.failures import way_of
+from postbus.handlers import Handler
 from postbus.provided import Provided, finished, requires_arguments
 
 logger = logging.getLogger("postbus")
@@ -23,14 +25,16 @@ Hook = Callable[[], object]
 class Hooks(Struct, frozen=True):
     """What an app wants done around its workers, in the order in which it was said."""
 
+    handlers: Iterable[Handler]
     provided: Provided = field(default_factory=Provided)
     on_start: list[Hook] = field(default_factory=list[Hook])
     on_stop: list[Hook] = field(default_factory=list[Hook])
 
-    def start(self, needed: Iterable[type]) -> None:
-        """Make what is needed, then run the start hooks; raise `StartFailed` at the first that fails."""
-        for type_ in needed:
-            _run(partial(self.provided.get, type_), f"making {type_.__qualname__}")
+    def start(self) -> None:
+        """Make what handlers need, then run the start hooks; raise `StartFailed` at the first that fails."""
+        for type_ in dict.fromkeys(type_ for handler in self.handlers for _, type_ in handler.needs):
+            if type_ is not Envelope:
+                _run(partial(self.provided.get, type_), f"making {type_.__qualname__}")
         for hook in self.on_start:
             _run(partial(call, hook), f"{qualified_name(hook)}()")
 

@@ -17,6 +17,7 @@ from postbus.worker.concurrent import Concurrent
 from postbus.worker.handling import Handling
 from postbus.worker.health import Health
 from postbus.worker.holdings import Holding
+from postbus.worker.hooks import Hooks
 from postbus.worker.idleness import Idleness
 from postbus.worker.kill_switch import KillSwitch
 from postbus.worker.rates import RateLimit
@@ -56,10 +57,8 @@ class Worker:
         health_file: Path | None = None,
         observers: Observers | None = None,
         stop_signal: StopSignal | None = None,
-        start: Callable[[], object] | None = None,
-        stop: Callable[[], object] | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
-        """``start`` is called before it begins, and ``stop`` when it has stopped."""
         if not receivers:
             raise ConfigurationError("There is no transport to consume. Name at least one.")
         if concurrency < 1:
@@ -85,8 +84,7 @@ class Worker:
         self._arrangement: Sequential | Concurrent | None = None
         self._abandon: Callable[[WorkerStopped], object] | None = None
         self._isolate: Isolate | None = None
-        self._start = start
-        self._stop = stop
+        self._hooks = hooks
         self._is_prepared = False
 
     def run(
@@ -158,8 +156,8 @@ class Worker:
             raise
         finally:
             stopped = self._tell_stopped(reason)
-            if self._stop is not None:
-                self._stop()
+            if self._hooks is not None:
+                self._hooks.stop()
         return stopped
 
     def prepare(self) -> None:
@@ -167,8 +165,8 @@ class Worker:
 
         Raises `StartFailed`. Until it is done, signals are not the worker's.
         """
-        if not self._is_prepared and self._start is not None:
-            self._start()
+        if not self._is_prepared and self._hooks is not None:
+            self._hooks.start()
         self._is_prepared = True
 
     @property
