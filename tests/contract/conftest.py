@@ -16,6 +16,7 @@ def verdicts(request: pytest.FixtureRequest) -> Mapping[str, Future[Mapping[str,
     from tests.contract import proof
     from tests.contract.healthy import HEALTHY
 
-    calls = [item.callspec for item in request.session.items if hasattr(item, "callspec")]
+    judged = [item for item in request.session.items if "verdicts" in getattr(item, "fixturenames", ())]
+    calls = [item.callspec for item in judged if hasattr(item, "callspec")]
     asked = {call.params["transport"] for call in calls if "transport" in call.params}
     return proof.prove(asked | {connection.__name__ for connection in HEALTHY})
