@@ -18,12 +18,16 @@ import pytest
 pytestmark = pytest.mark.slow
 
 APP = """
+import signal
 import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from postbus import Postbus
+
+# A shell lets its background jobs ignore Ctrl-C, and with them what they start: the tests, and this.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 app = Postbus(
     transports={
