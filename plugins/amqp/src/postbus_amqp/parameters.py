@@ -54,7 +54,8 @@ def _tls(settings: Settings) -> ssl.SSLContext:
     options = settings.options
     for name, path in {"cacert": options.cacert, "cert": options.cert, "key": options.key}.items():
         if path is not None and not Path(path).exists():
-            raise TransportError(f"Option {name!r} of {settings} names what is not there: {path!r}. Correct the path.")
+            shown = "" if name == "key" else f": {path!r}"  # Somebody may have put the key itself there.
+            raise TransportError(f"Option {name!r} of {settings} names what is not there{shown}. Correct the path.")
     try:
         is_folder = options.cacert is not None and Path(options.cacert).is_dir()
         context = ssl.create_default_context(
