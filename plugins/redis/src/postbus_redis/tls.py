@@ -63,4 +63,5 @@ def refuse_missing_files(scheme: str, settings: Mapping[str, Any]) -> None:
     ):
         path = settings.get(setting)
         if path is not None and not exists(path):
-            raise DsnError(f"Option 'ssl[{name}]' of {scheme}:// names what is not there: {path!r}. Correct the path.")
+            shown = "" if name == "local_pk" else f": {path!r}"  # Somebody may have put the key itself there.
+            raise DsnError(f"Option 'ssl[{name}]' of {scheme}:// names what is not there{shown}. Correct the path.")
