@@ -911,7 +911,8 @@ def test_nothing_on_the_wire_is_imported(tmp_path: Path) -> None:
             for body in (b"{}", b'{"id":1}', b'["ls"]', b'"ls"', b'{"__class__":"os.system"}'):
                 decoded = json.decode(body, {"type": name})
                 assert isinstance(decoded.message, Undecodable), name
-                assert decoded.message.reason == f"no message is registered as {name!r}", decoded.message.reason
+                reason = decoded.message.reason
+                assert reason.startswith(f"no message is registered as {name!r}"), reason
                 decoded = json.decode(b'{"id":1}', {"type": "order", f"X-Message-Stamp-{name}": body.decode()})
                 assert decoded.message == Order(1), decoded
         assert before == set(sys.modules), set(sys.modules) - before

@@ -23,7 +23,7 @@ from postbus import Postbus
 class Task:
     number: int
 
-app = Postbus(transports={"tasks": "in-memory://"})
+app = Postbus(transports={"tasks": "in-memory://"}, routing={})
 """
 
 
@@ -98,7 +98,7 @@ import gevent.monkey
 gevent.monkey.patch_all()
 import asyncio, os, signal, time
 import gevent
-""" + APP.replace('"in-memory://"}', '"in-memory://"}, routing={Task: "tasks"}')
+""" + APP.replace("routing={}", 'routing={Task: "tasks"}')
 
 
 @pytest.mark.parametrize("concurrency", ["1", "3"])

@@ -113,7 +113,7 @@ def test_what_postbus_raises_has_none(app: Postbus, caplog: pytest.LogCaptureFix
     """A message that nobody handles says so; the lines of Postbus that found this out tell nobody anything."""
     app.dispatch(Order())
     orders = app.transport("orders")
-    other = Postbus(transports={"orders": orders, "failed": "in-memory://"}, failure_transport="failed")
+    other = Postbus(transports={"orders": orders, "failed": "in-memory://"}, routing={}, failure_transport="failed")
     work(other, 1)
 
     [line] = lines_of(caplog)

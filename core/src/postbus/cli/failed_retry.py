@@ -94,8 +94,8 @@ class Retrying:
         started = time.monotonic()
         try:
             handled = self._app.handle(envelope)
-        except Exception as raised:  # A border: whatever a handler raises is a failure of this message.
-            error = presentable(raised)
+        except Exception as error:  # A border: whatever a handler raises is a failure of this message.
+            error = presentable(error)  # By the same name, which Python forgets: else they hold each other.
             observers.notify(MessageFailed(envelope, name, error, time.monotonic() - started))
             reason = "; ".join(map(describe, leaves(error)))
             result = Result(message.id, message.kind, "failed", reason)
