@@ -1,9 +1,11 @@
 """What the tests of the core share."""
 
+import logging
 from collections.abc import Iterator
 
 import pytest
 
+from postbus.cli import logs
 from postbus.plugins import installed_plugins
 
 
@@ -14,3 +16,15 @@ def no_broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     installed_plugins.cache_clear()
     yield
     installed_plugins.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """Leave logging as it was: a command sets it up for its own process, which here is that of the next tests too."""
+    loggers = [logging.getLogger(name) for name in (None, "postbus", logs.ANNOUNCEMENTS)]
+    before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, level, propagate, handlers in before:
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.handlers[:] = handlers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from postbus import Postbus
-from postbus.cli import logs, main
+from postbus.cli import main
 
 APP = """
 from __future__ import annotations
@@ -115,17 +114,6 @@ class Shop:
     def ids(self) -> list[str]:
         """Return the ids of the failed messages."""
         return [line["id"] for line in self.json("failed", "show")]
-
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """Leave logging as it was: a command sets it up for its own process, which here is that of the next tests too."""
-    loggers = [logging.getLogger(name) for name in (None, "postbus", logs.ANNOUNCEMENTS)]
-    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
-    yield
-    for logger, level, handlers in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
 
 
 @pytest.fixture
