@@ -110,7 +110,10 @@ def _mirror() -> str:
     files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("debian*"))]
     lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
     words = [word for line in lines if not line.startswith("#") for word in line.split()]
-    return next((word for word in words if word.startswith("http")), "http://deb.debian.org/debian")
+    found = next((word for word in words if word.startswith("http")), None)
+    if found is None:
+        sys.exit("The package sources of this machine name no mirror that debootstrap could use.")
+    return found
 
 
 def _run(command: Sequence[str]) -> None:
