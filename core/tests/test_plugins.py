@@ -62,6 +62,15 @@ def register_transports(register):
 """
 
 
+USE = """
+import json
+from postbus import ConfigurationError, Postbus
+try:
+    Postbus(transports={"a": "acme://"}).transport("a")
+except ConfigurationError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
 HOOKED = "from postbus.hookspecs import hookimpl\n\nCONTRACT = 1\n\n@hookimpl\n"
 
 
@@ -130,15 +139,7 @@ def test_postbus_plugins_chooses(tmp_path: Path, chosen: str, expected: list[str
 def test_a_scheme_of_a_plugin_that_was_not_chosen_is_explained(tmp_path: Path) -> None:
     """Who misses a plugin that is installed is told that POSTBUS_PLUGINS leaves it out."""
     install(tmp_path, "postbus-acme", "acme", PLUGIN.format(scheme="acme"))
-    code = """
-import json
-from postbus import ConfigurationError, Postbus
-try:
-    Postbus(transports={"a": "acme://"}).transport("a")
-except ConfigurationError as error:
-    print(json.dumps({"error": str(error)}))
-"""
-    error = str(run(code, tmp_path, POSTBUS_PLUGINS="sync")["error"])
+    error = str(run(USE, tmp_path, POSTBUS_PLUGINS="sync")["error"])
     assert "No plugin serves acme://." in error
     assert "But note: POSTBUS_PLUGINS leaves out acme" in error
 
@@ -214,15 +215,6 @@ def test_what_is_wrong_with_a_plugin_is_named(tmp_path: Path, source: str, told:
 def test_a_factory_that_makes_no_transport_is_named(tmp_path: Path) -> None:
     """Who uses the scheme hears whose factory it is, and what it made."""
     install(tmp_path, "postbus-acme", "acme", PLUGIN.format(scheme="acme"))
-    code = """
-import json
-from postbus import ConfigurationError, Postbus
-try:
-    Postbus(transports={"a": "acme://"}).transport("a")
-except ConfigurationError as error:
-    print(json.dumps({"error": str(error)}))
-"""
-
-    error = str(run(code, tmp_path)["error"])
+    error = str(run(USE, tmp_path)["error"])
 
     assert "Plugin 'acme' of postbus-acme 1.2.3 made a NoneType for acme://, which is no transport" in error

@@ -12,38 +12,32 @@ from functools import partial
 from typing import Any
 
 from postbus.errors import ConnectionLost, TransportError, describe
+from postbus.event_loop import Claimable
 from postbus_amqp.errors import again
 from postbus_amqp.untyped import IOLoop
 
 
-class Call:
-    """What one thread asks of another, and waits for."""
+class Call(Claimable):
+    """What one thread asks of another, and waits for; whoever claims it answers."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._pending = threading.Lock()
         self._pending.acquire()
-        self._answers = [None]  # As many as there may be; taken in one piece, from whichever thread.
         self._result: Any = None
         self._error: Exception | None = None
 
     def succeed(self, result: Any = None) -> None:
         """Hand over the result. Only the first answer counts."""
-        if self._is_first():
+        if self.claim():
             self._result = result
             self._pending.release()
 
     def fail(self, error: Exception) -> None:
         """Let the one who waits raise."""
-        if self._is_first():
+        if self.claim():
             self._error = error
             self._pending.release()
-
-    def _is_first(self) -> bool:
-        try:
-            self._answers.pop()
-        except IndexError:
-            return False
-        return True
 
     def result(self, timeout: float) -> Any:
         """Wait for the answer; raise `TimeoutError` if it does not come in time."""
