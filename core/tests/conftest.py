@@ -2,17 +2,26 @@
 
 import logging
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
 
 import pytest
 
 from postbus.cli import logs
 from postbus.plugins import installed_plugins
 
+LOCAL = ("in-memory", "sql", "sync")
+"""The plugins that need no broker."""
+
 
 @pytest.fixture
 def no_broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let it be as where no plugin is installed that needs a broker."""
-    monkeypatch.setenv("POSTBUS_PLUGINS", "in-memory,sql,sync")
+
+    def without_brokers(group: str) -> list[EntryPoint]:
+        found = entry_points(group=group)
+        return [one for one in found if one.name in LOCAL or not one.module.startswith("postbus_")]
+
+    monkeypatch.setattr("postbus.plugins.entry_points", without_brokers)
     installed_plugins.cache_clear()
     yield
     installed_plugins.cache_clear()

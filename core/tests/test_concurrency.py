@@ -302,7 +302,7 @@ def test_while_a_copy_cannot_be_stored_others_are_handled(concurrency: int) -> N
     run(app, 50, "tasks", concurrency=concurrency)
     assert {n for n in range(50) if n % 10} == handled
     counts = transport(app, "tasks").connection.count()
-    assert (0, 5, 0) == (counts.waiting, counts.delayed, counts.in_flight)
+    assert (5, 0) == (counts.waiting + counts.delayed, counts.in_flight)  # Some may be due by now.
 
 
 # several transports

@@ -61,8 +61,8 @@ def test_the_environment_is_filled_in() -> None:
 def test_an_unset_variable_names_the_key_it_was_used_for() -> None:
     """The error for an unset variable says which key needs which variable, and what to do."""
     assert [
-        "transports.a.dsn uses ${REDIS_DSN}, which is not set in the environment; "
-        "set it, or write ${REDIS_DSN:-default}."
+        "transports.a.dsn uses ${REDIS_DSN}, which is not set in the environment. "
+        "Set it, or write ${REDIS_DSN:-default}."
     ] == problems({"transports": {"a": {"dsn": "${REDIS_DSN}"}}})
 
 
@@ -86,8 +86,8 @@ def test_all_mistakes_are_reported_at_once() -> None:
     )
     text = "\n".join(found)
     for expected in (
-        "transprots is not known; did you mean 'transports'?",
-        "transports.a.dns is not known; did you mean 'dsn'?",
+        "transprots is no key of the configuration. Did you mean 'transports'?",
+        "transports.a.dns is no key of the configuration. Did you mean 'dsn'?",
         "transports.e.dsn is missing",
         "transports.b must be a DSN or a table",
         "transports.c.options must be a table",
@@ -95,12 +95,12 @@ def test_all_mistakes_are_reported_at_once() -> None:
         "routing.shop.Order names the transport 'd', which is not configured",
         "routing.* must be a name or a list of names",
         "failure_transport names the transport 'faild', which is not configured",
-        "retry.facter is not known; did you mean 'factor'?",
+        "retry.facter is no key of the configuration. Did you mean 'factor'?",
         "retry.delay must be a number, got 'soon'.",
         "retry: Retry option 'max_retries' must be at least 0, got -1.",
         "buses.one.middleware must be a list",
         "buses.two.allow_no_handlers must be true or false, got 'yes'.",
-        "default_bus is missing; name one of the buses: one, two.",
+        "default_bus is missing. Name one of the buses: one, two.",
         "handlers must be 'auto', or a list",
     ):
         assert expected in text
@@ -216,57 +216,61 @@ def test_code_names_errors_by_their_classes() -> None:
         (
             "TimoutError",
             "never",
-            "retry.errors.TimoutError is not built into Python; "
-            "write its whole name, in quotes, such as 'package.module.Name'.",
+            "retry.errors.TimoutError is not built into Python. "
+            "Write its whole name, in quotes, such as 'package.module.Name'.",
         ),
         (
             "no_such.module.Error",
             "never",
-            "retry.errors.no_such.module.Error names no module that is found on the Python path; "
-            "write its whole name, in quotes, such as 'package.module.Name'.",
+            "retry.errors.no_such.module.Error names no module that is found on the Python path. "
+            "Write its whole name, in quotes, such as 'package.module.Name'.",
         ),
         (
             "a_shop.errors.CardDeclind",
             "never",
-            "retry.errors.a_shop.errors.CardDeclind cannot be found: 'a_shop.errors' has no 'CardDeclind'; "
-            "did you mean 'CardDeclined'?",
+            "retry.errors.a_shop.errors.CardDeclind cannot be found: 'a_shop.errors' has no 'CardDeclind'. "
+            "Did you mean 'CardDeclined'?",
         ),
         (
             "a_shop.errors.Timeout",
             "never",
-            "retry.errors.a_shop.errors.Timeout cannot be found: 'a_shop.errors' has no 'Timeout'; "
-            "define it above the app, or in another module.",
+            "retry.errors.a_shop.errors.Timeout cannot be found: 'a_shop.errors' has no 'Timeout'. "
+            "Define it above the app, or in another module.",
         ),
         (
             "a_shop.broken.Gone",
             "never",
             "retry.errors.a_shop.broken.Gone cannot be looked up: cannot import name 'Gone' from 'a_shop.errors' "
-            "({path}/a_shop/errors.py); mend that, or give the class itself, in code.",
+            "({path}/a_shop/errors.py). Mend that, or give the class itself, in code.",
         ),
         (
             "a_shop.errors.limit",
             "never",
-            "retry.errors.a_shop.errors.limit is no class of errors; "
-            "write one that is an Exception, or a subclass of one.",
+            "retry.errors.a_shop.errors.limit is no class of errors. "
+            "Write one that is an Exception, or a subclass of one.",
         ),
         (
             "a_shop.errors.Interrupt",
             "never",
-            "retry.errors.a_shop.errors.Interrupt is no class of errors; "
-            "write one that is an Exception, or a subclass of one.",
+            "retry.errors.a_shop.errors.Interrupt is no class of errors. "
+            "Write one that is an Exception, or a subclass of one.",
         ),
         (
             "a_shop:CardDeclined",
             "never",
-            "retry.errors.a_shop:CardDeclined is no name of a class; "
-            "write its whole name, in quotes, such as 'package.module.Name'.",
+            "retry.errors.a_shop:CardDeclined is no name of a class. "
+            "Write its whole name, in quotes, such as 'package.module.Name'.",
         ),
         (
             "ValueError",
             "always",
             "retry.errors.ValueError must be a table, a RetryPolicy or 'never', got 'always'.",
         ),
-        ("ValueError", {"dely": 3}, "retry.errors.ValueError.dely is not known; did you mean 'delay'?"),
+        (
+            "ValueError",
+            {"dely": 3},
+            "retry.errors.ValueError.dely is no key of the configuration. Did you mean 'delay'?",
+        ),
         (
             "ValueError",
             {"delay": -1},
@@ -285,8 +289,8 @@ def test_a_dotted_name_without_quotes_is_told_what_it_is() -> None:
     """TOML makes tables of such a name."""
     found = problems({"retry": {"errors": {"pydantic": {"ValidationError": "never"}}}})
     assert (
-        "retry.errors.pydantic is not built into Python; "
-        "write its whole name, in quotes, such as 'package.module.Name'." in found
+        "retry.errors.pydantic is not built into Python. "
+        "Write its whole name, in quotes, such as 'package.module.Name'." in found
     )
 
 

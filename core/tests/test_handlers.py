@@ -335,7 +335,7 @@ def take_renamed(message: Renamed) -> None: ...
 def test_what_no_message_can_be_of_is_refused(function: Callable[..., Any], options: dict[str, Any]) -> None:
     """The error names the handler and says what to do."""
     error = refused(function, **options)
-    assert error.startswith(f"Cannot tell which message {function.__qualname__}() handles")
+    assert error.startswith(f"Cannot tell which message {qualified_name(function)}() handles")
     assert "handles=..." in error
 
 
@@ -358,8 +358,8 @@ def take_unchecked(message: Unchecked) -> None: ...
 def test_a_protocol_that_cannot_be_checked_is_refused() -> None:
     """The error names the handler and the protocol, and says what to do."""
     assert (
-        "take_unchecked() handles the protocol Unchecked, which cannot be checked when a message comes. Decorate it "
-        "with @runtime_checkable." == refused(take_unchecked)
+        f"{__name__}.take_unchecked() handles the protocol Unchecked, which cannot be checked when a message comes. "
+        "Decorate it with @runtime_checkable." == refused(take_unchecked)
     )
 
 
@@ -379,7 +379,7 @@ def take_keywords(**mails: Mail) -> None: ...
 def test_a_handler_takes_the_message_by_position(function: Callable[..., Any]) -> None:
     """Without a parameter for the message, the error names the handler and says what to do."""
     assert (
-        f"{function.__qualname__}() takes no message. Give it a first parameter annotated with one."
+        f"{__name__}.{function.__qualname__}() takes no message. Give it a first parameter annotated with one."
         == refused(function)
     )  # fmt: skip
 
@@ -397,14 +397,14 @@ def take_positional(mail: Mail, envelope: Envelope, mailer: Path, /) -> None: ..
 def test_a_parameter_that_nothing_can_be_given_to_is_refused(function: Callable[..., Any]) -> None:
     """The error names the parameter and the handler, and all remedies."""
     assert (
-        f"Nothing can be given to parameter 'mailer' of {function.__qualname__}(). Give it a default, or annotate it "
-        "as Envelope, or with a class that app.provide() has a factory for." == refused(function)
+        f"Nothing can be given to parameter 'mailer' of {__name__}.{function.__qualname__}(). Give it a default, or "
+        "annotate it as Envelope, or with a class that app.provide() has a factory for." == refused(function)
     )
 
 
 def test_a_method_without_its_object_is_refused() -> None:
     """A function that still wants self is not mistaken for a handler, even if told what it handles."""
-    assert "Nothing can be given to parameter 'mail' of Desk.bound()." in refused(Desk.bound, handles=Mail)
+    assert f"Nothing can be given to parameter 'mail' of {__name__}.Desk.bound()." in refused(Desk.bound, handles=Mail)
 
 
 def test_a_class_is_refused() -> None:
@@ -478,8 +478,8 @@ def take_letter(letter: Letter) -> None: ...
 def test_a_type_that_is_only_there_for_the_type_checker_is_refused() -> None:
     """The error names the handler and the type, and says both remedies; with handles=... it works."""
     assert (
-        "Cannot tell which message take_letter() handles: name 'Letter' is not defined. Import it at run time, or pass "
-        "handles=..." == refused(take_letter)
+        f"Cannot tell which message {__name__}.take_letter() handles: name 'Letter' is not defined. Import it at run "
+        "time, or pass handles=..." == refused(take_letter)
     )
     assert (Mail,) == made(take_letter, handles=Mail).types
 
@@ -521,7 +521,7 @@ def take_nonsense(mail: "Mail oder so") -> None: ...  # type: ignore[valid-type]
 @pytest.mark.parametrize("function", [take_missing, take_nonsense])
 def test_an_annotation_that_cannot_be_looked_up_is_a_configuration_error(function: Callable[..., Any]) -> None:
     """Whatever is wrong with the annotation, the error names the handler."""
-    assert f"Cannot tell which message {function.__qualname__}() handles" in refused(function)
+    assert f"Cannot tell which message {qualified_name(function)}() handles" in refused(function)
 
 
 # The envelope as second parameter.

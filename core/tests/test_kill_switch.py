@@ -307,7 +307,7 @@ def test_it_is_off_unless_wanted() -> None:
     ("wrong", "text"),
     [
         ("yes", "transports.tasks.kill_switch must be true, false or a table, got 'yes'."),
-        ({"rate": 1}, "transports.tasks.kill_switch.rate is not known; "),
+        ({"rate": 1}, "transports.tasks.kill_switch.rate is no key of the configuration. "),
         ({"pause": "1m"}, "transports.tasks.kill_switch.pause must be a number, got '1m'."),
         ({"min_messages": 0.5}, "transports.tasks.kill_switch.min_messages must be a number, got 0.5."),
         (

@@ -21,13 +21,11 @@ from postbus import ConfigurationError, Envelope, HandlerFailed, Handlers, Stamp
 from postbus.bus import MessageBus, Middleware, Next
 from postbus.errors import DeferredFailed, NoHandler, NoRoute
 from postbus.middleware import (
-    AddBusName,
+    BeginMessage,
     CollectMessages,
     HandleMessage,
-    RestoreFailed,
     SendMessage,
-    add_identity,
-    dispatch_after_current,
+    has_deferred,
     merge,
     new_id,
 )
@@ -72,10 +70,7 @@ class Bus:
         self.bus = MessageBus(
             name,
             [
-                AddBusName(name),
-                add_identity,
-                dispatch_after_current,
-                RestoreFailed(["failed"], ["work"]),
+                BeginMessage(name, ["failed"], ["work"]),
                 *extra,
                 self.send,
                 HandleMessage(self.handlers, name),
@@ -374,6 +369,17 @@ def test_a_deferred_message_comes_after_the_current_one() -> None:
     assert ["a", "now", "/now", "/a", "b", "/b", "c", "/c"] == bus.log
 
 
+def test_a_middleware_can_ask_whether_anything_is_deferred() -> None:
+    """While the message is handled that it waits for; and there is nothing any more once it has been sent."""
+    bus, seen = Bus(), list[bool]()
+    bus.does = {
+        "a": each(lambda: seen.append(has_deferred()), lambda: bus.defer("b"), lambda: seen.append(has_deferred()))
+    }
+    bus.dispatch("a")
+
+    assert ([False, True], False) == (seen, has_deferred())
+
+
 def test_a_deferred_dispatch_returns_the_envelope_unprocessed() -> None:
     """The caller gets the envelope back at once, still to be deferred and neither handled nor sent."""
     transport = RecordingTransport()
@@ -582,7 +588,7 @@ def test_deferring_needs_no_root_of_the_same_kind() -> None:
             bus.defer("b")
         return call_next(envelope)
 
-    bus.bus = MessageBus("main", [add_identity, dispatch_after_current, defer_before_sending, *bus.bus.middleware[-2:]])
+    bus.bus = MessageBus("main", [BeginMessage("main"), defer_before_sending, *bus.bus.middleware[-2:]])
     bus.bus.dispatch(Job("j"))
     assert ["b"] == bus.started()
     assert [Job("j")] == transport.messages
@@ -597,7 +603,7 @@ def test_a_buried_message_is_handled_as_if_it_came_from_where_it_failed() -> Non
     handlers = Handlers()
     for name in ("work", "failed"):
         handlers.handler(name=name, handles=Task, from_transport=name)(lambda task, name=name: seen.append(name))
-    bus = MessageBus("b", [RestoreFailed(["failed"], ["work"]), HandleMessage(handlers, "b")])
+    bus = MessageBus("b", [BeginMessage("b", ["failed"], ["work"]), HandleMessage(handlers, "b")])
     envelope = bus.dispatch(Task("a"), stamps.Buried("work"), stamps.Received("failed", 1))
     assert ["work"] == seen
     assert [stamps.Received("failed", 1), stamps.Received("work")] == envelope.all(stamps.Received)
@@ -607,7 +613,8 @@ def test_a_buried_message_is_handled_as_if_it_came_from_where_it_failed() -> Non
 def test_other_messages_are_left_alone(given: tuple[Stamp, ...]) -> None:
     """A message that was not buried, or is not received, passes as it is."""
     envelope = Envelope.wrap(Task("a"), *given)
-    assert envelope == MessageBus("b", [RestoreFailed(["failed"], ["work"])]).dispatch(envelope)
+    passed = MessageBus("b", [BeginMessage("b", ["failed"], ["work"])]).dispatch(envelope)
+    assert envelope == passed.without(stamps.BusName, stamps.MessageId, stamps.Correlation)
 
 
 @pytest.mark.parametrize(("origin", "buried"), [("work", "payments"), ("failed", "failed"), ("failed", "elsewhere")])
@@ -617,7 +624,7 @@ def test_a_forged_burial_leads_to_no_other_handlers(origin: str, buried: str) ->
     handlers = Handlers()
     for name in ("work", "payments", "failed", "elsewhere"):
         handlers.handler(name=name, handles=Task, from_transport=name)(lambda task, name=name: seen.append(name))
-    bus = MessageBus("b", [RestoreFailed(["failed"], ["work", "payments"]), HandleMessage(handlers, "b")])
+    bus = MessageBus("b", [BeginMessage("b", ["failed"], ["work", "payments"]), HandleMessage(handlers, "b")])
     bus.dispatch(Task("a"), stamps.Buried(buried), stamps.Received(origin, 1))
     assert [origin] == seen
 
@@ -779,7 +786,7 @@ class Many:
         handlers = Handlers()
         handlers.handler(name="here", handles="*")(lambda message: message.name)
         self.collect = CollectMessages(SendMessage(Router(senders, routes)))
-        self.bus = MessageBus("b", [add_identity, dispatch_after_current, self.collect, HandleMessage(handlers, "b")])
+        self.bus = MessageBus("b", [BeginMessage("b"), self.collect, HandleMessage(handlers, "b")])
 
     def dispatch(self, messages: Sequence[Any], *more: Stamp) -> list[Envelope]:
         envelopes: list[Envelope] = []
@@ -1062,7 +1069,7 @@ def test_an_async_handler_may_defer() -> None:
     """What an async handler defers waits for the message that it handles, as with a plain one."""
     log: list[str] = []
     handlers = Handlers()
-    bus = MessageBus("b", [add_identity, dispatch_after_current, HandleMessage(handlers, "b")])
+    bus = MessageBus("b", [BeginMessage("b"), HandleMessage(handlers, "b")])
 
     @handlers.handler
     async def on_task(task: Task, envelope: Envelope) -> None:

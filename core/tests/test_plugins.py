@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-CLIENT_LIBRARIES = ["sqlalchemy", "sqlite3", "redis", "pika", "kafka", "boto3", "greenstalk"]
+CLIENT_LIBRARIES = ["sqlalchemy", "sqlite3", "redis", "pika", "kafka", "botocore", "greenstalk"]
 
 
 def install(folder: Path, distribution: str, module: str, source: str, version: str = "1.2.3") -> None:

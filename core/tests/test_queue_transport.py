@@ -165,6 +165,36 @@ def test_what_could_not_be_settled_is_returned() -> None:
     assert [] == transport.reject([again])
 
 
+class Mute(InMemoryConnection):
+    """Its broker hears everything, and its first answers to an ack are lost."""
+
+    answers_lost = 0
+
+    def ack(self, tags: Sequence[Any]) -> Sequence[Any]:
+        lost = super().ack(tags)
+        if Mute.answers_lost:
+            Mute.answers_lost -= 1
+            raise ConnectionLost("The answer was lost.")
+        return lost
+
+
+def test_what_may_have_been_settled_is_not_said_to_be_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """It is in doubt what became of a settlement whose answer was lost; whoever tries it later hears of no loss."""
+    queue = Queue()
+    transport = transport_on(lambda: Mute(queue, lease=60.0))
+    transport.send(wrapped("lost", "heard"))
+    (lost,) = transport.receive(1, 0)
+    queue.clock.move(61)
+    (heard,) = transport.receive(1, 0)
+    Mute.answers_lost = 2  # So that the second try, on a fresh connection, tells nothing either.
+    with pytest.raises(ConnectionLost):
+        transport.ack([heard])
+
+    assert [lost] == transport.ack([heard, lost])
+    assert 1 == caplog.text.count("was lost while 1 messages were being settled")
+    assert [heard] == transport.ack([heard])  # That was the doubt; now it is known.
+
+
 def test_an_ability_may_depend_on_the_dsn() -> None:
     """A connection may lack what others of its class can do."""
 

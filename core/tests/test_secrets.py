@@ -201,7 +201,7 @@ def test_an_app_that_works_shows_no_secret(
         failure_transport = "f"
         routing = {{"*" = "q"}}
         transports.q = "{DSN}"
-        transports.f = "{DSN}"
+        transports.f = "{DSN}-failed"
         transports.r = {{dsn = "{DSN}", options = {{lease = 5.0}}, rate_limit_store = "redis://:{SECRET}@h"}}
     """)
     app = Postbus()

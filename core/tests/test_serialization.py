@@ -16,7 +16,7 @@ from decimal import Decimal
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast
 
 import attrs
 import msgspec
@@ -903,7 +903,8 @@ def test_nothing_on_the_wire_is_imported(tmp_path: Path) -> None:
         types = TypeRegistry()
         types.register(Order, "order")
         json = JsonSerializer(types)
-        json.decode(b'{"id":1}', {"type": "order"})
+        for name in ("order", "unknown.Order"):
+            json.decode(b'{"id":1}', {"type": name})
         before = set(sys.modules)
         names = ["os.system", "os:system", "trap", "trap.Message", "xml.dom.minidom.Document", "builtins.eval", "int"]
         names += ["postbus.stamps.Received", "postbus.serialization.Undecodable", "__main__.Order", "subprocess.Popen"]
@@ -958,6 +959,20 @@ def test_every_stamp_of_the_core_that_travels_comes_back() -> None:
         stamps.Buried("work"),
     ]
     assert given == [stamp for stamp in round_trip(Order(1), *given).stamps if stamp.wire_name is not None]
+
+
+@pytest.mark.parametrize("stamp", [stamps.MessageId("\udcff"), stamps.BusName(cast("str", Unwritable()))])
+def test_an_own_stamp_without_a_json_form_is_a_serialization_error(stamp: Stamp) -> None:
+    """Those that every message has are written in another way, and refused in the same one."""
+    with pytest.raises(SerializationError, match=f"{type(stamp).__name__} cannot be written as JSON, for header "):
+        serializer().encode(Envelope.wrap(Order(1), stamp))
+
+
+@pytest.mark.parametrize("stamp", [stamps.MessageId("1"), stamps.Correlation("1")])
+def test_of_two_stamps_of_a_kind_both_travel(stamp: Stamp) -> None:
+    """Whoever wrote them, nothing that came is left out."""
+    given = [stamp, type(stamp)("2")]
+    assert given == round_trip(Order(1), *given).all(type(stamp))
 
 
 @pytest.mark.parametrize("value", [Unwritable(), 1j, "\udcff", {(1, 2): 3}], ids=["object", "complex", "text", "dict"])

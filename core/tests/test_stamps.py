@@ -29,6 +29,7 @@ TRAVELLING = {
     "error": stamps.ErrorDetails,
     "buried": stamps.Buried,
     "not-before": stamps.NotBefore,
+    "key": stamps.Key,
 }
 STAYING = [
     stamps.Delay,
@@ -57,6 +58,7 @@ VALUES = [
     stamps.ErrorDetails("ValueError", "no", NOW),
     stamps.Buried("a"),
     stamps.NotBefore(NOW),
+    stamps.Key("a"),
 ]
 
 numbers = itertools.count()

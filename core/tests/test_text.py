@@ -10,6 +10,25 @@ from postbus import text
 from postbus.transport import Outgoing
 
 
+@given(st.dictionaries(st.text(min_size=1), st.text()))
+def test_what_is_packed_is_unpacked(headers):
+    """Headers come back out of the one that holds them; those beside it stay."""
+    packed = text.packed(headers)
+
+    assert [text.PACKED] == list(packed)
+    assert packed[text.PACKED].isascii()
+    headers.pop(text.PACKED, None)
+    assert headers | {"type": "note"} == text.unpacked({**text.packed(headers), "type": "note"})
+
+
+@pytest.mark.parametrize("value", ["", "[]", "{", '{"a": 1}', '{"a":' * 100_000, "\ud800"])
+def test_what_others_have_packed_stays_as_it_is(value):
+    """Whatever a header of that name holds, it costs nobody the message."""
+    headers = {text.PACKED: value, "type": "note"}
+
+    assert headers == text.unpacked(headers)
+
+
 @given(st.binary() | st.text().map(str.encode), st.dictionaries(st.text(min_size=1), st.text()))
 def test_what_is_written_is_read(body, headers):
     """Every body and every header come back as they were."""

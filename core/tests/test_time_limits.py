@@ -480,6 +480,7 @@ def test_a_limit_that_is_none_is_refused(wrong: Any) -> None:
     """It is a number of seconds above 0, or a timedelta."""
     with pytest.raises(ConfigurationError) as caught:
         Handlers().handler(handles=Task, time_limit=wrong)(buried)
-    assert f"time_limit of buried() must be a number of seconds above 0, or a timedelta, got {wrong!r}." == str(
-        caught.value
+    assert (
+        f"time_limit of {__name__}.buried() must be a number of seconds above 0, or a timedelta, got {wrong!r}."
+        == str(caught.value)
     )

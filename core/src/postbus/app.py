@@ -8,10 +8,9 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from sys import is_finalizing
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from urllib.parse import quote
 
 from postbus import stamps
@@ -44,31 +43,29 @@ from postbus.errors import (
 from postbus.events import Observer, Observers
 from postbus.failures import Failures
 from postbus.handlers import Handler, Handlers
-from postbus.limits import GRACE, Limits, StopSignal
+from postbus.keys import Keys
+from postbus.limits import GRACE, PREFETCH_BYTES, Limits, StopSignal
 from postbus.middleware import (
-    AddBusName,
+    BeginMessage,
     CollectMessages,
     HandleMessage,
-    RestoreFailed,
     SendMessage,
-    add_identity,
-    dispatch_after_current,
 )
 from postbus.provided import Factory
 from postbus.retry import RetryPolicy
 from postbus.routing import Route, Router
 from postbus.serialization import Serializers, TypeRegistry, can_be_message
 from postbus.stamps import Stamp
-from postbus.threads import in_thread
+from postbus.threads import in_thread, runs_on_a_loop
 from postbus.transport import Receiver, Transport, TransportContext
-from postbus.worker import Worker
 from postbus.worker.hooks import Hook, Hooks
 from postbus.worker.hooks import check as check_hook
 from postbus.worker.rates import RateLimit
-from postbus.worker.strategies import Strategy
 
 if TYPE_CHECKING:
     from postbus.plugins import Plugins
+    from postbus.worker.strategies import Strategy
+    from postbus.worker.worker import Worker
 
 T = TypeVar("T", bound=type)
 P = TypeVar("P")
@@ -127,12 +124,14 @@ class Postbus(Handlers):
         self.config = check(configured)
         self.types = TypeRegistry()
         self._serializers = Serializers(self.types, lambda: self.plugins.serializers)
+        self.keys = Keys()
         self.observers = Observers()
         self.hooks = Hooks(self)
         self._plugins = plugins
         self._rate_limits: dict[str, RateLimit] = {}
         self._own_transports: dict[type, Sequence[str]] = {}
         self._lock = threading.RLock()
+        self._has_told_of_loop = False
         self._buses: dict[str | None, MessageBus] | None = None
         self.transports = _Transports(self._make_transport, self.config.transports)
         self.router = Router(self.transports, self.config.routing, self._own_transports, self.types)
@@ -158,7 +157,13 @@ class Postbus(Handlers):
     def message(self, cls: T, /) -> T: ...
     @overload
     def message(
-        self, name: str | None = None, /, *, transport: str | Sequence[str] | None = None, aliases: Iterable[str] = ()
+        self,
+        name: str | None = None,
+        /,
+        *,
+        transport: str | Sequence[str] | None = None,
+        aliases: Iterable[str] = (),
+        key: str | None = None,
     ) -> Callable[[T], T]: ...
     def message(
         self,
@@ -167,19 +172,27 @@ class Postbus(Handlers):
         *,
         transport: str | Sequence[str] | None = None,
         aliases: Iterable[str] = (),
+        key: str | None = None,
     ) -> Any:
         """Make a class known as a message; a decorator, with or without options.
 
         ``target`` is the name under which it travels, by default its module and qualified name; ``aliases``
-        are names that it had before. ``transport`` is where it is sent unless the routing says otherwise.
+        are names that it had before. ``transport`` is where it is sent unless the routing says otherwise. ``key`` names
+        the field, or the property, that holds what a message belongs to: where the broker has groups, those with the
+        same value are handled one after the other, in order. Classes derived from it have the same, unless they name
+        their own. See `stamps.Key`.
         """
         if isinstance(target, type):
             self.types.register(target)
             return target
-        return partial(self._register, target, transport, tuple(aliases))
+        return partial(self._register, target, transport, tuple(aliases), key)
 
-    def _register(self, name: str | None, transport: str | Sequence[str] | None, aliases: Sequence[str], cls: T) -> T:
+    def _register(
+        self, name: str | None, transport: str | Sequence[str] | None, aliases: Sequence[str], key: str | None, cls: T
+    ) -> T:
         self.types.register(cls, name, aliases)
+        if key is not None:
+            self.keys.add(cls, key)
         if transport is not None:
             names = [transport] if isinstance(transport, str) else list(transport)
             for one in names:
@@ -241,6 +254,8 @@ class Postbus(Handlers):
         Raises `HandlerFailed`, `NoHandler`, or `TransportError` if it is in doubt whether it was stored.
         """
         chosen = self.bus(bus)
+        if not self._has_told_of_loop and runs_on_a_loop():
+            self._tell_of_loop("dispatch", "app.dispatch_async(...)")
         # Handing on no stamps takes longer than asking whether there are any.
         return chosen.dispatch(message, *stamps) if stamps else chosen.dispatch(message)
 
@@ -254,10 +269,15 @@ class Postbus(Handlers):
         `SerializationError` has its ``position``, and ``stored`` as well.
         """
         chosen = self.bus(bus)
+        if not self._has_told_of_loop and runs_on_a_loop():
+            self._tell_of_loop("dispatch_many", "asyncio.to_thread(app.dispatch_many, ...)")
         (send,) = [step for step in chosen.middleware if isinstance(step, SendMessage)]
         collect = CollectMessages(send)
         chain = MessageBus(chosen.name, [collect if step is send else step for step in chosen.middleware])
         envelopes: list[Envelope] = []
+        if not isinstance(cast(object, messages), Iterable):  # For whoever has no type checker.
+            name = type(messages).__qualname__
+            raise ConfigurationError(f"dispatch_many() was given one {name}. Give it several, as in a list.")
         try:
             for collect.position, message in enumerate(messages):
                 try:
@@ -276,13 +296,24 @@ class Postbus(Handlers):
             collect.flush(envelopes)
         return envelopes
 
+    def _tell_of_loop(self, method: str, remedy: str) -> None:
+        self._has_told_of_loop = True
+        caller = sys._getframe(2)  # pyright: ignore[reportPrivateUsage]  It is documented.
+        place = f"{Path(caller.f_code.co_filename).name}:{caller.f_lineno} in {caller.f_code.co_name}"
+        logger.warning(
+            "app.%s() was called on an event loop (%s), which does nothing else until it returns. Write: await %s.",
+            method,
+            place,
+            remedy,
+        )
+
     async def dispatch_async(self, message: Any, *stamps: Stamp, bus: str | None = None) -> Envelope:
         """Dispatch from an event loop without blocking it: as `dispatch`, in a thread, with the context's variables.
 
         Who is cancelled in waiting does not know what becomes of the message: it is sent all the same, and an
         ``async def`` handler that handles it just then is cancelled as well.
         """
-        return await in_thread(partial(self.dispatch, message, *stamps, bus=bus))
+        return await in_thread(lambda: self.bus(bus).dispatch(message, *stamps))
 
     def query(self, message: Any, *stamps_: Stamp, bus: str | None = None) -> Any:
         """Handle a message here, whatever its route, and return what its one handler returned.
@@ -290,7 +321,7 @@ class Postbus(Handlers):
         Raises what the handler raised, `NoHandler` without a handler, and `PostbusError` with several.
         """
         try:
-            envelope = self.dispatch(message, *stamps_, stamps.HERE, bus=bus)
+            envelope = self.bus(bus).dispatch(message, *stamps_, stamps.HERE)
         except HandlerFailed as failed:
             if len(failed.errors) == 1 and not failed.succeeded:
                 raise next(iter(failed.errors.values())) from None
@@ -328,6 +359,7 @@ class Postbus(Handlers):
         bus: str | None = None,
         concurrency: int = 1,
         fetch_size: int | None = None,
+        prefetch_bytes: int | None = PREFETCH_BYTES,
         strategy: Strategy = "strict",
         weights: Mapping[str, int] | None = None,
         grace: float | None = GRACE,
@@ -337,7 +369,8 @@ class Postbus(Handlers):
         """Return a worker for some transports, in order of priority; by default for all but the failure transports.
 
         ``bus`` handles everything on that bus, whichever it was dispatched on. ``concurrency`` is how many
-        messages are handled at once, ``fetch_size`` how many are fetched at once, in place of what fits.
+        messages are handled at once, ``fetch_size`` how many are fetched at once, in place of what fits. Of large
+        messages fewer are, so that those that no handler has take about ``prefetch_bytes``; None for any number.
         ``strategy`` says whose turn it is among transports, and queues, that have messages: always the
         first's, or by turns, in which ``weights`` (by name, 1 if not given) may make shares unequal. After
         ``grace`` seconds of stopping a running handler is interrupted, and its message given back; None
@@ -353,6 +386,8 @@ class Postbus(Handlers):
                 receivers[name] = transport
             elif names:
                 raise ConfigurationError(f"Transport {name!r} handles at once, so there is nothing to consume.")
+        from postbus.worker.worker import Worker  # noqa: PLC0415  Who only dispatches has none.
+
         return Worker(
             receivers,
             self.handle if bus is None else partial(self.handle, bus=bus),
@@ -361,6 +396,7 @@ class Postbus(Handlers):
             queues=queues,
             concurrency=concurrency,
             fetch_size=fetch_size,
+            prefetch_bytes=prefetch_bytes,
             strategy=strategy,
             weights=weights,
             rates={name: rate for name in receivers if (rate := self._rate_limit(name)) is not None},
@@ -469,6 +505,11 @@ class Postbus(Handlers):
 
     # transports
 
+    @property
+    def consumable(self) -> list[str]:
+        """The names of the transports that a worker is for: neither failure transports, nor what handles at once."""
+        return [name for name in self.origins if isinstance(self.transport(name), Receiver)]
+
     def transport(self, name: str) -> Transport:
         """Return a transport by name."""
         try:
@@ -482,6 +523,9 @@ class Postbus(Handlers):
         self.transports.close()
 
     def __enter__(self) -> Postbus:
+        """Begin anew, if it was closed: a web application may be started more than once in a process, as in tests."""
+        self.transports.reopen()
+        self.router.forget()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -535,12 +579,9 @@ class Postbus(Handlers):
         return MessageBus(
             name,
             [
-                AddBusName(name),
-                add_identity,
-                dispatch_after_current,
-                RestoreFailed(self.failure_transports, self.origins),
+                BeginMessage(name, self.failure_transports, self.origins),
                 *(self._middleware(step, f"buses.{name}.middleware") for step in config.middleware),
-                SendMessage(self.router, allow_no_senders=config.allow_no_senders),
+                SendMessage(self.router, allow_no_senders=config.allow_no_senders, keys=self.keys),
                 HandleMessage(self, name, allow_no_handlers=config.allow_no_handlers, provided=self.hooks.provided),
             ],
         )
@@ -604,26 +645,51 @@ class Postbus(Handlers):
     def _check_transports(self) -> None:
         """Check every DSN and its options before any is used; no client library is imported for that."""
         problems: list[str] = []
+        places: dict[str, Dsn] = {}
         for name, config in self.config.transports.items():
             if not isinstance(config, TransportConfig):
                 continue
             try:
                 dsn = Dsn.parse(config.dsn).with_options(config.options)
                 scheme = self.plugins.scheme_for(dsn)
+                if dsn.hosts or dsn.path:  # Else it names no place, and in memory each has one of its own.
+                    places[name] = dsn
                 if scheme.options is not None:
                     scheme.options.from_dsn(dsn)
                 self._serializers.make(config.serializer, name, verify=config.verify)
                 self._rate_limit(name)
             except ConfigurationError as error:
-                key = f"transports.{name}" if self._is_configured else ENVIRONMENT_DSN
-                problems += [f"{key}: {problem}" for problem in error.problems]
+                problems += [f"{self._key_of(name)}: {problem}" for problem in error.problems]
+        problems += self._buried_where_consumed(places)
         if problems:
             raise ConfigurationError(*problems)
+
+    def _key_of(self, transport: str) -> str:
+        return f"transports.{transport}" if self._is_configured else ENVIRONMENT_DSN
+
+    def _buried_where_consumed(self, places: Mapping[str, Dsn]) -> Iterator[str]:
+        """Yield a sentence for each failure transport that is one of those whose messages are buried in it.
+
+        What failed for good would be handled again at once, and again, for ever.
+        """
+        for name, place in places.items():
+            grave = self.failure_transport_for(name)
+            if grave is not None and grave != name and places.get(grave) == place:
+                yield (
+                    f"{grave!r} is the failure transport of {name!r}, and in the same place: {place}. What failed for "
+                    "good would be handled again and again. Name another queue in one of the two."
+                )
 
     def _make_transport(self, name: str) -> Transport:
         config = self.config.transports[name]
         if not isinstance(config, TransportConfig):
             return config
+        try:
+            return self._transport_of(name, config)
+        except ConfigurationError as error:
+            raise ConfigurationError(*(f"{self._key_of(name)}: {problem}" for problem in error.problems)) from error
+
+    def _transport_of(self, name: str, config: TransportConfig) -> Transport:
         serializers, wanted = self._serializers, config.serializer
         return self.plugins.make_transport(
             config.dsn,
@@ -649,6 +715,7 @@ class _Transports(Mapping[str, Transport]):
         self._make = make
         self._names = tuple(names)
         self._made: dict[str, Transport] = {}
+        self._is_closed = False
         self._lock = threading.RLock()
 
     def __getitem__(self, name: str) -> Transport:
@@ -669,8 +736,16 @@ class _Transports(Mapping[str, Transport]):
         return len(self._names)
 
     def close(self) -> None:
+        self._is_closed = True
         for transport in self._made.values():
             transport.close()
+
+    def reopen(self) -> None:
+        """Make those that were closed anew, when they are used; but for those that were given as objects."""
+        with self._lock:
+            if self._is_closed:
+                self._made = {}
+                self._is_closed = False
 
 
 def _namespace_of_caller() -> Mapping[str, Any] | None:
@@ -686,7 +761,11 @@ def _name_of(module: Mapping[str, Any]) -> str:
 
 def _as_file_name(name: str) -> str:
     quoted = quote(name, safe=":")
-    return quoted if quoted.strip(".") and len(quoted) <= LONGEST_FILE_NAME else sha256(name.encode()).hexdigest()
+    if quoted.strip(".") and len(quoted) <= LONGEST_FILE_NAME:
+        return quoted
+    from hashlib import sha256  # noqa: PLC0415  Few have such a name.
+
+    return sha256(name.encode()).hexdigest()
 
 
 def _state_folder() -> Path | None:

@@ -10,12 +10,9 @@ import codecs
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, Literal, TypeGuard, TypeVar, cast
 
@@ -29,6 +26,7 @@ from postbus.handlers import Handlers
 from postbus.retry import Backoff, RetryPolicy, is_exception
 from postbus.routing import Route
 from postbus.serialization import Serializer, SerializerFactory
+from postbus.spelling import nearest
 from postbus.transport import Transport
 from postbus.worker.kill_switch import KillSwitch
 
@@ -128,7 +126,7 @@ def check(given: Mapping[str, object], environment: Mapping[str, str] = os.envir
     buses = reader.table("buses", given.get("buses", {}), reader.bus) or {"default": BusConfig()}
     default_bus = reader.text("default_bus", given.get("default_bus")) or next(iter(buses))
     if len(buses) > 1 and not given.get("default_bus"):
-        reader.problem("default_bus", "is missing", f"name one of the buses: {', '.join(buses)}")
+        reader.problem("default_bus", "is missing", f"Name one of the buses: {', '.join(buses)}")
     config = Config(
         name=reader.text("name", given.get("name")) or None,
         app=reader.text("app", given.get("app")),
@@ -149,16 +147,19 @@ def check(given: Mapping[str, object], environment: Mapping[str, str] = os.envir
 
 def load_object(reference: str, key: str) -> Any:
     """Return what ``module:attribute`` names; raise `ConfigurationError` naming the key that it was used for."""
-    module_name, _, path = reference.partition(":")
+    module_name, colon, path = reference.partition(":")
     if not _is_dotted(module_name) or not _is_dotted(path) or module_name.endswith(".py"):
         meant = f"{_module_of(module_name)}:{path or 'app'}"
+        before, dot, last = module_name.rpartition(".")
+        if not colon and dot and _nearest_module(module_name) != module_name and _nearest_module(before) == before:
+            meant = f"{before}:{last}"
         hint = f" Did you mean {meant!r}?" if all(map(_is_dotted, meant.split(":"))) else ""
         raise ConfigurationError(f"{key} must be written 'module:attribute', got {masked(reference)!r}.{hint}")
     found: Any = load_module(module_name, key)
     for name in path.split("."):
         if not hasattr(found, name):
-            nearest = get_close_matches(name, dir(found), n=1)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            known = nearest(name, dir(found))
+            hint = f" Did you mean {known!r}?" if known else ""
             raise ConfigurationError(f"{key} names {reference!r}, but {module_name!r} has no {path!r}.{hint}")
         found = getattr(found, name)
     return found
@@ -180,12 +181,28 @@ def load_module(name: str, key: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # It exists, and misses something itself: the traceback is the answer.
-        nearest = get_close_matches(name, (module.name for module in iter_modules(sys.path[:1])), n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        meant = _nearest_module(name)
+        hint = f" Did you mean {meant!r}?" if meant else ""
         raise ConfigurationError(
             f"{key} names the module {masked(name)!r}, which is neither in {Path.cwd()} nor elsewhere on the Python "
             f"path.{hint}"
         ) from None
+
+
+def _nearest_module(name: str) -> str | None:
+    """Return the module in the first folder of the path that may have been meant; nothing is imported for that."""
+    from pkgutil import iter_modules  # noqa: PLC0415  Who makes no mistake need not wait for it.
+
+    found: list[str] = []
+    folders = sys.path[:1]
+    for part in name.split("."):
+        names = [module.name for module in iter_modules(folders)]
+        meant = part if part in names else nearest(part, names)
+        if meant is None:
+            break
+        found.append(meant)
+        folders = [str(Path(folder, meant)) for folder in folders]
+    return ".".join(found) or None
 
 
 AUTO = "auto"
@@ -197,6 +214,8 @@ def load_package(name: str, *, leave_out: str) -> None:
 
     Raises `ConfigurationError` naming the module that cannot be imported.
     """
+    from pkgutil import iter_modules  # noqa: PLC0415  Few apps need it.
+
     package = sys.modules[name]
     for found in sorted(iter_modules(package.__path__, f"{name}."), key=lambda found: found.name):
         last = found.name.rpartition(".")[2]
@@ -209,8 +228,7 @@ def load_package(name: str, *, leave_out: str) -> None:
         except (Exception, SystemExit) as error:  # A border: a module of the user's may raise anything.
             raise ConfigurationError(
                 f"handlers = {AUTO!r} imports {found.name!r}, which failed: {sentence(describe(error))} Mend that, or "
-                "list "
-                "the modules with handlers by name."
+                "list the modules with handlers by name."
             ) from error
         if found.ispkg:
             load_package(found.name, leave_out=leave_out)
@@ -240,7 +258,7 @@ class _Reader:
         self.problems: list[str] = []
 
     def problem(self, key: str, fact: str, remedy: str) -> None:
-        self.problems.append(f"{key} {fact}; {remedy}{'?' if remedy.startswith('did you mean') else '.'}")
+        self.problems.append(f"{key} {fact}. {remedy}{'?' if remedy.startswith('Did you mean') else '.'}")
 
     def wrong(self, key: str, wanted: str, got: str) -> None:
         self.problems.append(f"{key} must be {wanted}, got {got}.")
@@ -263,7 +281,7 @@ class _Reader:
         if found is None:
             fact = "is empty" if name in self._environment else "is not set"
             self.problem(
-                key, f"uses ${{{name}}}, which {fact} in the environment", f"set it, or write ${{{name}:-default}}"
+                key, f"uses ${{{name}}}, which {fact} in the environment", f"Set it, or write ${{{name}:-default}}"
             )
             return match[0]
         return found
@@ -271,9 +289,11 @@ class _Reader:
     def known(self, key: str, given: Mapping[str, object], names: Sequence[str]) -> None:
         for name in given:
             if name not in names:
-                nearest = get_close_matches(str(name), names, n=1)
-                hint = f"did you mean {nearest[0]!r}" if nearest else f"known are {', '.join(names)}"
-                self.problem(f"{key}.{_show(name)}".lstrip("."), "is not known", hint)
+                meant = nearest(str(name), names)
+                hint = f"Did you mean {meant!r}" if meant else f"Keys: {', '.join(names)}"
+                if key and name in Config.__struct_fields__:
+                    hint = _above(name, key)
+                self.problem(f"{key}.{_show(name)}".lstrip("."), "is no key of the configuration", hint)
 
     def typed(self, key: str, value: object, type: type | tuple[type, ...], wanted: str) -> bool:
         """Say whether a value has a type, None not being one; note it if not."""
@@ -297,7 +317,7 @@ class _Reader:
         for name in value:
             if ":/" in str(name):  # As a name, it would be in every line of the log.
                 self.problem(
-                    f"{key}.{_show(name)}", "is a DSN and no name", "write a name there, and the DSN behind it"
+                    f"{key}.{_show(name)}", "is a DSN and no name", "Write a name there, and the DSN behind it"
                 )
         entries = {name: read(f"{key}.{_show(name)}", entry) for name, entry in value.items()}
         return {name: entry for name, entry in entries.items() if entry is not None}
@@ -313,6 +333,10 @@ class _Reader:
         return []
 
     def transport(self, key: str, value: object) -> TransportConfig | Transport | None:
+        name = key.rpartition(".")[2]
+        if name in Config.__struct_fields__ and not _is_mapping(value) and ":/" not in str(value):
+            self.problem(key, "is no transport", _above(name, "transports"))
+            return None
         if isinstance(value, str):
             return TransportConfig(dsn=value)
         if isinstance(value, TransportConfig) or hasattr(value, "send"):
@@ -323,13 +347,13 @@ class _Reader:
         known = TransportConfig.__struct_fields__
         misnamed = [name for name, item in value.items() if name not in known and ":/" in str(item)]
         if "dsn" not in value and misnamed:
-            self.problem(f"{key}.{_show(misnamed[0])}", "is not known", "did you mean 'dsn'")
+            self.problem(f"{key}.{_show(misnamed[0])}", "is no key of the configuration", "Did you mean 'dsn'")
             return None
         self.known(key, value, known)
         dsn = self.text(f"{key}.dsn", value.get("dsn"))
         if dsn is None:
             if "dsn" not in value:
-                self.problem(f"{key}.dsn", "is missing", "give a DSN such as redis://localhost:6379/messages")
+                self.problem(f"{key}.dsn", "is missing", "Give a DSN such as redis://localhost:6379/messages")
             return None
         options = value.get("options", {})
         self.typed(f"{key}.options", options, Mapping, "a table")
@@ -402,12 +426,12 @@ class _Reader:
         """Return the class of errors that this is, or that a dotted name names; one without a dot is built in."""
         found = self._named(key, name) if isinstance(name, str) else name
         if found is not None and not is_exception(found):
-            self.problem(key, "is no class of errors", "write one that is an Exception, or a subclass of one")
+            self.problem(key, "is no class of errors", "Write one that is an Exception, or a subclass of one")
             return None
         return cast("type[Exception] | None", found)
 
     def _named(self, key: str, name: str) -> object:
-        whole = "write its whole name, in quotes, such as 'package.module.Name'"
+        whole = "Write its whole name, in quotes, such as 'package.module.Name'"
         if not all(part.isidentifier() for part in name.split(".")):
             self.problem(key, "is no name of a class", whole)
             return None
@@ -418,7 +442,7 @@ class _Reader:
         try:
             module, path = _module_in(name)
         except ImportError as error:
-            self.problem(key, f"cannot be looked up: {error}", "mend that, or give the class itself, in code")
+            self.problem(key, f"cannot be looked up: {error}", "Mend that, or give the class itself, in code")
             return None
         if module is None:
             self.problem(key, "names no module that is found on the Python path", whole)
@@ -426,8 +450,8 @@ class _Reader:
         found: Any = module
         for part in path:
             if not hasattr(found, part):
-                nearest = get_close_matches(part, dir(found), n=1)
-                hint = f"did you mean {nearest[0]!r}" if nearest else "define it above the app, or in another module"
+                meant = nearest(part, dir(found))
+                hint = f"Did you mean {meant!r}" if meant else "Define it above the app, or in another module"
                 self.problem(key, f"cannot be found: {found.__name__!r} has no {part!r}", hint)
                 return None
             found = getattr(found, part)
@@ -457,10 +481,16 @@ class _Reader:
         routes: dict[Route, Sequence[str]] = {}
         for route, names in cast(Mapping[Any, object], value).items():
             key = f"routing.{_show(route)}"
+            if route in Config.__struct_fields__:
+                self.problem(key, "is no route", _above(route, "routing"))
+                continue
+            if _is_mapping(names):
+                self.problem(key, "is a table", f"Put the whole route in quotes: {_dotted(route, names)!r}")
+                continue
             if (isinstance(route, str) and "*" in route.removesuffix("*").removesuffix(".")) or route in ("", ".*"):
-                self.problem(key, "is no route", "write a class, 'package.module.*', or '*'")
+                self.problem(key, "is no route", "Write a class, 'package.module.*', or '*'")
             elif not isinstance(route, str | type) or ":/" in str(route):
-                self.problem(key, "is no route", "write a class, its dotted name, 'package.module.*', or '*'")
+                self.problem(key, "is no route", "Write a class, its dotted name, 'package.module.*', or '*'")
             routes[route] = self.names(key, names)
         return routes
 
@@ -490,20 +520,23 @@ class _Reader:
     def _defined(self, key: str, name: str, what: str, known: Sequence[str]) -> None:
         if name in known:
             return
-        nearest = get_close_matches(name, known, n=1)
-        there_are = f"there are {', '.join(map(masked, known))}" if known else f"no {what} is configured"
+        meant = nearest(name, known)
+        there_are = f"{what.capitalize()}s: {', '.join(map(masked, known))}" if known else f"Configure it as a {what}"
         self.problem(
             key,
             f"names the {what} {masked(name)!r}, which is not configured",
-            f"did you mean {masked(nearest[0])!r}" if nearest else there_are,
+            f"Did you mean {masked(meant)!r}" if meant else there_are,
         )
 
 
 def _table(path: Path) -> Mapping[str, object] | None:
+    import tomllib  # noqa: PLC0415  Who configures an app in code has no file.
+
     try:
         document: dict[str, Any] = tomllib.loads(_text(path))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path} is not TOML: {sentence(str(error))}") from None
+        remedy = " Put quotes around what is a text." if "Invalid value" in str(error) else " Mend that line."
+        raise ConfigurationError(f"{path} is not TOML: {sentence(str(error))}{remedy}") from None
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
     if path.name != "pyproject.toml":
@@ -527,6 +560,19 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigurationError(f"{path} is not UTF-8, as TOML must be: see line {line}. Save it as UTF-8.") from None
+
+
+def _above(name: object, table: str) -> str:
+    return f"Move {name} to the top of the file, above [{table}]"
+
+
+def _dotted(first: object, names: Mapping[str, object]) -> str:
+    """Return the name that TOML takes for tables in tables, as it was written."""
+    parts, inner = [str(first)], cast(object, names)
+    while _is_mapping(inner) and inner:
+        part, inner = next(iter(inner.items()))
+        parts.append(str(part))
+    return ".".join(parts)
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[str, object]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 
 from postbus.config import ENVIRONMENT_DSN, Config, find_file
 from postbus.errors import ConfigurationError
 from postbus.handlers import Handler
+from postbus.spelling import nearest
 
 VARIABLES = (ENVIRONMENT_DSN, "POSTBUS_APP", "POSTBUS_PLUGINS", "POSTBUS_STATE_DIR", "POSTBUS_HEALTH_FILE")
 """The variables of the environment that are read."""
@@ -39,21 +39,19 @@ def doubts(
         if elsewhere is not None:
             yield (
                 f"There is no configuration in {Path.cwd()}, so every message is handled where it is dispatched, but "
-                "there "
-                f"is {elsewhere}. Start the program in that folder, or name the file: Postbus(config=...)."
+                f"there is {elsewhere}. Start the program in that folder, or name the file: Postbus(config=...)."
             )
     sendable = [name for name in config.transports if name not in failure_transports]
     if sendable and not is_routed:
         yield (
             f"Nothing is routed to {' or '.join(map(repr, sendable))}, so every message is handled where it is "
-            "dispatched. "
-            "Add routes to routing, or an empty routing if that is meant."
+            "dispatched. Add routes to routing, or an empty routing if that is meant."
         )
     for handler in handlers:
         origin = handler.from_transport
         if origin is not None and config.transports and origin not in config.transports:
-            nearest = get_close_matches(origin, config.transports, n=1)
-            hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Transports: {', '.join(config.transports)}."
+            meant = nearest(origin, config.transports)
+            hint = f"Did you mean {meant!r}?" if meant else f"Transports: {', '.join(config.transports)}."
             yield f"Handler {handler.name!r} is for messages from {origin!r}, which is not configured. {hint}"
 
 
@@ -62,16 +60,19 @@ def misspelt_variables(environment: Mapping[str, str] = os.environ) -> Iterator[
     for name in environment:
         if not name.startswith("POSTBUS_") or name in VARIABLES:
             continue
-        nearest = get_close_matches(name, [known for known in VARIABLES if known not in environment], n=1, cutoff=0.85)
-        if nearest:
-            yield f"The variable {name} means nothing. Did you mean {nearest[0]}?"
+        meant = nearest(name, [known for known in VARIABLES if known not in environment], cutoff=0.85)
+        if meant:
+            yield f"The variable {name} means nothing. Did you mean {meant}?"
 
 
 def _configuration_beside(file: str | None) -> Path | None:
     """Return the configuration in a module's folder, or in one of two around it, as its package may lie in ``src``."""
-    if file is None:
-        return None
-    for folder in list(Path(file).resolve().parents)[:3]:
+    return configuration_in(list(Path(file).resolve().parents)[:3]) if file is not None else None
+
+
+def configuration_in(folders: Iterable[Path]) -> Path | None:
+    """Return the first configuration in these folders, but for the current one."""
+    for folder in folders:
         with suppress(ConfigurationError):  # A file that cannot be read need not be ours.
             found = find_file(folder)
             if found is not None and folder != Path.cwd():

@@ -6,13 +6,12 @@ import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
-from difflib import get_close_matches
-from fractions import Fraction
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeGuard, TypeVar, Union, cast
 from urllib.parse import quote, unquote
 
 from postbus.errors import ConfigurationError, DsnError
+from postbus.spelling import nearest
 
 T = TypeVar("T")
 _NO_DEFAULT: Any = MISSING
@@ -148,8 +147,8 @@ def masked(text: str) -> str:
 def unknown(what: str, name: str, known: Iterable[str], plural: str | None = None) -> ConfigurationError:
     """Return the error about a name that means nothing, with the nearest that does, and with all."""
     names = list(known)
-    nearest = get_close_matches(name, names, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    meant = nearest(name, names)
+    hint = f" Did you mean {meant!r}?" if meant else ""
     there_are = f"{(plural or f'{what}s').capitalize()}: {', '.join(names) or 'none'}."
     return ConfigurationError(f"There is no {what} {masked(name)!r}.{hint} {there_are}")
 
@@ -381,6 +380,8 @@ def _number(text: str, unit: str | None) -> float | None:
         return float(text) if "." in text else int(text)
     if unit not in _MILLISECONDS:
         return None
+    from fractions import Fraction  # noqa: PLC0415  Few DSNs have a number with a unit.
+
     number = Fraction(match[1]) * _MILLISECONDS[match[2]] / _MILLISECONDS[unit]
     return int(number) if number.denominator == 1 else float(number)
 
@@ -497,7 +498,7 @@ def _info_of(declared: Field[Any], annotation: Any) -> OptionInfo:
 
 
 def _unknown(name: str, scheme: str, declared: Sequence[OptionInfo]) -> str:
-    nearest = get_close_matches(name, [known for info in declared for known in info.names], n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    meant = nearest(name, [known for info in declared for known in info.names], cutoff=0.5)
+    hint = f" Did you mean {meant!r}?" if meant else ""
     names = ", ".join(info.name for info in declared if not info.no_effect)
     return f"Unknown option {masked(name)!r} for {scheme}://.{hint} Options: {names or 'none'}."

@@ -49,7 +49,8 @@ from postbus.events import (
 from postbus.middleware import new_id
 from postbus.retry import Backoff, RetryPolicy, attempts_of, immediate_retries, retries_of
 from postbus.serialization import Undecodable, keep
-from postbus.transport import LONGEST_DELAY, QueueTransport, Receiver, Transport, packed
+from postbus.text import packed
+from postbus.transport import LONGEST_DELAY, QueueTransport, Receiver, Transport
 
 logger = logging.getLogger("postbus")
 
@@ -426,11 +427,17 @@ def copy_to_bury(envelope: Envelope, error: Exception, failure_transport: str) -
 
 
 def as_it_came(envelope: Envelope) -> Envelope:
-    """Return a received envelope as it is to be stored: as what came, even if a handler has changed its message."""
+    """Return a received envelope as it is to be stored: as what came, even if a handler has changed its message.
+
+    One that another program sent keeps the group in which its broker had it.
+    """
     received = envelope.last(stamps.Received)
-    original = received.original if received is not None else None
     copy = envelope.without(stamps.Received)
-    return copy if original is None else copy.with_(original)
+    if received is None:
+        return copy
+    if received.group is not None and not copy.has(stamps.Key):
+        copy = copy.with_(stamps.Key(received.group))
+    return copy if received.original is None else copy.with_(received.original)
 
 
 def _copy_to_retry(envelope: Envelope, error: Exception, delay: float, *, immediate: int = 0) -> Envelope:
@@ -475,6 +482,8 @@ def label(envelope: Envelope) -> str:
     received = envelope.last(stamps.Received)
     id = message_id.id if message_id is not None else received.id if received is not None else None
     kind = type(envelope.message).__qualname__
+    if isinstance(envelope.message, Undecodable) and (named := envelope.message.headers.get("type")):
+        kind = f"{kind} {one_line(named, LONGEST_ID)}"
     return f"{kind} {one_line(id, LONGEST_ID)}" if id is not None else kind
 
 
@@ -586,7 +595,8 @@ def _whole(envelope: Envelope, transport: Transport) -> str:
             encoded = outgoing.body, dict(outgoing.headers)
         return repr(encoded)
     except Exception as error:  # A border: what can be told of it, is told.
-        came = envelope.last(stamps.Encoded)
+        received = envelope.last(stamps.Received)
+        came = received.original if received is not None else None
         body = repr(came.body) if came is not None else "unknown"
         return f"(it cannot be written: {text_of(error)}) {body}"
 

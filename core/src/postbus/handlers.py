@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 import typing
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from datetime import timedelta
 from functools import partial
 from types import CoroutineType, SimpleNamespace
@@ -19,6 +19,7 @@ from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, PostbusError, qualified_name, seconds_of
 from postbus.event_loop import loop
 from postbus.provided import Needs, Provided, is_required, needs_of
+from postbus.spelling import nearest
 from postbus.time_limits import TimedRun
 
 T = TypeVar("T")
@@ -126,6 +127,7 @@ class Handlers:
         worker a ``def`` handler is interrupted, or its process replaced; the message has failed, and is retried or
         buried.
         """
+        _check_options(options)
         if target is None:
             return partial(self.handler, **options)
         for handler in _handlers_of(target, **options):
@@ -189,6 +191,7 @@ def handles(
 ) -> Callable[[T], T]: ...
 def handles(method: Any = None, /, **options: Any) -> Any:
     """Mark a method as a handler; ``app.handler(Orders(...))`` then adds every marked method of the object."""
+    _check_options(options)
     return _mark(options, method) if method is not None else partial(_mark, options)
 
 
@@ -209,7 +212,7 @@ def _coroutine_of(result: Any, name: str) -> Coroutine[Any, Any, Any] | None:
     """Return what is to be waited for before a handler that returned this has run; None if nothing is."""
     if result.__class__ is CoroutineType:
         return cast("Coroutine[Any, Any, Any]", result)
-    if inspect.isawaitable(result) or isinstance(result, Future):
+    if inspect.isawaitable(result) or _is_future(result):
         return _wait_for(result, name)
     if isinstance(result, Generator | AsyncGenerator):
         raise PostbusError(
@@ -218,11 +221,17 @@ def _coroutine_of(result: Any, name: str) -> Coroutine[Any, Any, Any] | None:
     return None
 
 
+def _is_future(thing: object) -> bool:
+    """Say whether something is a future of threads; nothing is before somebody has imported what they are."""
+    futures = sys.modules.get("concurrent.futures")
+    return futures is not None and isinstance(thing, futures.Future)
+
+
 async def _wait_for(awaitable: Any, name: str) -> Any:
     """Return what comes of whatever can be awaited, on the event loop of the handlers."""
     import asyncio  # noqa: PLC0415  It has been imported, as this runs on its loop.
 
-    if issubclass(type(awaitable), Future):
+    if _is_future(awaitable):
         return await asyncio.wrap_future(awaitable)
     if asyncio.isfuture(awaitable) and not awaitable.done() and awaitable.get_loop() is not asyncio.get_running_loop():
         raise PostbusError(
@@ -235,6 +244,18 @@ async def _wait_for(awaitable: Any, name: str) -> Any:
 def _distance(message: Any, wanted: tuple[Handles, ...]) -> int | None:
     distances = [len(type(message).__mro__) + 1 if one == "*" else matches(message, one) for one in wanted]
     return min((distance for distance in distances if distance is not None), default=None)
+
+
+OPTIONS = ("bus", "from_transport", "priority", "handles", "name", "time_limit")
+"""The options of a handler."""
+
+
+def _check_options(given: Iterable[str]) -> None:
+    for name in given:
+        if name not in OPTIONS:
+            meant = nearest(name, OPTIONS)
+            hint = f" Did you mean {meant!r}?" if meant else ""
+            raise ConfigurationError(f"A handler has no option {name!r}.{hint} Options: {', '.join(OPTIONS)}.")
 
 
 def _mark(options: dict[str, Any], method: T) -> T:
@@ -286,7 +307,7 @@ def _make_handler(
     time_limit: float | timedelta | None = None,
     **options: Any,
 ) -> Handler:
-    label = f"{getattr(function, '__qualname__', name)}()"
+    label = f"{qualified_name(function) if hasattr(function, '__qualname__') else name}()"
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigurationError(f"{label} is a generator, which does nothing when it is called. Replace yield.")
     try:

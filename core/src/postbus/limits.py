@@ -15,6 +15,9 @@ from postbus.errors import ConfigurationError
 GRACE = 25.0
 """Seconds for which a running handler may go on after the worker was told to stop; Kubernetes waits for 30."""
 
+PREFETCH_BYTES = 32 * 2**20
+"""Bytes of messages that a worker holds ahead of its handlers."""
+
 STUCK = "a handler does not end within its time limit"
 """Why a worker stops that is to be replaced, because nothing else ends what runs in it."""
 

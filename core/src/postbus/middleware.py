@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from itertools import repeat
 from random import Random
 from time import time
+from typing import cast
 
 from msgspec import Struct, field
 
@@ -25,24 +25,12 @@ from postbus.errors import (
     qualified_name,
 )
 from postbus.handlers import Handlers
+from postbus.keys import Keys
 from postbus.provided import Provided
 from postbus.routing import Router
 from postbus.serialization import forget_changed
 from postbus.stamps import Stamp
 from postbus.transport import Outgoing, Sender, SupportsEncode
-
-
-class AddBusName:
-    """Notes on which bus a message was first dispatched, which is the one that handles it."""
-
-    def __init__(self, name: str) -> None:
-        self._stamp = stamps.BusName(name)
-
-    def __call__(self, envelope: Envelope, call_next: Next) -> Envelope:
-        """Put the bus's name on an envelope that has none."""
-        if envelope.has(stamps.BusName):
-            return call_next(envelope)
-        return call_next(Envelope(envelope.message, (*envelope.stamps, self._stamp)))
 
 
 class _Ids:
@@ -99,60 +87,90 @@ class _Current(Struct):
     """What waits until this message, which is the outermost, has succeeded."""
     is_over: bool = False
 
+    def defer(self, envelope: Envelope, call_next: Next, current: _Current) -> None:
+        if self.deferred is None:
+            self.deferred = []
+        self.deferred.append((envelope, call_next, current))
+
 
 _current: ContextVar[_Current | None] = ContextVar("postbus_current", default=None)
 
 
-def add_identity(envelope: Envelope, call_next: Next) -> Envelope:
-    """Give a message its id, and say which conversation it belongs to and which message caused it.
+class BeginMessage:
+    """Gives a message what every one has: its bus, its id, its conversation and its cause.
 
-    What a handler dispatches while this message is handled gets this one as its cause.
+    What a handler dispatches while a message is handled gets that one as its cause. A message with
+    `stamps.AfterCurrent` is kept back until the one that is being handled has succeeded: such a dispatch returns at
+    once. The messages go on in the order in which they were dispatched, each with the rest of its own bus; if the
+    outermost message fails they are forgotten. One that fails stops only what it deferred itself; then
+    `DeferredFailed` is raised.
+
+    One that comes out of a failure transport is handled as if it came from where it failed first. `stamps.Buried` is
+    believed only there, and only if it names one of the ``origins``; from elsewhere it is no more than what a stranger
+    wrote, and goes no further.
     """
-    parent = _current.get()
-    added: tuple[Stamp, ...] = ()
-    message_id = envelope.last(stamps.MessageId)
-    if message_id is None:
-        message_id = stamps.MessageId(new_id())
-        added = (message_id,) if parent is None else (message_id, stamps.Causation(parent.id))
-    correlation = envelope.last(stamps.Correlation)
-    if correlation is None:
-        correlation = stamps.Correlation(message_id.id) if parent is None else parent.correlation
-        added += (correlation,)
 
-    outermost = None if parent is None else parent.outermost or parent
-    if outermost is not None and outermost.is_over:
-        outermost = None  # A thread or task that outlived the handler which began it is on its own.
-    current = _Current(message_id.id, correlation, outermost)
-    token = _current.set(current)
-    try:
-        return call_next(Envelope(envelope.message, envelope.stamps + added) if added else envelope)
-    finally:
-        _current.reset(token)
-        current.is_over = True
+    def __init__(self, bus: str, failure_transports: Collection[str] = (), origins: Collection[str] = ()) -> None:
+        """``origins`` are the other transports: those that a message can have come from when it failed."""
+        self._bus = stamps.BusName(bus)
+        self._failure_transports = failure_transports
+        self._origins = origins
+
+    def __call__(self, envelope: Envelope, call_next: Next) -> Envelope:
+        """Put on what is missing, and take the message on as the current one, or keep it back."""
+        # All in one step, and by one look at the stamps, because every message goes through this.
+        kinds = {type(stamp): stamp for stamp in envelope.stamps}
+        parent = _current.get()
+        added: tuple[Stamp, ...] = () if stamps.BusName in kinds else (self._bus,)
+        message_id = cast("stamps.MessageId | None", kinds.get(stamps.MessageId))
+        if message_id is None:
+            message_id = stamps.MessageId(new_id())
+            added += (message_id,) if parent is None else (message_id, stamps.Causation(parent.id))
+        correlation = cast("stamps.Correlation | None", kinds.get(stamps.Correlation))
+        if correlation is None:
+            correlation = stamps.Correlation(message_id.id) if parent is None else parent.correlation
+            added += (correlation,)
+        if added:
+            envelope = Envelope(envelope.message, envelope.stamps + added)
+        buried = cast("stamps.Buried | None", kinds.get(stamps.Buried))
+        if buried is not None and stamps.Received in kinds:
+            envelope = self._restored(envelope, buried)
+
+        outermost = None if parent is None else parent.outermost or parent
+        if outermost is not None and outermost.is_over:
+            outermost = None  # A thread or task that outlived the handler which began it is on its own.
+        current = _Current(message_id.id, correlation, outermost)
+        if stamps.AfterCurrent in kinds:
+            if outermost is not None:
+                outermost.defer(envelope, call_next, current)
+                return envelope
+            envelope = envelope.without(stamps.AfterCurrent)
+        token = _current.set(current)
+        try:
+            result = call_next(envelope)
+            if current.deferred:
+                _dispatch_deferred(current.deferred)
+            return result
+        finally:
+            _current.reset(token)
+            current.is_over = True
+
+    def _restored(self, envelope: Envelope, buried: stamps.Buried) -> Envelope:
+        """Note, as what counts from here on, that the message was received from where it failed first."""
+        if _origin(envelope) not in self._failure_transports:
+            return envelope.without(stamps.Buried)
+        if buried.transport not in self._origins:
+            return envelope
+        return envelope.with_(stamps.Received(buried.transport))
 
 
-def dispatch_after_current(envelope: Envelope, call_next: Next) -> Envelope:
-    """Keep a message with `stamps.AfterCurrent` back until the one that is being handled has succeeded.
+def has_deferred() -> bool:
+    """Say whether messages wait until the one that is being handled has succeeded, and are to be sent only then.
 
-    Such a dispatch returns at once, with the envelope as it was given. The messages go on in the order in
-    which they were dispatched, each with the rest of its own bus; if the outermost message fails they are
-    forgotten. One that fails stops only what it deferred itself; then `DeferredFailed` is raised.
-    Stands behind `add_identity`, which knows which message is outermost.
+    They exist nowhere else: who settles a message before `BeginMessage` has sent them may lose them.
     """
     current = _current.get()
-    if current is None:
-        return call_next(envelope)
-    if envelope.has(stamps.AfterCurrent):
-        if current.outermost is not None:
-            if current.outermost.deferred is None:
-                current.outermost.deferred = []
-            current.outermost.deferred.append((envelope, call_next, current))
-            return envelope
-        envelope = envelope.without(stamps.AfterCurrent)
-    result = call_next(envelope)
-    if current.deferred:
-        _dispatch_deferred(current.deferred)
-    return result
+    return current is not None and bool((current.outermost or current).deferred)
 
 
 def _dispatch_deferred(deferred: list[tuple[Envelope, Next, _Current]]) -> None:
@@ -172,47 +190,31 @@ def _dispatch_deferred(deferred: list[tuple[Envelope, Next, _Current]]) -> None:
         raise DeferredFailed(errors)
 
 
-class RestoreFailed:
-    """Lets a message that comes out of a failure transport be handled as if it came from where it failed first.
-
-    `stamps.Buried` is believed only there, and only if it names one of the ``origins``; from elsewhere it is no
-    more than what a stranger wrote, and goes no further.
-    """
-
-    def __init__(self, failure_transports: Collection[str], origins: Collection[str]) -> None:
-        """``origins`` are the other transports: those that a message can have come from when it failed."""
-        self._failure_transports = failure_transports
-        self._origins = origins
-
-    def __call__(self, envelope: Envelope, call_next: Next) -> Envelope:
-        """Note, as what counts from here on, that the message was received from where it failed first."""
-        buried = envelope.last(stamps.Buried)
-        if buried is None or not envelope.has(stamps.Received):
-            return call_next(envelope)
-        if _origin(envelope) not in self._failure_transports:
-            return call_next(envelope.without(stamps.Buried))
-        if buried.transport not in self._origins:
-            return call_next(envelope)
-        return call_next(envelope.with_(stamps.Received(buried.transport)))
-
-
 class SendMessage:
     """Sends a message to the transports that it is routed to; one that came from a transport goes on.
 
     A message without a route goes on too, unless the bus requires one.
     """
 
-    def __init__(self, router: Router, *, allow_no_senders: bool = True) -> None:
+    def __init__(self, router: Router, *, allow_no_senders: bool = True, keys: Keys | None = None) -> None:
         self.router = router
+        self.keys = keys if keys is not None else Keys()
         self.allow_no_senders = allow_no_senders
 
     def __call__(self, envelope: Envelope, call_next: Next) -> Envelope:
         """Send, and return the envelope with `stamps.Sent` for each transport."""
-        if envelope.has(stamps.Received):
-            return call_next(envelope)
+        came = False
+        for stamp in envelope.stamps:
+            if type(stamp) is stamps.Received:
+                return call_next(envelope)
+            if type(stamp) is stamps.Encoded:
+                came = True
         senders = self.router.senders_for(envelope)
         if senders:
-            return self.send(forget_changed(envelope), senders)
+            if came:
+                envelope = forget_changed(envelope)
+            # Once, here, so that all copies have the same key, whatever becomes of the message and its class.
+            return self.send(self.keys.put_on(envelope) if self.keys else envelope, senders)
         if not self.allow_no_senders:
             raise NoRoute(
                 f"{qualified_name(type(envelope.message))} has no route, and this bus requires one. Add it to routing, "
@@ -278,7 +280,7 @@ class CollectMessages(SendMessage):
     """
 
     def __init__(self, send_message: SendMessage) -> None:
-        super().__init__(send_message.router, allow_no_senders=send_message.allow_no_senders)
+        super().__init__(send_message.router, allow_no_senders=send_message.allow_no_senders, keys=send_message.keys)
         self.position = 0
         """Which of the messages is being dispatched."""
         self.stored: dict[int, str | None] = {}
@@ -291,15 +293,18 @@ class CollectMessages(SendMessage):
         """Note where the envelope is to go."""
         if self.is_over:
             return super().send(envelope, senders)
-        batches = [self._batches.get(name) or self._begin(name, sender) for name, sender in senders.items()]
-        if len(batches) == 1:  # In half the time.
-            batches[0].add(self.position, envelope, batches[0].encode(envelope))
+        if len(senders) == 1:  # In half the time.
+            ((name, sender),) = senders.items()
+            batch = self._batch_for(name, sender)
+            batch.add(self.position, envelope, batch.encode(envelope))
         else:
-            _add(self.position, envelope, batches)
+            _add(self.position, envelope, [self._batch_for(name, sender) for name, sender in senders.items()])
         return envelope
 
-    def _begin(self, name: str, sender: Sender) -> _Batch:
-        batch = self._batches[name] = _Batch.of(sender)
+    def _batch_for(self, name: str, sender: Sender) -> _Batch:
+        batch = self._batches.get(name)
+        if batch is None:
+            batch = self._batches[name] = _Batch.of(sender)
         return batch
 
     def flush(self, envelopes: list[Envelope]) -> None:
@@ -308,32 +313,35 @@ class CollectMessages(SendMessage):
         Raises `TransportError`, whose ``stored`` has the positions of those messages that all of their
         transports have stored, in earlier batches too. What was refused keeps nothing else from being sent.
         """
-        batches, self._batches = self._batches, {}
-        owed = Counter(position for batch in batches.values() for position in batch.positions)
+        batches, self._batches = list(self._batches.values()), {}
+        ids: dict[int, str | None] = {}
+        missing: set[int] = set()
+        """The positions of what one of its transports has not stored."""
         refused: dict[int, str] = {}
-
-        def store(position: int, id: str | None) -> None:
-            owed[position] -= 1
-            if not owed[position]:
-                self.stored[position] = id
-
-        for batch in batches.values():
+        for number, batch in enumerate(batches, 1):
             try:
                 sent = batch.send()
             except TransportError as error:
-                for index, id in error.stored.items():
-                    store(batch.positions[index], id)
+                stored = {batch.positions[index]: id for index, id in error.stored.items()}
+                ids |= stored
+                missing.update(set(batch.positions).difference(stored))
                 if not isinstance(error, MessageRefused):
-                    error.stored = self.stored
+                    missing.update(*(later.positions for later in batches[number:]))
+                    error.stored = self._store(ids, missing)
                     raise
                 refused |= {batch.positions[index]: why for index, why in error.refused.items()}
                 continue
+            ids.update(zip(batch.positions, map(_id_of, sent), strict=True))
             for position, envelope, result in zip(batch.positions, batch.envelopes, sent, strict=True):
-                last = result.last(stamps.Sent)
-                store(position, last.id if last is not None else None)
                 envelopes[position] = merge(envelope, envelopes[position], result)
+        self._store(ids, missing)
         if refused:
             raise MessageRefused(refused, stored=self.stored)
+
+    def _store(self, ids: dict[int, str | None], missing: Collection[int]) -> dict[int, str | None]:
+        """Note, and return, what is stored everywhere."""
+        self.stored |= {position: id for position, id in ids.items() if position not in missing} if missing else ids
+        return self.stored
 
 
 class HandleMessage:
@@ -356,9 +364,10 @@ class HandleMessage:
 
         outcome = envelope
         errors: dict[str, Exception] = {}
+        is_repeated = envelope.has(stamps.Handled)
         for handler in handlers:
             handled = stamps.Handled(handler.name)
-            if handled in envelope.stamps:
+            if is_repeated and handled in envelope.stamps:
                 continue
             try:
                 succeeded = _succeeded(envelope, outcome) if handler.time_limit is not None else ()
@@ -391,6 +400,11 @@ def merge(origin: Envelope, one: Envelope, other: Envelope) -> Envelope:
     return one.with_(*(stamp for stamp in other.stamps if id(stamp) not in known))
 
 
+def _id_of(sent: Envelope) -> str | None:
+    stamp = sent.last(stamps.Sent)
+    return stamp.id if stamp is not None else None
+
+
 def _origin(envelope: Envelope) -> str | None:
     received = envelope.last(stamps.Received)
     return received.transport if received is not None else None
@@ -404,6 +418,14 @@ def _no_handler(envelope: Envelope, bus: str) -> str:
             f"No handler on bus {bus!r} takes {name} from {origin!r}. Add one with @app.handler, and let "
             "the worker import its module."
         )
+    kind: type[object] = envelope.message.__class__
+    if isinstance(envelope.message, type):
+        taken = envelope.message.__qualname__
+        return f"{taken} is a class, and no message. Dispatch an object of it: {taken}(...)."
+    if kind in (list, tuple, set, frozenset):
+        return f"A {kind.__name__} is no message. Dispatch what is in it: app.dispatch_many(...)."
+    if kind.__module__ == "builtins":
+        return f"A {kind.__name__} is no message. Dispatch an object of a class of your own, such as a dataclass."
     return (
         f"{name} has neither a route nor a handler on bus {bus!r}. Add it to routing, or add a handler with "
         "@app.handler."

@@ -6,7 +6,6 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, metadata, requires
 from typing import Any
@@ -22,6 +21,7 @@ from postbus.errors import ConfigurationError, UnknownScheme, describe
 from postbus.events import Observer
 from postbus.hookspecs import CONTRACT, TransportFactory
 from postbus.serialization import SerializerFactory
+from postbus.spelling import nearest
 from postbus.transport import Guarantees, Transport, TransportContext
 
 logger = logging.getLogger("postbus")
@@ -65,7 +65,7 @@ class Plugins:
 
     def __init__(self, found: Iterable[EntryPoint] = (), *, left_out: Iterable[EntryPoint] = ()) -> None:
         """Load what was found; ``left_out`` is installed too, and only named where somebody may miss it."""
-        self._left_out = [entry_point.name for entry_point in left_out]
+        self._left_out = [_plugin(entry_point) for entry_point in left_out]
         self.loaded: list[Plugin] = []
         self.problems: list[Problem] = []
         self.schemes: dict[str, Scheme] = {}
@@ -115,14 +115,21 @@ class Plugins:
         scheme = self.schemes.get(dsn.scheme) or self.schemes.get(dsn.scheme.partition("+")[0])
         if scheme is not None:
             return scheme
-        nearest = get_close_matches(dsn.scheme, self.schemes, n=1, cutoff=0.75)
-        if nearest:
-            raise UnknownScheme(f"No plugin serves {dsn.scheme}://. Did you mean {nearest[0]}://?")
+        meant = nearest(dsn.scheme, self.schemes, cutoff=0.75)
+        if meant:
+            raise UnknownScheme(f"No plugin serves {dsn.scheme}://. Did you mean {meant}://?")
+        package = _package_for(dsn.scheme)
+        for plugin in self._left_out:
+            if plugin.distribution == package:
+                raise UnknownScheme(
+                    f"No plugin serves {dsn.scheme}://, as POSTBUS_PLUGINS leaves out {plugin.name!r}. Name it there "
+                    "too."
+                )
         hint = self._hint_for(dsn.scheme)
         # What is installed, and broken or left out, need not be installed again.
         notes = [str(problem) for problem in self.problems]
         if self._left_out:
-            notes.append(f"POSTBUS_PLUGINS leaves out {', '.join(self._left_out)}.")
+            notes.append(f"POSTBUS_PLUGINS leaves out {', '.join(plugin.name for plugin in self._left_out)}.")
         if notes:
             hint = " ".join([f"{sentence(hint)} But note:", *notes])
         raise UnknownScheme(f"No plugin serves {dsn.scheme}://. {hint}")
@@ -237,12 +244,12 @@ def _hooks_never_called(module: object) -> list[str]:
         if not inspect.isfunction(function) or name.startswith("_"):
             continue
         is_marked = hasattr(function, f"{GROUP}_impl")
-        meant = get_close_matches(name, hooks, n=1, cutoff=0.6 if is_marked else 0.9)
+        meant = nearest(name, hooks, cutoff=0.6 if is_marked else 0.9)
         if is_marked and name not in hooks:
-            hint = f" Did you mean {meant[0]!r}?" if meant else f" Hooks: {', '.join(hooks)}."
+            hint = f" Did you mean {meant!r}?" if meant else f" Hooks: {', '.join(hooks)}."
             problems.append(f"has the hook {name!r}, which Postbus never calls.{hint}")
         elif not is_marked and meant:
-            problems.append(f"has a function {name!r} without @hookimpl, so Postbus never calls it. Mark {meant[0]!r}.")
+            problems.append(f"has a function {name!r} without @hookimpl, so Postbus never calls it. Mark {meant!r}.")
     return problems
 
 

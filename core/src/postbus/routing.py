@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, cast
 
 from postbus import stamps
@@ -12,6 +11,7 @@ from postbus.dsn import unknown
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, qualified_name
 from postbus.handlers import can_be_checked, matches
+from postbus.spelling import nearest
 from postbus.transport import Sender
 
 logger = logging.getLogger("postbus")
@@ -92,12 +92,22 @@ class Router:
         kinds = [kind for _, kind in self._types]
         return [route for route in self._routes if route != "*" and not any(fits(route, kind) for kind in kinds)]
 
+    def meant_by_unused(self) -> dict[Route, type]:
+        """Return those of the unused routes that may have been meant for a message, each with it; it has no route."""
+        meant: dict[Route, type] = {}
+        for _, kind in self._types:
+            blank = blank_of(kind)
+            route = self.nearest_route(kind) if blank is None or not self.names_for(blank) else None
+            if route is not None:
+                meant[route] = kind
+        return meant
+
     def nearest_route(self, kind: type) -> str | None:
         """Return the route that may have been meant for a class that has none; it fits no message that is known."""
         path = qualified_name(kind)
         candidates = [route for route in self.unused_routes() if isinstance(route, str)]
         namesakes = [route for route in candidates if route.rpartition(".")[2] == kind.__name__]
-        return next(iter(namesakes or get_close_matches(path, candidates, n=1, cutoff=0.8)), None)
+        return namesakes[0] if namesakes else nearest(path, candidates, cutoff=0.8)
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:

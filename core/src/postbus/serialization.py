@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from postbus.dsn import masked
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, SerializationError, qualified_name
 from postbus.stamps import Stamp
-from postbus.verification import difference, holds_lost_number, make_plain_check
+from postbus.verification import difference, holds_lost_number, make_plain_check, place_of
 from postbus.whereabouts import whereabouts_of
 
 S = TypeVar("S", bound=Stamp)
@@ -223,6 +222,8 @@ def _make_pydantic_codec(type: type, *, by_alias: bool) -> Codec:
             f"{qualified_name(type)} cannot be a message: pydantic {pydantic.VERSION} cannot read fields by their "
             'names. Upgrade it: pip install "postbus[pydantic]"'
         )
+    import json  # noqa: PLC0415  As does pydantic.
+
     adapter = pydantic.TypeAdapter(type)
     try:
         schema = json.dumps(adapter.json_schema())
@@ -318,16 +319,19 @@ class JsonSerializer:
     def encode(self, envelope: Envelope) -> Encoded:
         """Return the envelope as JSON; raise `SerializationError` naming what cannot be written, or not be read."""
         message = envelope.message
+        if type(message) is not Undecodable and (written := _write_texts(envelope)) is not None:
+            body, headers = self.encode_message(message, None, verify=self._verifies)
+            headers.update(written)
+            return Encoded(body, headers)
+
+        grouped, original, unknown = _sorted_stamps(envelope)
         if type(message) is Undecodable:
-            grouped = _stamps_by_header(envelope)
             came = keep_headers(message.headers, grouped, _read_header)
             return Encoded(message.body, came | encode_stamps(grouped))
 
-        grouped = _stamps_by_header(envelope)
         # What has failed is kept, whatever it is.
         verify = self._verifies and stamps.ErrorDetails.header not in grouped
-        body, headers = self.encode_message(message, envelope.last(stamps.Encoded), verify=verify)
-        unknown = envelope.last(stamps.UnknownHeaders)
+        body, headers = self.encode_message(message, original, verify=verify)
         if unknown is not None:
             headers.update(unknown.headers)
         headers.update(encode_stamps(grouped, verify=verify))
@@ -341,6 +345,7 @@ class JsonSerializer:
         With ``verify``, raise `SerializationError` if it would not be read, or not as what it is.
         """
         type_ = message.__class__
+        codec: Codec | None = None
         try:
             headers = {"type": self._registry.name_for(type_), "Content-Type": "application/json", WIRE: WIRE_VERSION}
             if original is not None and original.message is message and original.serializer is self:
@@ -357,9 +362,11 @@ class JsonSerializer:
         except ConfigurationError as error:
             raise SerializationError(str(error)) from error
         except Exception as error:  # A border: a message's fields may raise anything.
+            fact = str(error)
+            if codec is not None and codec.encode is _to_json and isinstance(error, TypeError):
+                fact = f"{place_of(message, _has_no_form)}: {fact[:1].lower()}{fact[1:]}"
             raise SerializationError(
-                f"{qualified_name(type_)} cannot be written as JSON: {sentence(str(error))} Give it fields of plain "
-                "types."
+                f"{qualified_name(type_)} cannot be written as JSON: {sentence(fact)} Give it fields of plain types."
             ) from error
         return body, headers
 
@@ -429,7 +436,17 @@ class JsonSerializer:
         try:
             return self._codec_for(type_).decode(body), None
         except Exception as error:  # A border: a model's own checks may raise anything.
-            return None, explain(error)
+            reason = explain(error)
+            is_missing = "missing required field" in reason or "Field required" in reason
+            return None, f"{reason}; a field that is added needs a default" if is_missing else reason
+
+
+def _has_no_form(value: object) -> bool:
+    try:
+        _to_json(value)
+    except Exception as error:  # A border, as above.
+        return isinstance(error, TypeError)
+    return False
 
 
 def _not_registered(name: str) -> str:
@@ -456,17 +473,45 @@ def _path(location: Sequence[str | int]) -> str:
     return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
 
 
-def _stamps_by_header(envelope: Envelope) -> dict[str, list[Stamp]]:
+def _sorted_stamps(
+    envelope: Envelope,
+) -> tuple[dict[str, list[Stamp]], stamps.Encoded | None, stamps.UnknownHeaders | None]:
+    """Return what travels, by header, and what a serializer has left for itself; in one loop, as each is asked for."""
     grouped: dict[str, list[Stamp]] = {}
+    original = unknown = None
     for stamp in envelope.stamps:
         header = stamp.header
         if header is None:
-            continue
-        if header in grouped:
+            if type(stamp) is stamps.Encoded:
+                original = stamp
+            elif type(stamp) is stamps.UnknownHeaders:
+                unknown = stamp
+        elif header in grouped:
             grouped[header].append(stamp)
         else:
             grouped[header] = [stamp]
-    return grouped
+    return grouped, original, unknown
+
+
+_TEXTS = frozenset({stamps.BusName, stamps.MessageId, stamps.Correlation, stamps.Causation})
+"""The stamps that hold nothing but text, so that there is nothing to be checked."""
+
+
+def _write_texts(envelope: Envelope) -> dict[str, str] | None:
+    """Return what `encode_stamps` does for an envelope as it is dispatched, in half the time; None for any other."""
+    headers: dict[str, str] = {}
+    try:
+        for stamp in envelope.stamps:
+            header = stamp.header
+            if header is not None:
+                if type(stamp) not in _TEXTS or header in headers:
+                    return None
+                headers[header] = _to_json((stamp,)).decode()
+            elif type(stamp) is stamps.Encoded or type(stamp) is stamps.UnknownHeaders:
+                return None
+    except Exception:  # A border, as above, where it is told what cannot be written.
+        return None
+    return headers
 
 
 _OWN_STAMPS = frozenset(kind for kind in vars(stamps).values() if isinstance(kind, type))
@@ -571,7 +616,7 @@ def forget_changed(envelope: Envelope) -> Envelope:
 
 def keep(envelope: Envelope, original: stamps.Original) -> Encoded:
     """Return what came as it came, beside the stamps that travel, and the name of the serializer that reads it."""
-    grouped = _stamps_by_header(envelope)
+    grouped, _, _ = _sorted_stamps(envelope)
     headers = keep_headers(original.headers, grouped, _read_header) | encode_stamps(grouped)
     return Encoded(original.body, headers | {SERIALIZER: original.serializer})
 

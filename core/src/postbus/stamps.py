@@ -6,9 +6,12 @@ They are always written qualified (``stamps.Delay``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+from uuid import UUID
 
+import msgspec
 from msgspec import Struct, field
 from msgspec.structs import force_setattr
 
@@ -96,6 +99,27 @@ class NotBefore(Stamp):
 
     def __post_init__(self) -> None:
         force_setattr(self, "at", _in_utc(self.at))
+
+
+class Key(Stamp, gc=False):
+    """What a message belongs to: messages of one key are handled one after the other, in order, where brokers can.
+
+    That is where `postbus.transport.Guarantees.groups` says so; elsewhere it travels along, and orders nothing. A whole
+    number, a UUID, a date or a member of an enumeration is what JSON writes of it. None is no key, whatever the class
+    of the message names. Raises `ConfigurationError` for anything else.
+    """
+
+    wire_name = "key"
+    value: str | None
+
+    if TYPE_CHECKING:
+
+        def __init__(self, value: str | int | UUID | date | Enum | None) -> None: ...
+
+    def __post_init__(self) -> None:
+        value: object = self.value
+        if value is not None and type(value) is not str:
+            force_setattr(self, "value", _key_of(value))
 
 
 class TransportNames(Stamp):
@@ -257,6 +281,22 @@ class UnknownHeaders(Stamp):
     """Headers that arrived and mean nothing here, stamps of unknown names among them."""
 
     headers: Mapping[str, str]
+
+
+def _key_of(value: object) -> str:
+    """Return what JSON writes of a value, if that is a text or a whole number."""
+    if isinstance(value, str):  # Of a class of its own, which may say something else when it is asked.
+        return str.__str__(value)
+    try:
+        written: object = msgspec.to_builtins(value)
+    except Exception:  # A border: an object of whatever class.
+        written = None
+    if isinstance(written, str) or (isinstance(written, int) and not isinstance(written, bool)):
+        return str(written)
+    raise ConfigurationError(
+        f"A key is a text, a whole number, a UUID, a date or a member of an enumeration, and this is of type "
+        f"{qualified_name(type(value))}."
+    )
 
 
 def _in_utc(at: datetime) -> datetime:

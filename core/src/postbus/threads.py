@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -41,6 +42,12 @@ async def in_thread(call: Callable[[], T]) -> T:
         raise error
     finally:
         del error  # Else it holds this frame, which holds it.
+
+
+def runs_on_a_loop() -> bool:
+    """Say whether an event loop of asyncio waits for this very thread."""
+    asyncio = sys.modules.get("asyncio")  # Without it, there is none.
+    return asyncio is not None and asyncio._get_running_loop() is not None  # Raises nothing, so it takes no time.
 
 
 class _Run(Generic[T]):

@@ -6,24 +6,21 @@ sends and receives envelopes, and looks after lost connections and forks.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
-import msgspec
 from msgspec import Struct, field
 
 from postbus import stamps
 from postbus.envelope import Envelope
-from postbus.errors import ConnectionLost, Interrupted, MessageRefused, TransportError, cut, describe
+from postbus.errors import ConnectionLost, Interrupted, MessageRefused, TransportError, describe
 from postbus.events import MessageSent, Observers, TransportLost, TransportRestored
 from postbus.serialization import (
     BROKEN,
@@ -36,6 +33,7 @@ from postbus.serialization import (
     read_kept,
 )
 from postbus.stamps import Stamp
+from postbus.text import PACKED, unpacked
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs  # In `typing` since Python 3.13.
@@ -63,6 +61,16 @@ class Outgoing(Struct, frozen=True, gc=False):
     stamps: tuple[Stamp, ...] = ()
     """All stamps of the envelope, for a plugin with stamps of its own (a routing key, a transaction)."""
 
+    @property
+    def group(self) -> str | None:
+        """Its ordering key, any text: what the newest `stamps.Key` says; None if it belongs to nothing.
+
+        A broker that has groups delivers it with a `Delivery.group` of this key's own, and takes that as a key for the
+        same group. For one that has none it means nothing.
+        """
+        key = next((stamp for stamp in reversed(self.stamps) if type(stamp) is stamps.Key), None)
+        return key.value if key is not None else None
+
 
 class Delivery(Struct, frozen=True, gc=False):
     """One message as bytes, as a broker delivered it."""
@@ -80,7 +88,11 @@ class Delivery(Struct, frozen=True, gc=False):
     lease: float | None = None
     """For how many seconds this delivery is ours, where that is not what `SupportsKeepalive.lease` says of all."""
     group: str | None = None
-    """Its ordering key: messages of one group are handled one after the other, in order, whatever the concurrency."""
+    """Its ordering key: messages of one group are handled one after the other, in order, whatever the concurrency.
+
+    What is published with it as `Outgoing.group` is of the same group. So the copies of a message that came without
+    `stamps.Key`, from another program, stay in theirs.
+    """
     problem: str | None = None
     """Why the plugin could not read what came: a clause. ``body`` and ``headers`` are then as much of it as there is.
 
@@ -159,6 +171,18 @@ class SupportsSetup(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsScript(Protocol):
+    """Can say what setting up does, so that somebody else may do it: an administrator, or a migration."""
+
+    def script(self) -> str:
+        """Return it in the broker's own language, as `SupportsSetup.setup` does it where nothing is there yet.
+
+        Connects to nothing.
+        """
+        ...
+
+
 class Absence(str):
     """A sentence of `SupportsSetup.missing` about what setting up would make, by itself or by ``postbus setup``."""
 
@@ -222,6 +246,15 @@ class SupportsKeepalive(Protocol):
 
     def keepalive(self, tags: Sequence[Any]) -> Sequence[Any]:
         """Begin each lease anew; return the tags whose lease was lost already. From any thread."""
+        ...
+
+
+@runtime_checkable
+class SupportsRevocation(Protocol):
+    """Is told by its broker which deliveries it gives to somebody else; a worker then begins none of those."""
+
+    def revoked(self) -> Sequence[Any]:
+        """Return the tags of deliveries that went to somebody else since the last call, without asking the broker."""
         ...
 
 
@@ -436,6 +469,8 @@ class QueueTransport:
     """Seconds for which a connection holds that was not lost at once after reconnecting."""
     most_relapses = 3
     """How many times running it may be lost at once before that is more than an outage."""
+    most_in_doubt = 10_000
+    """How many deliveries are remembered that were being settled when the connection was lost."""
 
     def __init__(self, connect: Callable[[], Connection], context: TransportContext) -> None:
         self.name = context.name
@@ -457,6 +492,8 @@ class QueueTransport:
         self._pause = 0.0
         self._retry_at = 0.0
         self._closed = threading.Event()
+        self._in_doubt: list[Any] = []
+        """The tags of what was being settled when the connection was lost."""
 
     # sending
 
@@ -472,6 +509,22 @@ class QueueTransport:
     def store(self, envelopes: Sequence[Envelope], outgoing: Sequence[Outgoing]) -> list[Envelope]:
         """As `send`, for envelopes that are encoded already."""
         refused = {position: why for position, one in enumerate(outgoing) if (why := self.refusal(one)) is not None}
+        if refused or len(outgoing) > self.guarantees.publish_batch:
+            ids = self._store_in_parts(outgoing, refused)
+        else:
+            ids = self._publish(outgoing)
+        name = self.name
+        sent = [
+            Envelope(envelope.message, (*envelope.stamps, stamps.Sent(name, id)))
+            for envelope, id in zip(envelopes, ids, strict=True)
+        ]
+        if self._observers:
+            for envelope in sent:
+                self._observers.notify(MessageSent(envelope, name))
+        return sent
+
+    def _store_in_parts(self, outgoing: Sequence[Outgoing], refused: dict[int, str]) -> Sequence[str | None]:
+        """Publish in batches what is not refused, and return the ids; raise `MessageRefused` if anything is."""
         accepted = [position for position in range(len(outgoing)) if position not in refused]
         stored: dict[int, str | None] = {}
         for start in range(0, len(accepted), self.guarantees.publish_batch):
@@ -486,11 +539,7 @@ class QueueTransport:
                 refused |= {batch[position]: why for position, why in error.refused.items()}
         if refused:
             raise MessageRefused(refused, stored=stored)
-        sent = [envelope.with_(stamps.Sent(self.name, stored[n])) for n, envelope in enumerate(envelopes)]
-        if self._observers:
-            for envelope in sent:
-                self._observers.notify(MessageSent(envelope, self.name))
-        return sent
+        return list(stored.values())
 
     def encode(self, envelope: Envelope) -> Outgoing:
         """Return the envelope as bytes, ready to be published; raise `SerializationError` if it cannot be written.
@@ -499,10 +548,11 @@ class QueueTransport:
         """
         delay, original = 0.0, None
         for stamp in envelope.stamps:  # In one loop, as every message is asked for both.
-            if type(stamp) is stamps.Delay:
-                delay = max(stamp.seconds, 0.0)
-            elif type(stamp) is stamps.Original:
-                original = stamp
+            if stamp.header is None:
+                if type(stamp) is stamps.Delay:
+                    delay = max(stamp.seconds, 0.0)
+                elif type(stamp) is stamps.Original:
+                    original = stamp
         if original is not None:
             envelope = envelope.without(stamps.Original)
         longest = self.guarantees.longest_delay
@@ -542,10 +592,11 @@ class QueueTransport:
         promised = self.guarantees
         if (why := unmet_requirement(self.name, promised, message.stamps)) is not None:
             return why
-        if message.delay > 0 and not promised.delay:
-            return f"{self.name!r} cannot delay a message, and this one is to wait for {message.delay:g} s."
-        if not message.delay <= LONGEST_DELAY:  # Not a number is neither more nor less.
-            return f"{self.name!r} can delay a message for 100 years, not for {message.delay:g} s."
+        if message.delay:
+            if message.delay > 0 and not promised.delay:
+                return f"{self.name!r} cannot delay a message, and this one is to wait for {message.delay:g} s."
+            if not message.delay <= LONGEST_DELAY:  # Not a number is neither more nor less.
+                return f"{self.name!r} can delay a message for 100 years, not for {message.delay:g} s."
         # As few bytes as it can have there, so that nothing is refused here which the plugin could store.
         if promised.largest_message is not None and len(message.body) > promised.largest_message:
             return (
@@ -554,9 +605,15 @@ class QueueTransport:
             )
         return None
 
+    @property
+    def carries_delays(self) -> bool:
+        """Whether a message may carry a delay that is longer than the broker keeps one, and come too early."""
+        longest = self.guarantees.longest_delay
+        return longest is not None and longest < LONGEST_DELAY
+
     def early(self, envelope: Envelope) -> float:
         """Return for how many seconds more a message that came is to wait, because its broker could not; mostly 0."""
-        if self.guarantees.longest_delay is None:
+        if not self.carries_delays:
             return 0.0
         stamp = envelope.last(stamps.NotBefore)
         if stamp is None:
@@ -628,7 +685,7 @@ class QueueTransport:
         """Return a delivery as an envelope."""
         body, headers = delivery.body, delivery.headers
         if PACKED in headers:
-            headers = _unpacked(headers)
+            headers = unpacked(headers)
         name = headers.get(SERIALIZER)
         if name is not None and self._serializers is None:
             headers = {BROKEN + header if header == SERIALIZER else header: headers[header] for header in headers}
@@ -688,6 +745,13 @@ class QueueTransport:
             envelopes, lambda connection, tags: cast(SupportsKeepalive, connection).keepalive(tags), is_final=False
         )
 
+    def revoked(self) -> Sequence[Any]:
+        """Return the tags of deliveries of which the broker has said by itself that they are somebody else's by now."""
+        connection = self._connection
+        if connection is None:  # Nothing is heard of the broker.
+            return ()
+        return connection.revoked() if supports(connection, SupportsRevocation) else ()
+
     def _settle(
         self,
         envelopes: Sequence[Envelope],
@@ -702,13 +766,35 @@ class QueueTransport:
             tries += 1
             return how(connection, tags)
 
-        lost = self.call(settle)
-        if not lost:
-            return []
-        if tries > 1 and is_final:
-            tell_doubt(self.name, len(lost))
-            return []
-        return [envelope for envelope, tag in zip(envelopes, tags, strict=True) if tag in lost]
+        try:
+            lost = self.call(settle)
+        except ConnectionLost:
+            if is_final:
+                with self._lock:
+                    self._in_doubt = [*self._in_doubt, *tags][-self.most_in_doubt :]
+            raise
+        if is_final and (tries > 1 or self._in_doubt):
+            lost = self._without_doubtful(tags, lost, all_are=tries > 1)
+        return [envelope for envelope, tag in zip(envelopes, tags, strict=True) if tag in lost] if lost else []
+
+    def _without_doubtful(self, tags: Sequence[Any], lost: Sequence[Any], *, all_are: bool) -> Sequence[Any]:
+        """Return what somebody else has by now, for certain, of deliveries that were settled; tell of the others.
+
+        Of one that was settled before, while the connection was lost, the broker may know nothing any more because it
+        has heard of that.
+        """
+        with self._lock:
+            before, self._in_doubt = self._in_doubt, [tag for tag in self._in_doubt if tag not in tags]
+        certain = [] if all_are else [tag for tag in lost if tag not in before]
+        if len(certain) < len(lost):
+            logger.warning(
+                "The connection to %r was lost while %d messages were being settled; those that the broker had not "
+                "heard of yet come again.",
+                self.name,
+                len(lost) - len(certain),
+                extra={"transport": self.name},
+            )
+        return certain
 
     def replace(self, original: Envelope, copy: Envelope) -> bool:
         """Store the copy and settle the original in one step, where the broker can; say whether it could."""
@@ -772,7 +858,9 @@ class QueueTransport:
 
     def _open(self) -> Connection:
         if self._closed.is_set():
-            raise TransportError(f"Transport {self.name!r} is closed.")
+            raise TransportError(
+                f"Transport {self.name!r} is closed. Use it before app.close(), or enter the app again: with app."
+            )
         if self._pid != os.getpid():
             self._forget_parents_connection()
         connection = self._connection
@@ -828,43 +916,6 @@ class QueueTransport:
         self._found_at = time.monotonic()
         logger.info("Reached %r again.", self.name, extra={"transport": self.name})
         self._observers.notify(TransportRestored(self.name))
-
-
-def tell_doubt(name: str, number: int) -> None:
-    """Tell that nobody knows about so many messages which were settled as the connection was lost, and then again.
-
-    That the broker does not know them any more may mean that it has settled them at the first time.
-    """
-    logger.warning(
-        "The connection to %r was lost while %d messages were being settled; those that the broker had not heard of "
-        "yet come again.",
-        name,
-        number,
-        extra={"transport": name},
-    )
-
-
-PACKED = "X-Postbus-Headers"
-"""A header that holds all others, as JSON in ASCII, for a broker that has no form for one of them."""
-
-
-def packed(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return headers as a single one, which every broker takes; what comes is unpacked by itself."""
-    return {PACKED: json.dumps({_as_text(name): _as_text(value) for name, value in headers.items()})}
-
-
-def _as_text(value: str | bytes) -> str:
-    # A plugin may hand over what its client could not read.
-    return cut(value, sys.maxsize) if isinstance(value, str) else value.decode(errors="backslashreplace")
-
-
-def _unpacked(headers: Mapping[str, str]) -> Mapping[str, str]:
-    try:
-        return msgspec.json.decode(headers[PACKED], type=dict[str, str]) | {
-            name: value for name, value in headers.items() if name != PACKED
-        }
-    except msgspec.DecodeError:  # Somebody else wrote it.
-        return headers
 
 
 def _fetch(connection: Connection, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:

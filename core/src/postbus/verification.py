@@ -32,6 +32,10 @@ Pair = tuple[str, Any, Any]
 """A part of two values: what leads to it, and what it is in each."""
 
 
+DEEPEST = 100
+"""How deep `place_of` looks."""
+
+
 class _Missing:
     """Stands for an element that is on one side only."""
 
@@ -57,6 +61,17 @@ def difference(sent: object, read: object) -> str | None:
         elif not _are_same(one, other):
             return _clause(_path(trail), one, other)
     return None
+
+
+def place_of(value: object, is_wrong: Callable[[Any], bool]) -> str:
+    """Return where in a value the innermost thing is of which this is true, such as ``$.lines[0].lock``."""
+    trail: Trail = (None, "$")
+    for _ in range(DEEPEST):  # A value may hold itself.
+        wrong = next(((step, part) for step, part, _ in _parts(value, value) or () if is_wrong(part)), None)
+        if wrong is None:
+            break
+        trail, value = (trail, wrong[0]), wrong[1]
+    return _path(trail)
 
 
 def _are_alike(one: Any, other: Any) -> bool:
@@ -204,7 +219,7 @@ def _fields_of(kind: Any) -> _Fields | None:
         return _known[kind]
     except KeyError:
         pass
-    names = _names_of(kind)
+    names = names_of_fields(kind)
     fields = None
     if names is not None:
         steps = tuple(f".{name}" for name in names)
@@ -219,7 +234,8 @@ def _values_of(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
     return lambda message: tuple(getattr(message, name) for name in names)
 
 
-def _names_of(kind: Any) -> tuple[str, ...] | None:
+def names_of_fields(kind: Any) -> tuple[str, ...] | None:
+    """Return the names of the fields of a class of messages, as attributes; None if it is no such class."""
     if issubclass(kind, Struct):
         return tuple(kind.__struct_fields__)
     if dataclasses.is_dataclass(kind):
@@ -305,7 +321,7 @@ class _Checks:
             or hasattr(kind, "__pydantic_validator__")
             or any(hasattr(kind, hook) for hook in _HOOKS)
             or any(each.validator or each.converter for each in attributes)
-            or names != _names_of(kind)
+            or names != names_of_fields(kind)
             or not all(name.isidentifier() for name in names)
         ):
             raise _NotPlain

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
@@ -24,10 +23,11 @@ def whereabouts_of(name: str, known: Iterable[type]) -> str:
         return ""
     if _is_imported(path):
         return "; its class has been imported, so add a handler for it, or @app.message"
-    module = _module_listed(path, {type.__module__.partition(".")[0] for type in known})
-    if module is None or module in sys.modules:
-        return ""
-    return f"; its module {module!r} has not been imported: name the app in it, or list it in handlers"
+    packages = {type.__module__.partition(".")[0] for type in known}
+    module = _module_listed(path, packages)
+    if module is not None and module not in sys.modules:
+        return f"; its module {module!r} has not been imported: list it in handlers, or import it where the app is made"
+    return f"; if its class was renamed, write @app.message(aliases=[{name!r}]) above it" if path[0] in packages else ""
 
 
 def _is_imported(path: Sequence[str]) -> bool:
@@ -43,6 +43,8 @@ def _is_imported(path: Sequence[str]) -> bool:
 
 def _module_listed(path: Sequence[str], packages: Iterable[str]) -> str | None:
     """Return the longest beginning of a path that is a module in the current folder, or in one of these packages."""
+    from pkgutil import iter_modules  # noqa: PLC0415  For a message of an unknown type only.
+
     parts: list[str] = []
     folders = [os.getcwd()]
     package = sys.modules.get(path[0])

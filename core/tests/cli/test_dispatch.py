@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from postbus import stamps
+
 if TYPE_CHECKING:
     from conftest import Shop
 
@@ -41,6 +43,14 @@ def test_delayed(shop: Shop) -> None:
     shop.run("dispatch", "OrderPlaced", '{"order_id": 7}', "--delay", "5m")
 
     assert 1 == shop.json("stats")["transports"]["orders"]["delayed"]
+
+
+def test_with_a_key(shop: Shop) -> None:
+    """``--key`` says what the message belongs to."""
+    shop.run("dispatch", "OrderPlaced", '{"order_id": 7}', "--key", "acme")
+
+    [sent] = shop.app.transport("orders").sent
+    assert stamps.Key("acme") == sent.last(stamps.Key)
 
 
 def test_elsewhere(shop: Shop) -> None:

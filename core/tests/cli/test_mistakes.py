@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 PLAIN = "from postbus import Postbus\n\napp = Postbus()\n"
 """An app that is configured by what is around it."""
 
-SCHEMES = "doctrine://, in-memory://, sqlite://, sqlite+pysqlite://, sync://"
+SCHEMES = (
+    "doctrine://, in-memory://, mariadb://, mariadb+pymysql://, mysql://, mysql+pymysql://, postgresql://, "
+    "postgresql+psycopg://, sqlite://, sqlite+pysqlite://, sync://"
+)
 
 
 def errors(arguments: str) -> list[str]:
@@ -40,20 +43,15 @@ def errors(arguments: str) -> list[str]:
 @pytest.mark.parametrize(
     ("dsn", "problem"),
     {
-        "postgresql://localhost/shop": "No plugin serves postgresql://. Take one that is served here ({}), or install "
-        "a "
-        "plugin for it that you trust.",
-        "mysql://localhost/shop": "No plugin serves mysql://. Take one that is served here ({}), or install a plugin "
-        "for it "
-        "that you trust.",
-        "kafka://localhost": "No plugin serves kafka://. Take one that is served here ({}), or install a plugin for it "
+        "oracle://localhost/shop": "No plugin serves oracle://. Take one that is served here ({}), or install a plugin "
+        "for it that you trust.",
+        "nats://localhost": "No plugin serves nats://. Take one that is served here ({}), or install a plugin for it "
         "that you trust.",
         "rabbitmq://localhost": "No plugin serves rabbitmq://. Install it: pip install postbus-amqp",
         "rediss://localhost": "No plugin serves rediss://. Install it: pip install postbus-redis",
         "sqlit:///shop.db": "No plugin serves sqlit://. Did you mean sqlite://?",
         "limits://localhost": "No plugin serves limits://. Take one that is served here ({}), or install a plugin for "
-        "it "
-        "that you trust.",
+        "it that you trust.",
         "$DSN": "The DSN is a variable that nobody has filled in. In postbus.toml, write ${{NAME}}.",
         "%env(DSN)%": "The DSN is a variable as Symfony writes it. In postbus.toml, write ${{NAME}}.",
         "'sqlite:///shop.db'": "The DSN has quotes around it that are part of it. Leave them out.",
@@ -80,13 +78,12 @@ def test_a_wrong_dsn(shop: Shop, monkeypatch: pytest.MonkeyPatch, dsn: str, prob
     {
         'orders = "$DSN"': "transports.orders: The DSN is a variable that nobody has filled in. In postbus.toml, write "
         "${NAME}.",
-        'orders = "${ORDERS_DSN}"': "transports.orders uses ${ORDERS_DSN}, which is not set in the environment; set "
-        "it, or "
-        "write ${ORDERS_DSN:-default}.",
-        'orders = "${EMPTY_DSN}"': "transports.orders uses ${EMPTY_DSN}, which is empty in the environment; set it, "
+        'orders = "${ORDERS_DSN}"': "transports.orders uses ${ORDERS_DSN}, which is not set in the environment. Set "
+        "it, or write ${ORDERS_DSN:-default}.",
+        'orders = "${EMPTY_DSN}"': "transports.orders uses ${EMPTY_DSN}, which is empty in the environment. Set it, "
         "or write "
         "${EMPTY_DSN:-default}.",
-        'orders = { url = "sync://" }': "transports.orders.url is not known; did you mean 'dsn'?",
+        'orders = { url = "sync://" }': "transports.orders.url is no key of the configuration. Did you mean 'dsn'?",
         "orders = 5": "transports.orders must be a DSN or a table with 'dsn', got 5.",
         'orders = ""': "transports.orders: The DSN is empty. Write one such as redis://localhost:6379/messages.",
     }.items(),
@@ -113,7 +110,11 @@ def test_a_wrong_transport(shop: Shop, monkeypatch: pytest.MonkeyPatch, line: st
             'name = "x"'.encode("utf-16-le"),
             "is written in UTF-16, which TOML is not. Save it as UTF-8.",
         ),
-        ("postbus.toml", b"name = x", "is not TOML: Invalid value (at line 1, column 8)."),
+        (
+            "postbus.toml",
+            b"name = x",
+            "is not TOML: Invalid value (at line 1, column 8). Put quotes around what is a text.",
+        ),
     ],
 )
 def test_a_file_that_is_no_toml(shop: Shop, name: str, content: bytes, problem: str) -> None:
@@ -261,7 +262,10 @@ def test_packages_that_are_suggested_are_published_by_this_project() -> None:
     root = Path(__file__).parents[3]
     project = tomllib.loads((root / "core" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     named = {
-        name for names in project["optional-dependencies"].values() for name in names if name.startswith("postbus")
+        name.partition("[")[0]
+        for names in project["optional-dependencies"].values()
+        for name in names
+        if name.startswith("postbus")
     }
     folders = {f"postbus-{path.parent.name}" for path in root.glob("plugins/*/pyproject.toml")}
 

@@ -24,6 +24,19 @@ BROKEN = """
 """
 
 
+SCRIPTED = """
+    class Scripted:
+        def __init__(self, name): self.name = name
+        def send(self, envelopes): return envelopes
+        def setup(self): raise RuntimeError("It was set up.")
+        def missing(self): return ()
+        def script(self): return "CREATE TABLE messages;"
+        def close(self): pass
+
+    app = Postbus(transports={"one": Scripted("one"), "two": Scripted("two"), "orders": "in-memory://%s-orders"})
+"""
+
+
 def test_stats_for_people(shop: Shop) -> None:
     """A row for each transport that can count; the others are named apart."""
     shop.dispatch(1, 2)
@@ -81,6 +94,23 @@ def test_setup_tells_about_each(shop: Shop) -> None:
 def test_setup_of_one(shop: Shop) -> None:
     """With names, only those are set up."""
     assert [{"transport": "mails", "result": "nothing to set up"}] == shop.json("setup", "mails")
+
+
+def test_what_setting_up_does_is_printed_and_not_done(shop: Shop) -> None:
+    """Once for all transports that say the same, and nothing of those that cannot say it."""
+    shop.append(SCRIPTED % shop.id)
+
+    result = shop.run("setup", "--sql")
+
+    assert (0, "CREATE TABLE messages;\n") == (result.exit_code, result.stdout)
+
+
+def test_a_transport_that_cannot_say_how_it_is_set_up_says_so(shop: Shop) -> None:
+    """If it was asked for by its name, nothing is left out in silence."""
+    result = shop.run("setup", "orders", "--sql")
+
+    assert 2 == result.exit_code
+    assert "Transport 'orders' cannot say how it is set up. Run postbus setup orders." in result.stderr
 
 
 def test_purge_deletes_everything(shop: Shop) -> None:

@@ -19,8 +19,7 @@ from postbus.cli.output import count_of, print_json, print_table
 from postbus.config import TransportConfig
 from postbus.dsn import Dsn
 from postbus.errors import ConfigurationError, PostbusError, describe, qualified_name
-from postbus.routing import blank_of
-from postbus.transport import Absence, Receiver, SupportsCount, SupportsSetup, supports
+from postbus.transport import Absence, QueueTransport, Receiver, SupportsCount, SupportsSetup, supports
 from postbus.worker.health import ailment
 
 Status = Literal["ok", "warning", "problem"]
@@ -128,6 +127,9 @@ def _look_at_transport(app: Postbus, name: str) -> Iterator[Finding]:
     if missing:
         yield Finding(what, "ok", f"{about}, is set up at the first use")
         return
+    if isinstance(transport, QueueTransport) and not transport.guarantees.shared:
+        yield Finding(what, "warning", f"{about}: what is sent to it stays in the process that sends it")
+        return
     yield Finding(what, "ok", f"{about}, {'can be reached' if isinstance(transport, Receiver) else 'handles at once'}")
 
 
@@ -156,22 +158,23 @@ def _look_at_handlers(app: Postbus) -> Iterator[Finding]:
     except ConfigurationError as error:
         yield from (Finding("handlers", "problem", problem) for problem in error.problems)
         return
-    yield Finding("handlers", "ok", f"{count_of(len(list(app)), 'handler')}; buses: {', '.join(app.config.buses)}")
-    yield from (Finding("configuration", "problem", doubt) for doubt in app.doubts())
+    about = f"{count_of(len(list(app)), 'handler')}; buses: {', '.join(app.config.buses)}"
+    try:
+        app.require_handlers(app.consumable)
+        yield Finding("handlers", "ok", about)
+    except ConfigurationError as error:  # Who only dispatches needs none.
+        yield Finding("handlers", "warning", f"{about}. {error}")
+    yield from (Finding("doubts", "problem", doubt) for doubt in app.doubts())
     yield from _look_at_routes(app)
 
 
 def _look_at_routes(app: Postbus) -> Iterator[Finding]:
     """Find routes that fit nothing, each with the message that may have been meant."""
-    meant: dict[object, str] = {}
-    for _, kind in app.types:
-        blank = blank_of(kind)
-        if blank is None or not app.router.names_for(blank):
-            meant[app.router.nearest_route(kind)] = qualified_name(kind)
+    meant = app.router.meant_by_unused()
     unused = app.router.unused_routes()
     for route, sentence in zip(unused, unused_routes(app), strict=True):
         if route in meant:
-            yield Finding("routes", "problem", f"{sentence} Did you mean {meant[route]!r}?")
+            yield Finding("routes", "problem", f"{sentence} Did you mean {qualified_name(meant[route])!r}?")
         else:
             yield Finding("routes", "warning", sentence)
     if not unused:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Concatenate, NoReturn, ParamSpec, cast
+from typing import Concatenate, NoReturn, ParamSpec, cast
 
 import click
 
@@ -35,10 +35,10 @@ from postbus.cli.scaling import Backlog, Scaling
 from postbus.cli.summary import Summary
 from postbus.cli.trial import isolate, summons_in, worker_for
 from postbus.cli.watching import Changes
-from postbus.errors import ConfigurationError, PostbusError, TransportError, describe
+from postbus.errors import ConfigurationError, PostbusError, TransportError, describe, qualified_name
 from postbus.events import WorkerStopped
-from postbus.limits import GRACE, Limits
-from postbus.transport import Receiver
+from postbus.limits import GRACE, PREFETCH_BYTES, Limits
+from postbus.transport import QueueTransport
 from postbus.worker.handling import exit_code
 from postbus.worker.signals import Standby
 from postbus.worker.strategies import STRATEGIES, Strategy
@@ -103,6 +103,14 @@ def pass_standby(
 )
 @click.option(
     "--fetch-size", type=click.IntRange(min=1), metavar="N", help="Fetch so many at once, instead of what fits."
+)
+@click.option(
+    "--prefetch-bytes",
+    type=size,
+    default=f"{PREFETCH_BYTES // 2**20}M",
+    show_default=True,
+    metavar="SIZE",
+    help="Fetch fewer of large messages, so that those that no handler has take about this much.",
 )
 @click.option(
     "--strategy",
@@ -182,6 +190,7 @@ def consume(
     bus: str | None,
     concurrency: int,
     fetch_size: int | None,
+    prefetch_bytes: int,
     strategy: Strategy,
     weights: tuple[tuple[str, int], ...],
     grace: float,
@@ -237,6 +246,7 @@ def consume(
         )
         number = f"{least}" if backlog is None else f"{least} to {most}"
         logger.info("Consuming %s in %s processes.", ", then ".join(map(repr, chosen)), number)
+        _announce_end(limits, hint=not verbosity and log_format != "json")
         context.exit(_run(Parent(least, grace=grace, backlog=backlog, health_file=health_file), standby))
 
     worker = app.worker(
@@ -246,6 +256,7 @@ def consume(
         bus=bus,
         concurrency=concurrency,
         fetch_size=fetch_size,
+        prefetch_bytes=prefetch_bytes,
         strategy=strategy,
         weights=dict(weights),
         grace=grace,
@@ -259,9 +270,12 @@ def consume(
         app.observe(summary)
     if child is not None:
         adopt(os.environ, worker.stop)
-    _announce(chosen, limits, hint=not verbosity and log_format != "json")
+    logger.info("Consuming %s.", ", then ".join(map(repr, chosen)), extra={"transports": chosen})
+    if child is None or processes is None:  # Else the parent has said it, for all of them.
+        _announce_end(limits, hint=not verbosity and log_format != "json")
     _warn_of_drops(app, chosen)
     _warn_of_unknown_messages(app, chosen)
+    _warn_of_other_processes(app, chosen)
     started = time.monotonic()
 
     def tell(stopped: WorkerStopped) -> int:
@@ -340,15 +354,9 @@ def _end(app: Postbus, code: int) -> NoReturn:
     os._exit(code)
 
 
-def _consumable(app: Postbus) -> list[str]:
-    """Return the transports that a worker is for: neither failure transports, nor those that handle at once."""
-    ordinary = [name for name in app.transports if name not in app.failure_transports]
-    return [name for name in ordinary if isinstance(app.transport(name), Receiver)]
-
-
 def _all(app: Postbus, exclude: tuple[str, ...]) -> list[str]:
     left_out = transport_names(app, exclude)
-    chosen = [name for name in _consumable(app) if name not in left_out]
+    chosen = [name for name in app.consumable if name not in left_out]
     if not chosen:
         raise ConfigurationError("With --all there is no transport left to consume.")
     return chosen
@@ -356,11 +364,15 @@ def _all(app: Postbus, exclude: tuple[str, ...]) -> list[str]:
 
 def _only(app: Postbus) -> list[str]:
     """Return the one transport that can be meant; ask, if there are several and somebody to ask."""
-    consumable = _consumable(app)
+    consumable = app.consumable
     if len(consumable) == 1:
         return consumable
     if not consumable:
-        raise ConfigurationError("There is no transport to consume. Configure one, or name a failure transport.")
+        raise ConfigurationError(
+            "There is no transport to consume. Configure one under [transports], or name a failure transport."
+            if app.failure_transports
+            else "There is no transport to consume. Configure one under [transports]."
+        )
     if not is_terminal():
         raise ConfigurationError(f"Name the transports to consume, or add --all. Transports: {', '.join(consumable)}.")
     return _ask(consumable)
@@ -390,18 +402,30 @@ def _warn_of_drops(app: Postbus, names: list[str]) -> None:
 
 
 def _warn_of_unknown_messages(app: Postbus, names: list[str]) -> None:
-    routes = [route for route in app.router.unused_routes() if {*names} & {*app.config.routing[route]}]
-    if routes:
-        logger.warning(
-            "No message is known that fits %s, which %s here: it would fail. Import the module with its handlers, or "
-            "list "
-            "it in handlers.",
-            " or ".join(f"the route {route!r}" for route in routes),
-            "leads" if len(routes) == 1 else "lead",
+    meant = app.router.meant_by_unused()
+    for route in app.router.unused_routes():
+        if not {*names} & {*app.config.routing[route]}:
+            continue
+        remedy = (
+            f"Did you mean {qualified_name(meant[route])!r}?"
+            if route in meant
+            else "Import the module with its handlers, or list it in handlers."
         )
+        logger.warning("No message is known that fits the route %r, which leads here: it would fail. %s", route, remedy)
 
 
-def _announce(names: list[str], limits: Limits, *, hint: bool) -> None:
+def _warn_of_other_processes(app: Postbus, names: list[str]) -> None:
+    for name in names:
+        transport = app.transport(name)
+        if isinstance(transport, QueueTransport) and not transport.guarantees.shared:
+            logger.warning(
+                "What is sent to %r stays in the process that sends it, so this worker gets nothing of what others "
+                "send. Give it the DSN of a broker.",
+                name,
+            )
+
+
+def _announce_end(limits: Limits, *, hint: bool) -> None:
     reasons = [
         f"after {count_of(limits.messages, 'message')}" if limits.messages is not None else None,
         f"after {count_of(limits.failures, 'failure')}" if limits.failures is not None else None,
@@ -411,8 +435,6 @@ def _announce(names: list[str], limits: Limits, *, hint: bool) -> None:
         "as soon as nothing is waiting" if limits.idle == 0 else None,
         "on `postbus stop-workers`",
     ]
-    extra: dict[str, Any] = {"transports": names}
-    logger.info("Consuming %s.", ", then ".join(map(repr, names)), extra=extra)
     logger.info("It stops by itself %s.", " or ".join(reason for reason in reasons if reason))
     more = " With -v it shows each message." if hint else ""
     logger.info("Ctrl+C or SIGTERM stops it after the messages in hand, a second one at once.%s", more)

@@ -46,11 +46,15 @@ class RouteLine(Struct, frozen=True):
 
 
 class TypeLine(Struct, frozen=True):
-    """One message: the name under which it travels, and where it is sent; nowhere means that it is handled at once."""
+    """One message: the name under which it travels, and where it is sent; nowhere means that it is handled at once.
+
+    ``key`` is the field that says what it belongs to.
+    """
 
     wire_name: str
     type: str
     sent_to: list[str]
+    key: str | None
 
 
 @click.command(epilog="Example: postbus debug commands")
@@ -85,8 +89,11 @@ def debug(invocation: Invocation, bus: str | None, format: str) -> None:
         click.echo()
     if types:
         print_table(
-            ("Travels as", "Class", "Sent to"),
-            [(line.wire_name, line.type, ", ".join(line.sent_to) or "handled at once") for line in types],
+            ("Travels as", "Class", "Sent to", "Key"),
+            [
+                (line.wire_name, line.type, ", ".join(line.sent_to) or "handled at once", line.key or "")
+                for line in types
+            ],
             title="Messages",
         )
     for warning in warnings:
@@ -145,7 +152,7 @@ def _route_line(app: Postbus, route: Route) -> RouteLine:
 def _type_line(app: Postbus, wire_name: str, type_: type) -> TypeLine:
     blank = blank_of(type_)
     sent_to = app.router.names_for(blank) if blank is not None else []
-    return TypeLine(wire_name, qualified_name(type_), sent_to)
+    return TypeLine(wire_name, qualified_name(type_), sent_to, app.keys.field_for(type_))
 
 
 def _name(route: Route) -> str:

@@ -13,9 +13,11 @@ from postbus.cli.invocation import Invocation, invocation_in, pass_invocation, t
 from postbus.cli.options import complete_buses, complete_transports, completer, duration, format_option
 from postbus.cli.output import print_json
 from postbus.display import sentence
+from postbus.dsn import masked
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError
 from postbus.serialization import explain
+from postbus.spelling import nearest
 from postbus.stamps import Stamp
 
 
@@ -29,6 +31,7 @@ def complete_types(context: click.Context) -> list[str]:
 @click.argument("name", metavar="TYPE", shell_complete=complete_types)
 @click.argument("text", metavar="JSON")
 @click.option("--delay", type=duration, metavar="TIME", help="Deliver it after so many seconds, or 5m, or 1h.")
+@click.option("--key", metavar="TEXT", help="What it belongs to, whatever its class says: see stamps.Key.")
 @click.option(
     "--transport",
     "transports",
@@ -45,6 +48,7 @@ def dispatch(
     name: str,
     text: str,
     delay: float | None,
+    key: str | None,
     transports: tuple[str, ...],
     bus: str | None,
     format: str,
@@ -60,6 +64,8 @@ def dispatch(
     given: list[Stamp] = []
     if delay is not None:
         given.append(stamps.Delay(delay))
+    if key is not None:
+        given.append(stamps.Key(key))
     if transports:
         given.append(stamps.TransportNames(transport_names(app, transports)))
     body = sys.stdin.buffer.read() if text == "-" else text.encode()
@@ -114,7 +120,11 @@ def _type_for(app: Postbus, name: str) -> type:
     if len(fitting) > 1:
         raise ConfigurationError(f"{name!r} may be any of {', '.join(sorted(fitting.values()))}. Write the whole name.")
     if not fitting:
-        raise unknown("message", name, [wire_name for wire_name, _ in app.types])
+        known = {wire_name.rpartition(".")[2]: wire_name for wire_name, _ in app.types}
+        meant = nearest(name.rpartition(".")[2], known)
+        hint = f" Did you mean {known[meant]!r}?" if meant else ""
+        there_are = ", ".join(wire_name for wire_name, _ in app.types) or "none"
+        raise ConfigurationError(f"There is no message {masked(name)!r}.{hint} Messages: {there_are}.")
     return next(iter(fitting))
 
 
@@ -122,4 +132,6 @@ def _decode(app: Postbus, type_: type, body: bytes) -> object:
     try:
         return app.types.codec_for(type_).decode(body)
     except Exception as error:  # A border: a model's own checks may raise anything.
-        raise ConfigurationError(f"This is no {app.types.name_for(type_)}: {sentence(explain(error))}") from error
+        raise ConfigurationError(
+            f"This is no {app.types.name_for(type_)}: {sentence(explain(error))} Write its fields as a JSON object."
+        ) from error

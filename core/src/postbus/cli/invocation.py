@@ -17,7 +17,7 @@ import click
 from postbus.app import Postbus
 from postbus.cli import logs
 from postbus.config import ENVIRONMENT_DSN, check, find_file, load_object, read_file
-from postbus.doubts import misspelt_variables
+from postbus.doubts import configuration_in, misspelt_variables
 from postbus.dsn import masked
 from postbus.dsn import unknown as unknown
 from postbus.errors import ConfigurationError, PostbusError, describe
@@ -52,6 +52,9 @@ class Invocation:
             return _load_app(reference, f"app in {path.name}") if reference else Postbus(config=path)
         if os.environ.get(ENVIRONMENT_DSN):
             return Postbus()
+        around = configuration_in(Path(folder).parents)
+        if around is not None:
+            raise ConfigurationError(f"There is no app in {folder}, but there is {around}. Start in that folder.")
         raise ConfigurationError(
             f"There is no app in {folder}. Name it with --app module:attribute or POSTBUS_APP, or describe it in "
             "postbus.toml.",
@@ -113,9 +116,10 @@ def importing(what: str) -> Generator[None]:
             "if __name__ == '__main__'."
         ) from error
     except Exception as error:  # A border: a module of the user's may raise anything.
+        # That of Python says where in its own way.
+        fact = f"SyntaxError: {error.msg}" if isinstance(error, SyntaxError) else describe(error).rstrip(".")
         raise ConfigurationError(
-            f"Importing {what} failed: {describe(error).rstrip('.')} ({_place(error)}). With --debug there is a "
-            "traceback."
+            f"Importing {what} failed: {fact} ({_place(error)}). Mend that; with --debug there is a traceback."
         ) from error
 
 

@@ -72,14 +72,13 @@ def moment(text: str) -> datetime:
         ) from None
 
 
-format_option = click.option(
-    "--format",
-    "format",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="How to print to stdout: for people, or for programs.",
-)
+def one_format_of(*names: str, help: str) -> Callable[[F], F]:
+    """Return the option ``--format``, of which the first is the default."""
+    choice = click.Choice(names)
+    return click.option("--format", "format", type=choice, default=names[0], show_default=True, help=help)
+
+
+format_option = one_format_of("table", "json", help="How to print to stdout: for people, or for programs.")
 
 
 def is_terminal() -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import MISSING
-from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -13,10 +12,12 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from postbus.cli.invocation import unknown
-from postbus.cli.options import completer, format_option
+from postbus.cli.markdown import guarantees_table, options_table
+from postbus.cli.options import completer, one_format_of
 from postbus.cli.output import print_json, print_table
 from postbus.dsn import Dsn, OptionInfo
 from postbus.plugins import Plugin, Plugins, Scheme, installed_plugins
+from postbus.spelling import nearest
 
 
 @completer
@@ -44,7 +45,10 @@ class PluginLine(Struct, frozen=True):
 
 @click.command(epilog="Example: postbus plugins sql")
 @click.argument("name", required=False, shell_complete=complete_plugins)
-@format_option
+@one_format_of(
+    *("table", "json", "markdown"),
+    help="How to print to stdout: for people, for programs, or, with NAME, for a README.",
+)
 def plugins(name: str | None, format: str) -> None:
     """Show the installed plugins, or all about one.
 
@@ -53,6 +57,10 @@ def plugins(name: str | None, format: str) -> None:
     # What is wrong with a plugin is part of the answer; it need not be logged too.
     logging.getLogger("postbus").setLevel(logging.ERROR)
     installed = installed_plugins()
+    if format == "markdown":
+        _print_markdown(installed, name)
+        return
+
     lines = _all(installed) if name is None else [_one(installed, name)]
     problems = [str(problem) for problem in installed.problems]
     if format == "json":
@@ -78,7 +86,7 @@ def _one(installed: Plugins, name: str) -> PluginLine:
             return _plugin_line(plugin, installed.schemes.values())
     names = _names(installed)
     scheme = name.removesuffix("://")
-    if scheme not in names and get_close_matches(scheme, names):
+    if scheme not in names and nearest(scheme, names):
         raise unknown("plugin", name, sorted(names))
     found = installed.scheme_for(Dsn(scheme))  # or else it says what to install
     return _plugin_line(found.plugin, [found])
@@ -151,6 +159,17 @@ def _in_short(guarantees: dict[str, Any] | None) -> str | None:
     if guarantees["ordering"] != "none":
         words.append(guarantees["ordering"])
     return ", ".join(words).replace("_", " ")
+
+
+def _print_markdown(installed: Plugins, name: str | None) -> None:
+    """Print the tables of a plugin's schemes, those together that take and promise the same."""
+    if name is None:
+        raise click.UsageError("Name a plugin, or a scheme, for --format markdown.")
+    for group in _one(installed, name).schemes:
+        schemes = [installed.schemes[scheme] for scheme in group.schemes]
+        title = ", ".join(f"`{scheme}://`" for scheme in group.schemes)
+        click.echo(f"\nOptions of {title}:\n\n{options_table(schemes)}")
+        click.echo(f"\nGuarantees of {title}:\n\n{guarantees_table(schemes)}\n")
 
 
 def _print_one(line: PluginLine) -> None:

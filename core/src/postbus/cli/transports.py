@@ -14,7 +14,7 @@ from postbus.cli.invocation import Invocation, connection_of, pass_invocation, t
 from postbus.cli.options import complete_transports, confirm, duration, format_option
 from postbus.cli.output import age, as_json_line, count_of, print_json, print_table
 from postbus.errors import ConfigurationError, PostbusError
-from postbus.transport import Counts, SupportsCount, SupportsPurge, SupportsSetup, supports
+from postbus.transport import Counts, SupportsCount, SupportsPurge, SupportsScript, SupportsSetup, supports
 
 
 class Outcome(Struct, frozen=True):
@@ -128,21 +128,47 @@ def _print_counts(counted: dict[str, Counts]) -> None:
     print_table(("Transport", *numbers), rows, right=numbers)
 
 
-@click.command(epilog="Example: postbus setup")
+@click.command(
+    epilog="""
+    \b
+    Examples: postbus setup
+              postbus setup orders --sql > tables.sql
+    """
+)
 @click.argument("names", nargs=-1, shell_complete=complete_transports)
+@click.option(
+    "--sql",
+    "script",
+    is_flag=True,
+    help="Print what would be done, for somebody who may do it, and do nothing. Only for transports that can say it.",
+)
 @format_option
 @click.pass_context
 @pass_invocation
-def setup(invocation: Invocation, context: click.Context, names: tuple[str, ...], format: str) -> None:
+def setup(invocation: Invocation, context: click.Context, names: tuple[str, ...], script: bool, format: str) -> None:
     """Make what transports need: tables, queues, streams.
 
     NAMES are the transports, by default all. What is there already stays as it is. One that fails does not
     stop the others; the exit code is 1 then.
     """
     app = invocation.app
+    if script:
+        chosen = transport_names(app, names)
+        for text in dict.fromkeys(_script_of(app, name, named=bool(chosen)) for name in chosen or app.transports):
+            click.echo(text, nl=bool(text))
+        return
     outcomes = [_set_up(app, name) for name in transport_names(app, names) or app.transports]
     _report(outcomes, format)
     context.exit(1 if any(outcome.error for outcome in outcomes) else 0)
+
+
+def _script_of(app: Postbus, name: str, *, named: bool) -> str:
+    connection = connection_of(app.transport(name))
+    if supports(connection, SupportsScript):
+        return connection.script()
+    if named:
+        raise ConfigurationError(f"Transport {name!r} cannot say how it is set up. Run postbus setup {name}.")
+    return ""
 
 
 def _set_up(app: Postbus, name: str) -> Outcome:

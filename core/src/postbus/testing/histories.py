@@ -34,6 +34,7 @@ CLIENTS = 3
 # What is drawn must not depend on what a broker did, or Hypothesis could not repeat it. So a rule draws whose turn
 # it is, and which of the things that he has then, in a row without an end.
 WHO = st.integers(0, CLIENTS - 1)
+"""One of as many clients as there are at most; where there are fewer, one has several turns."""
 WHICH = st.integers(0, 5)
 SOME = st.lists(WHICH, min_size=1, max_size=3)
 DELAY = st.integers(0, 3)
@@ -71,6 +72,8 @@ class TransportHistories(Workbench):
     unless pytest is given ``--hypothesis-seed=7``. Of one that ends badly, every step is shown.
     """
 
+    clients: ClassVar[int] = CLIENTS
+    """How many there are; one, where each has a share that no other gets as long as it is there."""
     histories: ClassVar[int] = 30
     """How many there are."""
     steps: ClassVar[int] = 40
@@ -79,6 +82,10 @@ class TransportHistories(Workbench):
     """Whether to look for the shortest one that ends badly, which takes minutes."""
     rounding: ClassVar[float] = 0.0
     """By how many seconds a delay or a lease may last longer, because the broker's clock has coarse hands."""
+    pause: ClassVar[float] = 0.0
+    """How many seconds what was given back waits, as if it had been delayed, before it comes again."""
+    held_by_connection: ClassVar[bool] = False
+    """Whether what was delivered goes back at once when its connection is lost, although its lease is not over."""
 
     def clock_of(self, transport: QueueTransport) -> Clock | None:
         """Return the clock that the queue goes by, if a test can move it; else all waiting is done in real time."""
@@ -112,12 +119,18 @@ class History(RuleBasedStateMachine):
         super().__init__()
         self._bench = bench
         self._dsn = bench.dsn()
-        self._clients = [self._make_client() for _ in range(CLIENTS)]
+        self._clients = [self._make_client() for _ in range(min(bench.clients, CLIENTS))]
         self._clock = bench.clock_of(self._clients[0].transport)
         self._gone: list[Client] = []
         connection = self._clients[0].transport.connection
         self._lease = connection.lease if supports(connection, SupportsKeepalive) else 0.0
-        self._model = Model(bench.guarantees, self._lease or float("inf"), bench.rounding)
+        self._model = Model(
+            bench.guarantees,
+            self._lease or float("inf"),
+            bench.rounding,
+            pause=bench.pause,
+            held_by_connection=bench.held_by_connection,
+        )
         self._delays = (0.0, 0.0, bench.short_delay, 2 * bench.short_delay) if bench.guarantees.delay else (0.0,)
         self._is_well = True
 
@@ -150,24 +163,24 @@ class History(RuleBasedStateMachine):
     @rule(who=WHO, limit=st.integers(1, 4))
     def fetch(self, who: int, limit: int) -> None:
         """Fetch some messages."""
-        self._fetch(self._clients[who], limit)
+        self._fetch(self._clients[who % len(self._clients)], limit)
 
     @rule(who=WHO, some=SOME, how=st.sampled_from(["ack", "reject"]))
     def settle(self, who: int, some: list[int], how: str) -> None:
         """Settle something, as far as it has not become another's."""
-        client = self._clients[who]
+        client = self._clients[who % len(self._clients)]
         self._settle(client, self._held_by(client, some), how)
 
     @rule(who=WHO, some=SOME)
     def release(self, who: int, some: list[int]) -> None:
         """Give something back."""
-        client = self._clients[who]
+        client = self._clients[who % len(self._clients)]
         self._release(client, self._held_by(client, some))
 
     @rule(who=WHO, some=SOME, how=st.sampled_from(["ack", "reject", "release"]))
     def repeat(self, who: int, some: list[int], how: str) -> None:
         """Settle, or give back, what one has done with, which does nothing."""
-        client = self._clients[who]
+        client = self._clients[who % len(self._clients)]
         if not client.past:
             self._release(client, self._held_by(client, some))
         if holdings := _pick(client.past, some):
@@ -177,7 +190,7 @@ class History(RuleBasedStateMachine):
     @rule(who=WHO, some=SOME)
     def keep(self, who: int, some: list[int]) -> None:
         """Keep deliveries alive."""
-        client = self._clients[who]
+        client = self._clients[who % len(self._clients)]
         connection, holdings = client.transport.connection, self._held_by(client, some)
         if holdings and supports(connection, SupportsKeepalive):
             begun = self._begin()
@@ -187,7 +200,7 @@ class History(RuleBasedStateMachine):
     @rule(who=WHO, which=WHICH, delay=DELAY)
     def replace(self, who: int, which: int, delay: int) -> None:
         """Put a copy in the place of a message."""
-        client = self._clients[who]
+        client = self._clients[who % len(self._clients)]
         connection, holdings = client.transport.connection, self._held_by(client, [which])
         if not holdings or not supports(connection, SupportsReplace):
             return
@@ -209,7 +222,7 @@ class History(RuleBasedStateMachine):
     @rule(who=WHO, how=st.sampled_from(["lose the connection", "leave", "crash"]))
     def go(self, who: int, how: str) -> None:
         """Go away; the same one comes again, or another one."""
-        client = self._clients[who]
+        client = self._clients[who % len(self._clients)]
         self._held_by(client, [0])
         if how == "lose the connection":
             self._reconnect(client)
@@ -220,12 +233,12 @@ class History(RuleBasedStateMachine):
             begun = self._begin()
             client.transport.close()
             self._model.leave(client, self._end(begun))
-        self._clients[who] = self._make_client()
+        self._clients[who % len(self._clients)] = self._make_client()
 
     @rule(who=WHO)
     def count(self, who: int) -> None:
         """Count what is there."""
-        connection = self._clients[who].transport.connection
+        connection = self._clients[who % len(self._clients)].transport.connection
         if supports(connection, SupportsCount):
             begun = self._begin()
             counts = connection.count()
@@ -305,9 +318,11 @@ class History(RuleBasedStateMachine):
         for client in self._clients:
             self._release(client, list(client.held))
         if self._clock is not None:
-            self._let_pass(self._lease + 2 * self._bench.short_delay + 2 * self._bench.rounding)
-        last = self._make_client()
-        self._clients.append(last)
+            self._let_pass(self._lease + 2 * self._bench.short_delay + self._bench.pause + 2 * self._bench.rounding)
+        last = self._clients[0]
+        if self._bench.guarantees.release != "own":  # Else nobody else gets what was given back.
+            last = self._make_client()
+            self._clients.append(last)
         connection = last.transport.connection
         deadline = time.monotonic() + self._bench.patience
         while (missing := self._model.unsettled) or self._is_something_left(connection):

@@ -80,9 +80,19 @@ class Client:
 class Model:
     """All messages that were published, and what became of them."""
 
-    def __init__(self, guarantees: Guarantees, lease: float, rounding: float) -> None:
+    def __init__(
+        self,
+        guarantees: Guarantees,
+        lease: float,
+        rounding: float,
+        *,
+        pause: float = 0.0,
+        held_by_connection: bool = False,
+    ) -> None:
         self._guarantees = guarantees
         self._lease = lease
+        self._pause = pause
+        self._goes_back_at_once = held_by_connection or not guarantees.lease
         self._rounding = rounding + CLOCKS_DIFFER
         self._messages: list[Message] = []
 
@@ -128,6 +138,9 @@ class Model:
             holding.lease_end = Span(-math.inf, holding.lease_end.last)
             if is_certain:
                 message.holding = None
+            if self._pause:
+                due = when.later(self._pause, self._rounding)
+                message.due = due if is_certain else Span(message.due.first, due.last)
         self._end(client, holdings)
 
     def keep(self, client: Client, holdings: Sequence[Holding], lost: Sequence[Any], when: Span) -> None:
@@ -152,10 +165,10 @@ class Model:
         self._end(client, [holding])
 
     def reconnect(self, client: Client, when: Span) -> None:
-        """Take note that what came before may be settled or not, and that without a lease all of it comes again."""
+        """Take note that what came before may be settled or not, and where all of it comes again."""
         for holding in client.held:
             holding.is_doubtful = True
-        if not self._guarantees.lease:
+        if self._goes_back_at_once:
             self.leave(client, when)
 
     def leave(self, client: Client, when: Span) -> None:
@@ -230,7 +243,8 @@ def _states(message: Message, now: Span) -> tuple[str, ...]:
         lost = message.holding.lease_end.is_over(now)
         if lost is False:
             return ("in_flight",)
-        return ("waiting", "in_flight")
+        # It may have been given back, late, and wait.
+        return ("waiting", "in_flight") if due else ("waiting", "in_flight", "delayed")
     if due is None:
         return ("waiting", "delayed")
     return ("waiting",) if due else ("delayed",)

@@ -82,6 +82,8 @@ class Workbench:
     """How long, in seconds, to look for something that must not happen."""
     load: ClassVar[int] = 5000
     """How many messages go through the rules about concurrency."""
+    largest_to_try: ClassVar[int] = 16 * 1024 * 1024
+    """The most bytes of one body; who says that more are taken is believed beyond that, or names more."""
     refused: ClassVar[Outgoing | None] = None
     """A message that the broker does not take, if there is such a thing."""
 
@@ -113,10 +115,6 @@ class Workbench:
     def urgent(self, body: bytes) -> Outgoing:
         """Return a message that has a higher priority than one that says nothing about it."""
         raise NotImplementedError(f"{type(self).__name__} promises priority, so it needs a method urgent().")
-
-    def grouped(self, group: str, body: bytes) -> Outgoing:
-        """Return a message with this ordering key."""
-        raise NotImplementedError(f"{type(self).__name__} promises groups, so it needs a method grouped().")
 
     def put_foreign(self, body: bytes, headers: Mapping[str, object] | None) -> bool:
         """Put a message on this test's own `queue` as a program does that knows nothing of Postbus.

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from postbus.envelope import Envelope
 from postbus.events import Observers, WorkerStopping
@@ -20,7 +20,9 @@ from postbus.worker.last_chance import LastChance
 from postbus.worker.receivers import WAIT, Arrived, FetchSize, WaitingReceiver
 from postbus.worker.slots import Finished, Slots, Stuck
 from postbus.worker.strategies import Turns
-from postbus.worker.trials import Isolate, Trials
+
+if TYPE_CHECKING:
+    from postbus.worker.trials import Isolate, Trials
 
 logger = logging.getLogger("postbus")
 
@@ -58,6 +60,7 @@ class Concurrent:
         queue_turns: Turns,
         concurrency: int,
         fetch_size: int | None,
+        prefetch_bytes: float,
         isolate: Isolate | None = None,
     ) -> None:
         """Handle what workers may have died of in processes that ``isolate`` starts; without it, alone."""
@@ -70,13 +73,17 @@ class Concurrent:
         self._idleness = idleness
         self._queue_turns = queue_turns
         self._concurrency = concurrency
-        self._size = FetchSize(fetch_size)
+        self._size = FetchSize(fetch_size, prefetch_bytes)
         self._is_exact = turns.is_strict and len(holdings) > 1
         self._inbox: SimpleQueue[Any] = SimpleQueue()
         self._slots = Slots(concurrency, handling, self._inbox)
-        self._trials = Trials(handling, isolate) if isolate is not None else None
-        at_once = min(concurrency, Trials.AT_ONCE)
-        self._trial_slots = Slots(at_once, self._trials, self._inbox) if self._trials is not None else None
+        self._trials: Trials | None = None
+        self._trial_slots: Slots | None = None
+        if isolate is not None:
+            from postbus.worker.trials import Trials  # noqa: PLC0415  Only a worker that starts processes needs it.
+
+            self._trials = Trials(handling, isolate)
+            self._trial_slots = Slots(min(concurrency, Trials.AT_ONCE), self._trials, self._inbox)
         for holding in holdings:
             holding.tries_suspects = isolate is not None
         self._receivers = {holding.name: WaitingReceiver(holding, self._inbox) for holding in holdings}
@@ -124,16 +131,33 @@ class Concurrent:
         if left == 0 or self._last_chance.is_awaited or self._on_trial >= self.MOST_ON_TRIAL:
             return
         free = max(0, self._concurrency - self._slots.begun)
+        bytes_left = self._size.most_bytes - self._bytes_ahead()
         for name in self._turns.order(self._receivers):
             receiver = self._receivers[name]
             waiting = len(receiver.holding.waiting)
-            room = min(free + self._size.limit - 1, math.inf if left is None else left) - waiting
+            limit = self._size.limit_for(receiver.holding.size)
+            room = min(free + limit - 1, math.inf if left is None else left) - waiting
+            if receiver.holding.size:
+                # One may be as large as it likes.
+                room = min(room, max(bytes_left // receiver.holding.size, 0 if waiting else 1))
             # Not for each message by itself, unless one is needed now.
-            if not receiver.is_asked and room > 0 and (waiting < free or 2 * room >= self._size.limit):
+            if not receiver.is_asked and room > 0 and (waiting < free or 2 * room >= limit):
                 receiver.ask(int(room), self._queue_turns.rotation())
+                bytes_left -= room * (receiver.holding.size or 0.0)
             # What comes behind gets nothing before this is empty; by turns, that is so where nothing is fetched ahead.
             if (self._turns.is_strict or self._size.limit == 1) and receiver.has_next:
                 return
+
+    def _bytes_ahead(self) -> float:
+        """Return how many bytes messages have, about, that no handler has: before it, after it, and on their way."""
+        holdings = [receiver.holding for receiver in self._receivers.values()]
+        ahead = sum(
+            (receiver.holding.size or 0.0)
+            * (len(receiver.holding.waiting) + len(receiver.holding.done) + receiver.asked)
+            for receiver in self._receivers.values()
+        )
+        in_line = max(0, self._slots.begun - self._concurrency) + self._on_trial
+        return ahead + in_line * max(holding.size or 0.0 for holding in holdings) if in_line else ahead
 
     def _begin(self) -> None:
         """Put messages into slots, and a few in line, each from the transport whose turn it is."""
@@ -260,13 +284,14 @@ class Concurrent:
     def _keep(self) -> None:
         """Settle what is done, and look after what is not."""
         now = time.monotonic()
-        is_due = now >= self._settle_at or not self._slots.begun
+        is_due = now >= self._settle_at or not self._slots.begun or self._is_much_done()
         if is_due:
             self._settle_at = now + self.SETTLE_AFTER
             self._look_for_stuck(now)
             self._handling.report_blocked(now)
         for receiver in self._receivers.values():
             holding = receiver.holding
+            holding.note_revoked()
             if is_due:
                 holding.settle()
             holding.extend_leases(now)
@@ -280,6 +305,11 @@ class Concurrent:
             self._give_back()
         if self._last_chance.is_taken:
             self._give_back_waiting()
+
+    def _is_much_done(self) -> bool:
+        """Say whether what is done holds up what could be fetched, because it is large."""
+        done = sum((one.holding.size or 0.0) * len(one.holding.done) for one in self._receivers.values())
+        return done > self._size.most_bytes / 4
 
     def _is_line_overdue(self, now: float) -> bool:
         """Say whether the messages in line wait for too long: no slot was free for a while, or it will take a while."""

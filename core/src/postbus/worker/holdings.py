@@ -16,7 +16,7 @@ from postbus.envelope import Envelope
 from postbus.errors import ConnectionLost, TransportError, describe
 from postbus.events import LeaseLost, LeasesExtended, MessageReleased, MessagesAcknowledged, Observers
 from postbus.failures import identifiers, label
-from postbus.transport import QueueTransport, Receiver, tell_doubt
+from postbus.transport import QueueTransport, Receiver
 from postbus.worker.kill_switch import KillSwitch, Switch
 
 logger = logging.getLogger("postbus")
@@ -116,17 +116,18 @@ class Holding:
         """When the last fetch began, if it waited for a message and there was none; None if there may be some."""
         self.fetching_since: float | None = None
         """When the fetch began that is under way, by the monotonic clock; None if there is none."""
+        self.size: float | None = None
+        """How many bytes a message has, about: as many as the largest of late. None before the first has come."""
         self._guarantees = receiver.guarantees if isinstance(receiver, QueueTransport) else None
         # What is given back to nobody else need not be given back so that others get it.
         self.is_shared = self._guarantees is None or self._guarantees.release != "own"
         self._has_groups = self._guarantees is not None and self._guarantees.groups
-        self._is_looked_into = self._guarantees is not None and (
-            self._guarantees.delivery_count or self._guarantees.lease
-        )
+        counts = self._guarantees is not None and (self._guarantees.delivery_count or self._guarantees.lease)
+        self._last_chance = self.LAST_CHANCE if counts else math.inf
         self._survived: dict[str, int] = {}
         """How often each was lost without having been begun, by the broker's id: nobody died of it then."""
         self._owed: deque[Owed] = deque()
-        self.may_be_early = self._guarantees is not None and self._guarantees.longest_delay is not None
+        self.may_be_early = isinstance(receiver, QueueTransport) and receiver.carries_delays
         """Whether there may be messages among them that came too early."""
         self._lease: float | None = math.nan
         self._shortest = math.inf
@@ -136,8 +137,6 @@ class Holding:
         self._mark: Envelope | None = None
         self._look_at = 0.0
         self._is_owed = False
-        self._is_in_doubt = False
-        """Whether an acknowledgement may have been heard whose answer was lost."""
         self._settle_again_at = 0.0
 
     def __len__(self) -> int:
@@ -211,20 +210,33 @@ class Holding:
             self._leased_at = self._extend_at = since
             self._mark = envelopes[min(1, len(envelopes) - 1)] if self._patient else envelopes[-1]
             self._look_at = time.monotonic() + self.TOO_LONG
-        if self._is_looked_into:
-            self._look_into(envelopes, since)
+        self._look_into(envelopes, since)
         self.waiting.extend(envelopes)
 
     def _look_into(self, envelopes: Sequence[Envelope], since: float) -> None:
+        """Learn what is told of the deliveries, and how large messages are.
+
+        That is the bodies of all, and the headers of one, as these are alike and take long.
+        """
+        largest, original, last_chance = 0, None, self._last_chance
         for envelope in envelopes:
-            received = envelope.stamps[-1]
+            received = envelope.stamps[-1] if envelope.stamps else None
             if type(received) is not stamps.Received:
                 continue
-            if received.count and received.count >= self.LAST_CHANCE:
+            if received.original is not None:
+                original = received.original
+                size = len(original.body)
+                if size > largest:
+                    largest = size
+            if received.count is not None and received.count >= last_chance:
                 self.has_suspects = True
             if received.lease is not None and received.lease < self._shortest:
                 self._shortest = received.lease
                 self._extend_at = min(self._extend_at, since + received.lease / 3)
+        if original is not None:
+            largest += sum(map(len, original.headers.values()))
+        known = self.size or 0.0
+        self.size = largest if largest >= known else known + (largest - known) / 16
 
     # groups
 
@@ -350,7 +362,6 @@ class Holding:
 
     def _acknowledge(self, *, last: bool) -> None:
         done = _all_of(self.done)
-        is_again, self._is_in_doubt = self._is_in_doubt, False
         try:
             if time.monotonic() - self._leased_at > self._known_lease():
                 self._note_lost(done)
@@ -364,15 +375,9 @@ class Holding:
                 _warn(error, "Could not acknowledge %d messages of %r; they come again", len(done), self.name)
                 return
             self.done.extendleft(reversed(done))
-            self._is_in_doubt = True
             return
         if self._observers and len(unsettled) < len(done):
             self._observers.notify(MessagesAcknowledged(self.name, len(done) - len(unsettled)))
-        if not unsettled:
-            return
-        if is_again:
-            tell_doubt(self.name, len(unsettled))
-            return
         for envelope in unsettled:
             logger.warning(
                 "%s was handled, but not settled, so it comes again: its broker has taken it back.",
@@ -468,8 +473,7 @@ class Holding:
             # Soon again, as it may be that the broker could not be asked how long a lease is.
             self._extend_at = min(due, now + self.TOO_LONG)
             return
-        resting = [envelope for _, envelope in self.resting.copy().values()]
-        held = [*self.begun.copy().values(), *self.waiting.copy(), *self.done.copy(), *resting]
+        held = self._held()
         if self._shortest < math.inf:
             self._shortest = min((one for e in held if (one := _received(e).lease) is not None), default=math.inf)
         try:
@@ -479,6 +483,13 @@ class Holding:
         except Exception as error:  # A border, as in acknowledging.
             _warn(error, "Could not extend the leases of %d messages of %r", len(held), self.name)
             self._extend_at = now + lease / 12
+
+    def note_revoked(self) -> None:
+        """Take note of what the broker has given to somebody else, so that nothing of it is begun here any more."""
+        tags = self.receiver.revoked() if isinstance(self.receiver, QueueTransport) else ()
+        if tags:
+            held = self._held()
+            self.lost.update({id(envelope): envelope for envelope in held if _received(envelope).tag in tags})
 
     def note_lost(self, envelope: Envelope) -> None:
         """Take note that somebody else has a message, and write it down."""
@@ -511,6 +522,10 @@ class Holding:
             )
         self.given_up += len(begun)
         self.release(begun, begun=True, last=True)
+
+    def _held(self) -> list[Envelope]:
+        resting = [envelope for _, envelope in self.resting.copy().values()]
+        return [*self.begun.copy().values(), *self.waiting.copy(), *self.done.copy(), *resting]
 
     def _note_lost(self, envelopes: Sequence[Envelope]) -> None:
         assert isinstance(self.receiver, QueueTransport)

@@ -62,6 +62,7 @@ class Keeper:
                 last = begun
 
     def _look(self, now: float, *, is_slow: bool) -> None:
+        self._holding.note_revoked()
         if is_slow:
             self._holding.settle()
         self._holding.extend_leases(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -20,15 +21,24 @@ WAIT = 0.5
 class FetchSize:
     """How many messages to fetch at once: as many as are handled in a fifth of a second, found out as it goes.
 
-    So fast handlers get big batches, and slow ones keep nothing from other workers.
+    So fast handlers get big batches, and slow ones keep nothing from other workers. Of large messages there are fewer,
+    so that they have no more than ``most_bytes`` together.
     """
 
     AHEAD = 0.2
     MOST = 500
+    UNKNOWN = 256 * 2**10
+    """How large messages are taken to be of which none has come yet, in bytes."""
 
-    def __init__(self, fixed: int | None = None) -> None:
+    def __init__(self, fixed: int | None = None, most_bytes: float = math.inf) -> None:
         self._fixed = fixed
+        self.most_bytes = most_bytes
         self.limit = fixed or 1
+
+    def limit_for(self, size: float | None) -> int:
+        """Return how many messages of so many bytes to fetch at once; None for an unknown number of bytes."""
+        size = self.UNKNOWN if size is None else size
+        return self.limit if size * self.limit <= self.most_bytes else max(1, int(self.most_bytes / size))
 
     def learn(self, messages: int, seconds: float, *, given_back: bool = False) -> None:
         """Take note of how long so many took, and whether others had to be given back meanwhile.
@@ -72,11 +82,16 @@ class WaitingReceiver:
         self._is_recalled = False
         self._asked_at = 0.0
         self._is_empty = False
-        self.is_asked = False
-        """Whether it was asked for messages, and has brought none yet."""
+        self.asked = 0
+        """How many messages it was asked for, and has not brought yet; 1 of a transport that has nothing now."""
         self.has_ended = False
         """Whether nothing will arrive any more."""
         threading.Thread(target=self._run, name=f"postbus-receiver-{holding.name}", daemon=True).start()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it was asked for messages, and has brought none yet."""
+        return self.asked > 0
 
     @property
     def is_empty(self) -> bool:
@@ -90,13 +105,13 @@ class WaitingReceiver:
 
     def ask(self, limit: int, queues: Sequence[str]) -> None:
         """Fetch up to so many; from these queues, the first of them first, if any are named."""
-        self.is_asked, self._asked_at, self._is_recalled = True, time.monotonic(), False
+        self.asked, self._asked_at, self._is_recalled = limit, time.monotonic(), False
         self._asked.put((limit, queues))
 
     def take_in(self, arrived: Arrived) -> None:
         """Hold what has arrived."""
         self._is_empty = not arrived.envelopes
-        self.is_asked = arrived.is_waiting
+        self.asked = int(arrived.is_waiting)
         if arrived.envelopes:
             self.holding.take_in(arrived.envelopes, arrived.since)
 

@@ -45,6 +45,7 @@ class Sequential:
         *,
         queue_turns: Turns,
         fetch_size: int | None,
+        prefetch_bytes: float,
     ) -> None:
         self._holding = holding
         self._handling = handling
@@ -56,7 +57,7 @@ class Sequential:
         self._abandon = abandon
         self._idleness = idleness
         self._queue_turns = queue_turns
-        self._size = FetchSize(fetch_size)
+        self._size = FetchSize(fetch_size, prefetch_bytes)
         self._thread = threading.current_thread()
         self._can_be_interrupted = False
         self._is_to_be_interrupted = False
@@ -91,7 +92,8 @@ class Sequential:
 
     def _take_turn(self, keeper: Keeper) -> None:
         left = self._counters.left
-        limit = self._size.limit if left is None else min(self._size.limit, left)
+        limit = self._size.limit_for(self._holding.size)
+        limit = limit if left is None else min(limit, left)
         envelopes, since = self._holding.fetch(limit, WAIT, self._queue_turns.rotation())
         self._health.turn()
         self._holding.settle()  # What could not be, because the broker was away.

@@ -214,7 +214,9 @@ def _as_delivery(holding: Holding, envelope: Envelope) -> Delivery:
     assert isinstance(holding.receiver, QueueTransport)
     encoded = holding.receiver.encode(envelope)
     received = envelope.last(stamps.Received) or stamps.Received(holding.name)
-    return Delivery(encoded.body, encoded.headers, None, received.id, received.count, _staying(envelope))
+    return Delivery(
+        encoded.body, encoded.headers, None, received.id, received.count, _staying(envelope), group=received.group
+    )
 
 
 def _staying(envelope: Envelope) -> tuple[Stamp, ...]:

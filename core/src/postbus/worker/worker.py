@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, Interrupted, TransportError
 from postbus.events import Observers, WorkerStarted, WorkerStopped
 from postbus.failures import Failures
-from postbus.limits import GRACE, Counters, Limits, Stopping, StopSignal
+from postbus.limits import GRACE, PREFETCH_BYTES, Counters, Limits, Stopping, StopSignal
 from postbus.transport import Receiver
 from postbus.worker.concurrent import Concurrent
 from postbus.worker.handling import Handling
@@ -24,7 +26,9 @@ from postbus.worker.rates import RateLimit
 from postbus.worker.sequential import Sequential
 from postbus.worker.signals import StopSignals
 from postbus.worker.strategies import Strategy, Turns, check
-from postbus.worker.trials import Isolate
+
+if TYPE_CHECKING:
+    from postbus.worker.trials import Isolate
 
 logger = logging.getLogger("postbus")
 
@@ -48,6 +52,7 @@ class Worker:
         queues: Sequence[str] = (),
         concurrency: int = 1,
         fetch_size: int | None = None,
+        prefetch_bytes: int | None = PREFETCH_BYTES,
         strategy: Strategy = "strict",
         weights: Mapping[str, int] | None = None,
         rates: Mapping[str, RateLimit] | None = None,
@@ -63,6 +68,8 @@ class Worker:
             raise ConfigurationError("There is no transport to consume. Name at least one.")
         if concurrency < 1:
             raise ConfigurationError(f"The concurrency must be 1 or more, got {concurrency}.")
+        if prefetch_bytes is not None and prefetch_bytes < 1:
+            raise ConfigurationError(f"The bytes to prefetch must be 1 or more, got {prefetch_bytes}.")
         check(strategy, weights or {}, [*receivers, *queues])
         self._receivers = receivers
         self._dispatch = dispatch
@@ -71,6 +78,7 @@ class Worker:
         self._queues = queues
         self._concurrency = concurrency
         self._fetch_size = fetch_size
+        self._prefetch_bytes = math.inf if prefetch_bytes is None else prefetch_bytes
         self._strategy: Strategy = strategy
         self._weights = weights or {}
         self._rates = rates or {}
@@ -204,6 +212,7 @@ class Worker:
                 idleness,
                 queue_turns=queue_turns,
                 fetch_size=self._fetch_size,
+                prefetch_bytes=self._prefetch_bytes,
             )
         return Concurrent(
             holdings,
@@ -217,6 +226,7 @@ class Worker:
             queue_turns=queue_turns,
             concurrency=self._concurrency,
             fetch_size=self._fetch_size,
+            prefetch_bytes=self._prefetch_bytes,
             isolate=self._isolate,
         )
 

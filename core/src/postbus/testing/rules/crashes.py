@@ -83,6 +83,7 @@ class Crashes(Workbench):
         try:
             transport.send([Envelope.wrap(Note("from the child"))])
             transport.ack(self.receive(transport, 1))
+            transport.close()  # What is settled may be told to the broker a little later.
             code = 0
         except BaseException:
             traceback.print_exc()

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from postbus import stamps
 from postbus.testing.workbench import Workbench
+from postbus.transport import Connection, Outgoing
+
+ANY_TEXT = [
+    "",
+    "a",
+    "A",
+    "a ",
+    "\u00e4",
+    "a\n",
+    "a\0",
+    "a/b:c.d*#$",
+    "13",
+    "\U0001f680",
+    *("k" * 400 + end for end in "12"),
+]
+"""Keys of which a broker might not take one, cut one off, or take one for another."""
 
 
 class Groups(Workbench):
@@ -12,13 +29,9 @@ class Groups(Workbench):
         """Deliveries of one key have the same ``group``, those of another key another one."""
         self.requires(groups=True)
         connection = self.connect()
-        self.publish(connection, [self.grouped("one", b"a"), self.grouped("two", b"b"), self.grouped("one", b"c")])
+        self.publish(connection, [grouped("one", b"a"), grouped("two", b"b"), grouped("one", b"c")])
 
-        groups: dict[bytes, str | None] = {}
-        while len(groups) < 3:  # What is behind the first of its group may come only when that is settled.
-            deliveries = self.take(connection, 1)
-            groups |= {delivery.body: delivery.group for delivery in deliveries}
-            connection.ack([delivery.tag for delivery in deliveries])
+        groups = self._groups(connection, 3)
 
         assert None not in groups.values(), "A delivery has no group."
         assert groups[b"a"] == groups[b"c"] != groups[b"b"]
@@ -28,7 +41,7 @@ class Groups(Workbench):
         self.requires(groups=True)
         connection = self.connect()
         bodies = [b"%d" % number for number in range(12)]
-        self.publish(connection, [self.grouped(f"group-{n % 3}", body) for n, body in enumerate(bodies)])
+        self.publish(connection, [grouped(f"group-{n % 3}", body) for n, body in enumerate(bodies)])
 
         came: list[bytes] = []
         while len(came) < len(bodies):
@@ -42,7 +55,7 @@ class Groups(Workbench):
         """While a message is in flight, nobody else gets one of the same key; then the next one comes."""
         self.requires(groups=True)
         first = self.connect()
-        self.publish(first, [self.grouped("one", b"a"), self.grouped("one", b"b")])
+        self.publish(first, [grouped("one", b"a"), grouped("one", b"b")])
         [delivery] = self.take(first, 1)
         assert b"a" == delivery.body, "The first of its group comes first."
 
@@ -57,10 +70,57 @@ class Groups(Workbench):
         """What was released comes again before what is behind it in its group."""
         self.requires(groups=True)
         connection = self.connect()
-        self.publish(connection, [self.grouped("one", b"a"), self.grouped("one", b"b")])
+        self.publish(connection, [grouped("one", b"a"), grouped("one", b"b")])
         [delivery] = self.take(connection, 1)
 
         connection.release([delivery.tag])
 
         [again] = self.take(connection, 1)
         assert b"a" == again.body, "What was behind it has overtaken it."
+
+    def test_any_text_is_a_key(self) -> None:
+        """Keys that differ in anything make different groups, whatever is in them and however long they are."""
+        self.requires(groups=True)
+        connection = self.connect()
+        keys = {b"%d" % number: key for number, key in enumerate(ANY_TEXT * 2)}
+        self.publish(connection, [grouped(key, body) for body, key in keys.items()])
+
+        groups = self._groups(connection, len(keys))
+
+        of_key = {key: {groups[body] for body in keys if keys[body] == key} for key in ANY_TEXT}
+        assert [] == [key for key, of_it in of_key.items() if len(of_it) != 1], "A key has several groups."
+        assert len(ANY_TEXT) == len(set(groups.values())), "Several keys have one group."
+
+    def test_a_copy_stays_in_its_group(self) -> None:
+        """What is published with the ``group`` of a delivery as its key is of the same group."""
+        self.requires(groups=True)
+        connection = self.connect()
+        self.publish(connection, [grouped(key, b"%d" % number) for number, key in enumerate(ANY_TEXT)])
+        groups = self._groups(connection, len(ANY_TEXT))
+
+        self.publish(connection, [grouped(group, body) for body, group in groups.items() if group is not None])
+
+        assert groups == self._groups(connection, len(ANY_TEXT))
+
+    def test_a_group_keeps_no_other_waiting(self) -> None:
+        """While a message is in flight, those of other keys come, and those without one."""
+        self.requires(groups=True)
+        connection = self.connect()
+        others = [grouped("two", b"c"), grouped("three", b"d"), Outgoing(b"e", {})]
+        self.publish(connection, [grouped("one", b"a"), grouped("one", b"b"), *others])
+
+        self.take_all_of(connection, {b"a", b"c", b"d", b"e"})
+
+    def _groups(self, connection: Connection, number: int) -> dict[bytes, str | None]:
+        """Take so many messages, one after the other, and return their groups by their bodies."""
+        groups: dict[bytes, str | None] = {}
+        while len(groups) < number:  # What is behind the first of its group may come only when that is settled.
+            deliveries = self.take(connection, 1)
+            groups |= {delivery.body: delivery.group for delivery in deliveries}
+            connection.ack([delivery.tag for delivery in deliveries])
+        return groups
+
+
+def grouped(key: str, body: bytes) -> Outgoing:
+    """Return a message that belongs to something."""
+    return Outgoing(body, {}, stamps=(stamps.Key(key),))
