@@ -18,8 +18,21 @@ from postbus.dsn import Dsn
 from postbus.serialization import JsonSerializer, TypeRegistry
 from postbus.testing import workbench
 from postbus.transport import QueueTransport, TransportContext
-from postbus_sql import GUARANTEES, make_engine_transport, make_sqlite_transport
+from postbus_sql import (
+    GUARANTEES,
+    make_engine_transport,
+    make_mysql_transport,
+    make_postgresql_transport,
+    make_sqlite_transport,
+)
 from postbus_sql.connection import SqlConnection
+
+FACTORIES = {
+    "doctrine": make_engine_transport,
+    "mysql": make_mysql_transport,
+    "postgresql": make_postgresql_transport,
+    "sqlite": make_sqlite_transport,
+}
 
 SYMFONY_TABLE = """
 CREATE TABLE messenger_messages (
@@ -51,7 +64,7 @@ def make_transport(file: Path) -> Iterator[Callable[..., QueueTransport]]:
         def make(dsn: str | None = None, **options: object) -> QueueTransport:
             context = TransportContext("test", JsonSerializer(TypeRegistry()), lambda envelope: envelope, GUARANTEES)
             parsed = Dsn.parse(dsn or f"sqlite:///{file}?synchronous=normal").with_options(options)
-            factory = make_engine_transport if parsed.scheme == "doctrine" else make_sqlite_transport
+            factory = FACTORIES[parsed.scheme]
             return stack.enter_context(closing(factory(parsed, context)))
 
         yield make

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import ClassVar
 from uuid import uuid4
@@ -14,6 +14,7 @@ from postbus.dsn import Dsn
 from postbus.testing import TransportContract, TransportHistories
 from postbus.transport import Outgoing, QueueTransport
 from postbus_sql import GUARANTEES, stamps
+from postbus_sql.connection import SqlConnection
 
 
 @pytest.mark.slow
@@ -37,6 +38,20 @@ class TestSqlite(TransportContract):
                 (body, "[]" if headers is None else json.dumps(headers), queue, at, at),
             )
         return True
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_a_body_may_have_a_hundred_megabytes(connect: Callable[..., SqlConnection]) -> None:
+    """It arrives whole."""
+    connection = connect()
+    connection.setup()
+    body = bytes(range(256)) * 400_000
+    connection.publish([Outgoing(body, {})])
+
+    [delivery] = connection.fetch(1, 5)
+
+    assert body == delivery.body
 
 
 class Clock:

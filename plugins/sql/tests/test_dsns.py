@@ -7,10 +7,11 @@ import sys
 import pytest
 
 from postbus.dsn import Dsn
-from postbus.errors import DsnError
+from postbus.errors import ConfigurationError, DsnError
 from postbus.plugins import Plugin, Plugins
-from postbus_sql import EngineOptions, SqliteOptions
+from postbus_sql import EngineOptions, MySqlOptions, PostgreSqlOptions, SqliteOptions
 from postbus_sql.options import sqlite_file
+from postbus_sql.servers import postgresql_engine
 
 
 @pytest.mark.parametrize(
@@ -57,11 +58,14 @@ def test_the_defaults_are_symfonys():
 
 def test_what_belongs_to_symfony_alone_is_accepted_without_effect():
     """An existing DSN can be taken over as it is, and it can be told what in it means nothing here."""
-    dsn = Dsn.parse("doctrine://default?check_delayed_interval=60000&get_notify_timeout=0&use_notify=true")
+    query = "check_delayed_interval=60000&get_notify_timeout=0&use_notify=true"
+    on_file, on_mariadb = Dsn.parse(f"sqlite:///jobs.db?{query}"), Dsn.parse(f"mysql://localhost/app?{query}")
+    on_postgresql = Dsn.parse(f"postgresql://localhost/app?{query}")
 
-    EngineOptions.from_dsn(dsn)
-
-    assert {"check_delayed_interval", "get_notify_timeout", "use_notify"} == set(EngineOptions.without_effect(dsn))
+    names = {"check_delayed_interval", "get_notify_timeout", "use_notify"}
+    assert names == set(SqliteOptions.without_effect(on_file)) == set(MySqlOptions.without_effect(on_mariadb))
+    assert [] == PostgreSqlOptions.without_effect(on_postgresql)
+    assert not PostgreSqlOptions.from_dsn(on_postgresql.with_options({"use_notify": "false"})).use_notify
 
 
 @pytest.mark.parametrize(
@@ -102,9 +106,61 @@ def test_each_scheme_is_registered_with_its_options(scheme):
 @pytest.mark.slow
 def test_importing_the_plugin_imports_no_client():
     """SQLAlchemy and sqlite3 are loaded when a transport is made, not with the plugin."""
-    program = "import sys, postbus_sql; print({'sqlalchemy', 'sqlite3'} & set(sys.modules))"
+    program = "import sys, postbus_sql; print({'sqlalchemy', 'sqlite3', 'psycopg', 'pymysql'} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
 
     assert "set()" == done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("dsn", "told"),
+    [
+        ("mysql://localhost", "names no database. Write mysql://localhost/app"),
+        ("mysql://one,two/app", "takes one server, got 2"),
+        ("postgresql://localhost/app/jobs", "with one segment of its path, got 2"),
+        ("postgresql://localhost/app?sslmod=require", "Unknown option 'sslmod' for postgresql://"),
+        ("mysql://localhost/app?sslmode=require", "Unknown option 'sslmode' for mysql://"),
+    ],
+)
+def test_a_mistake_in_the_dsn_of_a_server_is_a_sentence(make_transport, dsn, told):
+    """It is found when the transport is made, before anything is connected to."""
+    with pytest.raises(DsnError, match=told):
+        make_transport(dsn)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "url"),
+    [
+        ("postgresql://u:p%40ss%2Fword@db/app", "postgresql+psycopg://u:p%40ss%2Fword@db/app"),
+        ("postgresql+psycopg://[::1]:5433/app", "postgresql+psycopg://[::1]:5433/app"),
+        ("postgresql://a,b:5433/app?queue_name=x", "postgresql+psycopg:///app?host=a%3A5432&host=b%3A5433"),
+        ("postgresql:///app?host=/run/postgresql", "postgresql+psycopg:///app?host=%2Frun%2Fpostgresql"),
+    ],
+)
+def test_what_is_not_the_transports_goes_to_the_driver(dsn, url):
+    """Password, hosts and the driver's own options, as SQLAlchemy's URL has them."""
+    parsed = Dsn.parse(dsn)
+    engine = postgresql_engine(parsed, PostgreSqlOptions.from_dsn(parsed))
+
+    assert url == engine.url.render_as_string(hide_password=False)
+
+
+@pytest.mark.parametrize(
+    ("module", "scheme", "extra"), [("psycopg", "postgresql", "postgresql"), ("pymysql", "mysql", "mysql")]
+)
+def test_a_missing_client_is_one_sentence(monkeypatch, make_transport, module, scheme, extra):
+    """It says what to install; the plugin itself needs none of them."""
+    monkeypatch.setitem(sys.modules, module, None)
+
+    with pytest.raises(ConfigurationError, match=rf"needs {module}\. Install it: pip install 'postbus-sql\[{extra}\]'"):
+        make_transport(f"{scheme}://localhost/app")
+
+
+def test_a_worker_does_without_the_mapper() -> None:
+    """SQLAlchemy's ORM takes a tenth of a second to import, and is for those who have sessions."""
+    program = "import sys; from postbus import Postbus; Postbus(transports={'a': 'sqlite:///:memory:'}).transport('a')"
+    program += ".connection.setup(); print('sqlalchemy.orm' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "False\n" == ended.stdout

@@ -163,11 +163,18 @@ def test_a_transport_goes_on_with_the_new_file(make_transport, file, shared):
     engine.dispose()
 
 
+def test_a_folder_in_place_of_a_file_is_named(connect, tmp_path):
+    """The folder is there, and so is room on the disk."""
+    with pytest.raises(ConnectionLost) as caught:
+        connect(f"sqlite:///{tmp_path}").publish([MESSAGE])
+    assert f"Cannot use sqlite:///{tmp_path}. {tmp_path} is a folder. Name a file in the DSN." == str(caught.value)
+
+
 def test_a_file_that_is_no_database_is_an_error(connect, file):
     """Trying again would not help, so this is no lost connection."""
     file.write_text("This is a letter, not a database. " * 100)
 
-    with pytest.raises(TransportError, match="file is not a database") as caught:
+    with pytest.raises(TransportError, match=r"file is not a database\. Name another one in the DSN\.$") as caught:
         connect().publish([MESSAGE])
 
     assert not isinstance(caught.value, ConnectionLost)

@@ -112,6 +112,7 @@ ROWS = st.builds(
 
 
 @pytest.mark.slow
+@pytest.mark.once
 @thorough
 @given(batches(ROWS))
 def test_what_strangers_write_hurts_nobody(tmp_path_factory: pytest.TempPathFactory, rows: list[Row]) -> None:

@@ -1,4 +1,4 @@
-"""The SQL transport: ``sqlite://`` for a file, ``doctrine://`` for an engine that the app shares."""
+"""The SQL transport: SQLite, PostgreSQL, MariaDB and MySQL; ``doctrine://`` for an engine that the app shares."""
 
 from __future__ import annotations
 
@@ -10,14 +10,31 @@ from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.transport import Guarantees, QueueTransport, TransportContext
 from postbus_sql import stamps
 from postbus_sql.engines import engine_for, register_engine
-from postbus_sql.options import LARGEST, LONGEST_DELAY, EngineOptions, SqliteOptions, SqlOptions, sqlite_file
+from postbus_sql.options import (
+    LARGEST,
+    LONGEST_DELAY,
+    MYSQL_LARGEST,
+    POSTGRESQL_LARGEST,
+    EngineOptions,
+    MySqlOptions,
+    PostgreSqlOptions,
+    SqliteOptions,
+    SqlOptions,
+    sqlite_file,
+)
 
 __all__ = [
     "GUARANTEES",
+    "MYSQL",
+    "POSTGRESQL",
     "EngineOptions",
+    "MySqlOptions",
+    "PostgreSqlOptions",
     "SqlOptions",
     "SqliteOptions",
     "make_engine_transport",
+    "make_mysql_transport",
+    "make_postgresql_transport",
     "make_sqlite_transport",
     "register_engine",
     "stamps",
@@ -35,14 +52,21 @@ GUARANTEES = Guarantees(
     largest_message=LARGEST,
 )
 
+MYSQL = replace(GUARANTEES, largest_message=MYSQL_LARGEST)
+POSTGRESQL = replace(GUARANTEES, largest_message=POSTGRESQL_LARGEST)
+
 IN_MEMORY = replace(GUARANTEES, durable=False, shared=False, redelivery_on_crash=False, transactional_send=False)
 
 
 @hookimpl
 def register_transports(register: RegisterTransport) -> None:
-    """Serve ``sqlite://``, also as SQLAlchemy spells it out, and ``doctrine://``."""
+    """Serve each database, also as SQLAlchemy spells it out, and ``doctrine://``."""
     for scheme in ("sqlite", "sqlite+pysqlite"):
         register(scheme, make_sqlite_transport, options=SqliteOptions, guarantees=GUARANTEES)
+    for scheme in ("postgresql", "postgresql+psycopg"):
+        register(scheme, make_postgresql_transport, options=PostgreSqlOptions, guarantees=POSTGRESQL)
+    for scheme in ("mysql", "mysql+pymysql", "mariadb", "mariadb+pymysql"):
+        register(scheme, make_mysql_transport, options=MySqlOptions, guarantees=MYSQL)
     register("doctrine", make_engine_transport, options=EngineOptions, guarantees=GUARANTEES)
 
 
@@ -60,6 +84,36 @@ def make_sqlite_transport(dsn: Dsn, context: TransportContext) -> QueueTransport
 
     if file is None:
         context = replace(context, guarantees=IN_MEMORY)
+    return QueueTransport(connect, context)
+
+
+def make_postgresql_transport(dsn: Dsn, context: TransportContext) -> QueueTransport:
+    """Return a transport on PostgreSQL."""
+    from postbus_sql.connection import SqlConnection
+    from postbus_sql.database import Database
+    from postbus_sql.servers import postgresql_engine
+
+    options = PostgreSqlOptions.from_dsn(dsn)
+    postgresql_engine(dsn, options)  # What is wrong with the DSN, or with what is installed, is said now.
+
+    def connect() -> SqlConnection:
+        return SqlConnection(Database(postgresql_engine(dsn, options), owned=True), options)
+
+    return QueueTransport(connect, context)
+
+
+def make_mysql_transport(dsn: Dsn, context: TransportContext) -> QueueTransport:
+    """Return a transport on MariaDB or MySQL."""
+    from postbus_sql.connection import SqlConnection
+    from postbus_sql.database import Database
+    from postbus_sql.servers import mysql_engine
+
+    options = MySqlOptions.from_dsn(dsn)
+    mysql_engine(dsn, options)  # What is wrong with the DSN, or with what is installed, is said now.
+
+    def connect() -> SqlConnection:
+        return SqlConnection(Database(mysql_engine(dsn, options), owned=True), options)
+
     return QueueTransport(connect, context)
 
 

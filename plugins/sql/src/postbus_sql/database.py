@@ -13,7 +13,7 @@ from typing import TypeVar
 from sqlalchemy import Engine
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.pool import Pool, PoolProxiedConnection
 
 from postbus.errors import ConnectionLost, TransportError
 from postbus.transport import Absence
@@ -32,10 +32,15 @@ class TableMissing(TransportError):
     """The table is not there (yet)."""
 
 
-class Database:
-    """An engine, used by one thread at a time: in SQLite there is one writer anyway, and taking turns is faster.
+class Unfit(TransportError):
+    """The database does not take a value; with another one the statement would have succeeded."""
 
-    ``owned`` says whether the engine is this plugin's own, and closed with it, or the user's.
+
+class Database:
+    """An engine. Where its dialect takes turns, one thread at a time uses it; else each has a connection of its own.
+
+    In SQLite there is one writer anyway, and taking turns is faster. ``owned`` says whether the engine is this
+    plugin's own, and closed with it, or the user's.
     """
 
     def __init__(self, engine: Engine, *, owned: bool) -> None:
@@ -55,24 +60,26 @@ class Database:
         """Whether `close` was called."""
         return self._closed.is_set()
 
-    def write(self, work: Callable[[DBAPICursor], T], *, durable: bool = True) -> T:
-        """Do the work in a transaction, and return its result once that is committed; the work may run repeatedly."""
+    def write(
+        self, work: Callable[[DBAPICursor], T], *, durable: bool = True, single: bool = False, longer: float = 0.0
+    ) -> T:
+        """Do the work in a transaction, and return its result once that is committed; the work may run repeatedly.
+
+        ``single`` says that it is one statement. An answer may take so many seconds ``longer`` than usual.
+        """
 
         def transaction(connection: PoolProxiedConnection) -> T:
-            with self.dialect.transaction(connection, durable=durable) as cursor:
+            with self.dialect.transaction(connection, durable=durable, single=single) as cursor:
                 return work(cursor)
 
-        return self._run(transaction)
+        return self._run(transaction, longer)
 
     def read(self, work: Callable[[DBAPICursor], T]) -> T:
         """Do work that changes nothing, and return its result."""
 
         def query(connection: PoolProxiedConnection) -> T:
-            cursor = connection.cursor()
-            try:
+            with self.dialect.reading(connection) as cursor:
                 return work(cursor)
-            finally:
-                cursor.close()
 
         return self._run(query)
 
@@ -84,7 +91,11 @@ class Database:
     def translate(self, error: Exception) -> tuple[Trouble, str]:
         """Return what an error means, and what it says; not what SQLAlchemy adds, which shows what was stored."""
         original = error.orig if isinstance(error, DBAPIError) else error
-        return self.dialect.diagnose(original), str(original)
+        return self.dialect.diagnose(original), self.dialect.describe(original)
+
+    def as_error(self, error: Exception) -> TransportError:
+        """Return an error of the driver's, or of SQLAlchemy's, as what it means."""
+        return self._error(*self.translate(error))
 
     def close(self) -> None:
         """Let go of the database. Twice is fine."""
@@ -93,12 +104,17 @@ class Database:
             if self._owned:
                 self._let_go()
 
-    def _run(self, work: Callable[[PoolProxiedConnection], T]) -> T:
+    def forget_inherited(self) -> None:
+        """Leave to the parent what it has open; this process opens the database anew."""
+        if not self.dialect.takes_turns:
+            self.engine.dispose(close=False)
+
+    def _run(self, work: Callable[[PoolProxiedConnection], T], longer: float = 0.0) -> T:
         end = time.monotonic() + PATIENCE
         pause = 0.001
         while True:
             try:
-                return self._once(work)
+                return self._take_turn(work) if self.dialect.takes_turns else self._borrow(work, longer)
             except (self.dialect.error, SQLAlchemyError) as error:
                 trouble, text = self.translate(error)
                 if trouble == "busy" and time.monotonic() < end:
@@ -107,10 +123,9 @@ class Database:
                     continue
                 raise self._error(trouble, text) from error
 
-    def _once(self, work: Callable[[PoolProxiedConnection], T]) -> T:
+    def _take_turn(self, work: Callable[[PoolProxiedConnection], T]) -> T:
         with self._lock:
-            if self.closed:
-                raise ConnectionLost(f"The connection to {self.name} is closed.")
+            self._refuse_if_closed()
             connection = self._kept or self.engine.raw_connection()
             try:
                 if self.dialect.is_replaced(connection):
@@ -125,9 +140,41 @@ class Database:
                     self._kept = None
                     connection.close()
 
+    def _borrow(self, work: Callable[[PoolProxiedConnection], T], longer: float) -> T:
+        self._refuse_if_closed()
+        pool, connection = self.engine.pool, self.engine.raw_connection()
+        try:
+            with self.dialect.patience(connection, longer):
+                return work(connection)
+        except self.dialect.error as error:
+            if self.dialect.diagnose(error) == "lost":
+                # The others in the pool go the same way, and each would cost an attempt.
+                connection.invalidate()
+                with self._lock:
+                    self.engine.dispose()
+            raise
+        finally:
+            self._give_back(connection, pool)
+
+    def _give_back(self, connection: PoolProxiedConnection, pool: Pool) -> None:
+        if not self._owned:
+            connection.close()
+            return
+        # A pool that was disposed of meanwhile would keep it open, and nobody would ever close it.
+        with self._lock:
+            if pool is not self.engine.pool and connection.is_valid:
+                connection.invalidate()
+            connection.close()
+
+    def _refuse_if_closed(self) -> None:
+        if self.closed:
+            raise ConnectionLost(f"The connection to {self.name} is closed.")
+
     def _error(self, trouble: Trouble, text: str) -> TransportError:
         if trouble == "missing":
             return TableMissing(f"{self.name}: {text}. Run `postbus setup`.")
+        if trouble == "unfit":
+            return Unfit(f"{self.name} does not take it: {text}.")
         if trouble == "busy":
             return ConnectionLost(
                 f"{self.name} was locked for {PATIENCE:.0f} s. Look for a program that keeps a transaction open."
@@ -136,10 +183,9 @@ class Database:
         if obstacle is not None and not isinstance(obstacle, Absence):
             return (ConnectionLost if trouble == "lost" else TransportError)(f"Cannot use {self.name}. {obstacle}")
         if trouble == "lost":
-            return ConnectionLost(
-                f"Cannot use {self.name}: {text}. Look whether its folder exists, and whether the disk has room."
-            )
-        return TransportError(f"{self.name}: {text}.")
+            return ConnectionLost(f"Cannot use {self.name}: {text}. {self.dialect.hint}")
+        remedy = " Name another one in the DSN." if "not a database" in text else ""
+        return TransportError(f"{self.name}: {text}.{remedy}")
 
     def _let_go(self) -> None:
         if self._kept is not None:
@@ -150,7 +196,7 @@ class Database:
     # Forks
 
     def hold_for_fork(self) -> None:
-        """Wait until nobody uses the database, and keep it so; close what must not be open during a fork."""
+        """Wait until nobody takes a turn, and keep it so; close what must not be open during a fork."""
         self._lock.acquire()
         if not self.dialect.forks_safely():
             self._let_go()
@@ -172,6 +218,12 @@ def _before_fork() -> None:
         database.hold_for_fork()
 
 
+def _after_fork_in_child() -> None:
+    for database in _held:
+        database.forget_inherited()
+    _after_fork()
+
+
 def _after_fork() -> None:
     while _held:
         _held.pop().resume_after_fork()
@@ -179,4 +231,4 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from msgspec.structs import replace
 
 from postbus import text
-from postbus.transport import Outgoing
+from postbus.transport import Delivery, Outgoing
 
 COUNT = "X-Postbus-Delivery-Count"
 """How often the message has been delivered; absent until it has been delivered a second time."""
 
-
-class Content(NamedTuple):
-    """What a row says, without the marks that are the table's own."""
-
-    body: bytes
-    headers: dict[str, str]
-    deliveries: int | None
-    problem: str | None
+Column = bytes | str | None
+"""What a driver gives of one of the two columns."""
 
 
 def write(message: Outgoing) -> tuple[str, str]:
@@ -27,22 +21,27 @@ def write(message: Outgoing) -> tuple[str, str]:
     return body, text.write_headers(headers).decode()
 
 
-def read(body: bytes | None, headers: bytes | None) -> Content:
-    """Return what the two columns say. Whatever they hold, somebody gets to see it."""
-    names = text.read_headers(b"{}" if headers is None else headers)
-    problem = None
+def read(id: int, body: Column, headers: Column, lease: object = None) -> Delivery:
+    """Return what a row says; what is leased is being delivered. Whatever it holds, somebody gets to see it."""
     if body is None or headers is None:
-        problem = "its body is NULL" if body is None else "its headers are NULL"
-    elif text.UNREADABLE in names:
-        problem = "its headers are no JSON object"
+        there = read(id, body or b"", b"{}" if headers is None else headers, lease)
+        return replace(there, problem="its body is NULL" if body is None else "its headers are NULL")
+    names = text.read_headers(_as_bytes(headers))
     count = _number(names.pop(COUNT)) if COUNT in names else None
-    return Content(text.read_body(body or b"", names), names, count, problem)
+    if lease is not None:
+        count = count or 1
+    problem = "its headers are no JSON object" if text.UNREADABLE in names else None
+    return Delivery(text.read_body(_as_bytes(body), names), names, lease, str(id), count, problem=problem)
 
 
-def counted(headers: bytes | None) -> bytes:
+def counted(headers: Column) -> bytes:
     """Return the headers of a message that is now delivered once more."""
-    names = text.read_headers(b"{}" if headers is None else headers)
+    names = text.read_headers(b"{}" if headers is None else _as_bytes(headers))
     return text.write_headers({**names, COUNT: str((_number(names.get(COUNT, "")) or 1) + 1)})
+
+
+def _as_bytes(column: bytes | str) -> bytes:
+    return column.encode() if isinstance(column, str) else column
 
 
 def _number(digits: str) -> int | None:

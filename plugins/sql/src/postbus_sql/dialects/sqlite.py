@@ -1,7 +1,6 @@
-"""What differs from one database to another.
+"""SQLite, with the driver of the standard library."""
 
-For one more, write a class such as `Sqlite` and name it in `dialect_for`.
-"""
+# ruff: noqa: S608  (The name of the table is quoted, and all else in these statements is our own.)
 
 from __future__ import annotations
 
@@ -9,10 +8,11 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Generator, Hashable, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import UTC, datetime
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPICursor
@@ -21,12 +21,12 @@ from sqlalchemy.pool import PoolProxiedConnection, StaticPool
 
 from postbus.errors import ConfigurationError
 from postbus.transport import Absence
+from postbus_sql.dialects.dialect import END_OF_TIME, Claimed, Row, Trouble, Values, slow_without
+from postbus_sql.statements import Statement, Statements
+from postbus_sql.waiting import MarkWatch, Source, Watch
 
-Trouble = Literal["busy", "missing", "lost", "other"]
-"""What a driver's error means: another one writes, the table is missing, the database is gone, or anything else."""
-
-_END_OF_TIME = 253_402_300_799
-"""The last second of the year 9999, the longest year that a timestamp has room for."""
+if TYPE_CHECKING:
+    from postbus_sql.options import SqlOptions
 
 _REST_OF_ROW = 1000
 """Bytes that a row has at most beside body and headers."""
@@ -41,21 +41,63 @@ _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 class Sqlite:
     """SQLite 3.35 or newer, in a file or in memory."""
 
-    error = sqlite3.Error
-    """What the driver raises."""
+    error: type[Exception] = sqlite3.Error
+    takes_turns = True
+    looks_first = True
+    claims_at_once = False
+    creates_in_transactions = True
+    rounding = 1.0
+    hint = "Look whether its folder exists, and whether the disk has room."
+    purging = "WHERE id IN (SELECT id FROM {table} WHERE queue_name = :queue AND id <= :last LIMIT :limit)"
+
+    # Its clock is that of this process, in whole seconds.
+    pieces: Mapping[str, str] = MappingProxyType(
+        {
+            "{now}": ":now",
+            "{edge}": ":edge",
+            "{moment}": ":now",
+            "{renewed}": ":now",
+            "{moved}": ":now",
+            "{since}": ":since",
+            "{held}": "delivered_at >= :epoch",
+            "{returning}": " RETURNING id, NULL",
+            "{extended}": " RETURNING id, delivered_at",
+            "{alive}": "",
+            "{there}": "",
+        }
+    )
 
     def __init__(self, engine: Engine) -> None:
+        if sqlite3.sqlite_version_info < (3, 35):
+            raise ConfigurationError(
+                f"The SQL transport needs SQLite 3.35 or newer; Python here has {sqlite3.sqlite_version}."
+            )
         file = engine.url.database or ""
         self.is_private = file in ("", ":memory:")
         """Whether nobody but this process sees the database."""
         self._in_memory = self.is_private or isinstance(engine.pool, StaticPool)
         self._file = None if self._in_memory or file.startswith("file:") else file
 
-    # values and columns
+    # the language
+
+    def statement(self, text: str, table: str) -> Statement:
+        return Statement(text, "?", table)
+
+    def execute(self, cursor: DBAPICursor, statement: Statement, values: Values, ids: Sequence[int] = ()) -> None:
+        text = statement.replace("{ids}", ",".join("?" * len(ids))) if ids else statement
+        cursor.execute(text, (*[values[name] for name in statement.names], *ids))
+
+    def times(self, now: float, timeout: float) -> Values:
+        seconds = math.floor(now)
+        return {
+            "now": self.timestamp(seconds),
+            "edge": self.timestamp(math.floor(seconds - timeout)),
+            "epoch": self.timestamp(0),
+        }
 
     def timestamp(self, seconds: int) -> str:
         """Return a time as the driver takes it: whole seconds, in UTC."""
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(min(seconds, _END_OF_TIME)))
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(min(seconds, END_OF_TIME)))
 
     def seconds(self, timestamp: bytes) -> float:
         """Return a time that was read `as_bytes`.
@@ -71,6 +113,15 @@ class Sqlite:
         """Return SQL for a text as bytes, so that one which is not UTF-8 does no harm."""
         return f"CAST({column} AS BLOB)"
 
+    def until(self, time: str) -> str:
+        return self.as_bytes(time)
+
+    def seconds_until(self, value: bytes, now: float) -> float:
+        return self.seconds(value) - now
+
+    def adapt(self, cursor: DBAPICursor, table: str) -> None:
+        """Do nothing: a column holds whatever is put into it."""
+
     def largest_message(self, cursor: DBAPICursor) -> int:
         """Return how many bytes body and headers may have together."""
         driver: Any = cursor
@@ -78,8 +129,14 @@ class Sqlite:
 
     # transactions
 
+    def reading(self, connection: PoolProxiedConnection) -> AbstractContextManager[DBAPICursor]:
+        return closing(connection.cursor())
+
+    def patience(self, connection: PoolProxiedConnection, longer: float) -> AbstractContextManager[None]:
+        return nullcontext()
+
     @contextmanager
-    def transaction(self, connection: PoolProxiedConnection, *, durable: bool) -> Generator[DBAPICursor]:
+    def transaction(self, connection: PoolProxiedConnection, *, durable: bool, single: bool) -> Generator[DBAPICursor]:
         """Begin to write, and commit. One that need not be ``durable`` may be undone by a power failure."""
         cursor = connection.cursor()
         level = 0 if durable else self._lower_synchronous(connection, cursor)
@@ -110,14 +167,53 @@ class Sqlite:
         cursor.execute("PRAGMA synchronous = 1")
         return level
 
-    def insert(self, cursor: DBAPICursor, statement: str, rows: Sequence[tuple[Any, ...]]) -> list[int]:
-        """Insert rows inside a transaction and return their ids, which follow one another: there is one writer."""
-        cursor.executemany(statement, rows)
+    # what is done to rows
+
+    def claiming(self, chosen: str) -> str:
+        return (
+            f"UPDATE {{table}} SET delivered_at = :now WHERE id IN ({chosen})"
+            f" RETURNING {self.as_bytes('available_at')}, id, {self.as_bytes('body')}, {self.as_bytes('headers')}"
+        )
+
+    def insert(self, cursor: DBAPICursor, table: str, queue: str, rows: Sequence[Row], now: float) -> list[int]:
+        # A delay is rounded up, so never ends early. The ids follow one another, because there is one writer.
+        def later(delay: float) -> str:
+            return self.timestamp(math.ceil(now + delay))
+
+        at_once = self.timestamp(math.floor(now))
+        values = [
+            (row.body, row.headers, queue, at_once, later(row.delay) if row.delay > 0 else at_once) for row in rows
+        ]
+        cursor.executemany(
+            f"INSERT INTO {table} (body, headers, queue_name, created_at, available_at) VALUES (?, ?, ?, ?, ?)", values
+        )
         cursor.execute("SELECT last_insert_rowid()")
         last = int(_one(cursor))
         return list(range(last - len(rows) + 1, last + 1))
 
+    def is_single(self, rows: Sequence[Row]) -> bool:
+        return False
+
+    def claim(self, cursor: DBAPICursor, sql: Statements, which: Statement, values: Values) -> Claimed:
+        self.execute(cursor, which, values)
+        rows = list(cursor.fetchall())
+        # In the order of (available_at, id, …), in which RETURNING need not give them.
+        try:
+            rows.sort()
+        except TypeError:  # A table of others may say NULL.
+            rows.sort(key=lambda row: (row[0] or b"", row[1]))
+        return Claimed([row[1:] for row in rows], str(values["now"]))
+
+    def change(
+        self, cursor: DBAPICursor, sql: Statements, how: Statement, values: Values, ids: Sequence[int]
+    ) -> list[tuple[int, str | None]]:
+        self.execute(cursor, how, values, ids)
+        return list(cursor.fetchall())
+
     # watching
+
+    def watch(self, database: Source, table: str, options: SqlOptions) -> Watch:
+        return MarkWatch(self.change_mark)
 
     def change_mark(self) -> Hashable:
         """Return a value that is another one once anybody has committed anything; None while that cannot be told.
@@ -163,7 +259,7 @@ class Sqlite:
     # setup
 
     def obstacle(self) -> str | None:
-        """Return what keeps anybody from using the database, or None; unlike opening it, this creates no file."""
+        """Look at the file and its folder; unlike opening it, this creates no file."""
         if self._file is None:
             return None
         folder = os.path.dirname(self._file)
@@ -175,14 +271,20 @@ class Sqlite:
             )
         if not os.path.exists(self._file):
             return Absence(f"There is no file {self._file}. Run `postbus setup`.")
+        if os.path.isdir(self._file):
+            return f"{self._file} is a folder. Name a file in the DSN."
         if not os.access(self._file, os.R_OK | os.W_OK):
             return f"This process may not read and write {self._file}. Permit it that."
         return None
 
-    def has_index(self, cursor: DBAPICursor, table: str, index: str) -> bool:
-        """Say whether a table has an index of this name."""
-        cursor.execute("SELECT 1 FROM pragma_index_list(?) WHERE name = ?", (table, index))
-        return cursor.fetchone() is not None
+    def lacks(self, cursor: DBAPICursor, table: str, indexes: Sequence[str]) -> list[str]:
+        cursor.execute("SELECT name FROM sqlite_master WHERE type = 'index'")
+        there = {name for (name,) in cursor.fetchall()}
+        return [slow_without(table, index) for index in indexes if index not in there]
+
+    def create(self, cursor: DBAPICursor, statements: Sequence[tuple[str, str]], table: str) -> None:
+        for _, statement in statements:
+            cursor.execute(statement)
 
     def prepare(self, connection: PoolProxiedConnection) -> None:
         """Switch the file to write-ahead logging, in which readers and a writer do not wait for each other."""
@@ -191,45 +293,38 @@ class Sqlite:
 
     # a transaction of the user's
 
-    def is_same_database(self, engine: Engine, connection: Connection) -> bool:
-        """Say whether the user's connection reaches the database that the engine reaches."""
+    def is_same_database(self, database: Source, connection: Connection) -> bool:
         # Asking SQLite also makes SQLAlchemy begin the transaction, if it has not yet.
         [theirs] = [row[2] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main"]
         if self._file is None or not theirs:
-            return connection.engine.pool is engine.pool
+            return connection.engine.pool is database.engine.pool
         return os.path.exists(self._file) and os.path.samefile(theirs, self._file)
 
     def commits_by_itself(self, connection: Connection) -> bool:
-        """Say whether the user's connection is in no transaction: each statement would be committed at once."""
         driver: Any = connection.connection.driver_connection
         if driver.in_transaction:
             return False
         return driver.isolation_level is None or getattr(driver, "autocommit", None) is True
 
+    def has_failed(self, connection: Connection) -> bool:
+        return False
+
+    def joining(self, cursor: DBAPICursor) -> AbstractContextManager[None]:
+        """Leave it to SQLite, where a statement that fails has done nothing, and the next one may succeed."""
+        return nullcontext()
+
     # errors
 
+    def describe(self, error: BaseException | None) -> str:
+        return str(error)
+
     def diagnose(self, error: BaseException | None) -> Trouble:
-        """Return what an error of the driver means, or one of SQLAlchemy's own, which come from its pool."""
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in _BUSY:
             return "busy"
         if code in _LOST or isinstance(error, PoolTimeout):
             return "lost"
         return "missing" if str(error).startswith("no such table") else "other"
-
-
-def dialect_for(engine: Engine) -> Sqlite:
-    """Return the dialect that an engine speaks."""
-    if engine.dialect.name != "sqlite" or engine.dialect.is_async:
-        raise ConfigurationError(
-            f"The SQL transport cannot use an engine of {engine.dialect.name}+{engine.dialect.driver}. "
-            "Give it one of sqlite+pysqlite."
-        )
-    if sqlite3.sqlite_version_info < (3, 35):
-        raise ConfigurationError(
-            f"The SQL transport needs SQLite 3.35 or newer; Python here has {sqlite3.sqlite_version}."
-        )
-    return Sqlite(engine)
 
 
 def sqlite_engine(file: str | None, synchronous: str) -> Engine:
