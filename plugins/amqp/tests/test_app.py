@@ -13,7 +13,7 @@ from postbus import stamps as core
 from postbus_amqp import stamps
 from tests.brokers.server import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 
 @dataclass(frozen=True, slots=True)

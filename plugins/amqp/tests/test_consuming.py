@@ -16,7 +16,7 @@ from postbus.errors import ConnectionLost, TransportError
 from postbus.transport import Outgoing
 from tests.brokers.server import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 PATIENCE = 10.0
 

@@ -11,8 +11,15 @@ import pytest
 
 from plugins.amqp.tests.foreign import publish, value_of, written
 from postbus.testing import TransportContract
+from postbus.testing.rules.batches import Batches
+from postbus.testing.rules.concurrency import Concurrency
+from postbus.testing.rules.counting import Counting
+from postbus.testing.rules.fidelity import Fidelity
 from postbus.testing.rules.order import Order
 from postbus.testing.rules.restarts import Restarts
+from postbus.testing.rules.settling import Settling
+from postbus.testing.rules.setup import Setup
+from postbus.testing.rules.waiting import Waiting
 from postbus.testing.workbench import Workbench
 from postbus.transport import Outgoing
 from postbus_amqp import CLASSIC, QUORUM, WITH_PRIORITIES, stamps
@@ -97,7 +104,9 @@ class TestPriorities(OnRabbitMQ, Order):
 
 @pytest.mark.slow
 @pytest.mark.once
-class TestTls(OnRabbitMQ, TransportContract):
+class TestTls(OnRabbitMQ, Batches, Concurrency, Counting, Fidelity, Settling, Setup, Waiting):
+    """The same server, for pika's other way to read and write; the rules about what goes through it, and when."""
+
     @pytest.fixture(autouse=True)
     def _use(self, rabbitmq_tls: RabbitMQTls) -> Broker:
         self.base = rabbitmq_tls.dsn
@@ -107,7 +116,9 @@ class TestTls(OnRabbitMQ, TransportContract):
 
 @pytest.mark.slow
 @pytest.mark.once
-class TestAnotherVirtualHost(OnRabbitMQ, TransportContract):
+class TestAnotherVirtualHost(OnRabbitMQ, Batches, Counting, Fidelity, Settling, Setup):
+    """A way to the same server, for a user who may less; the rules about what such a one does, and how it is named."""
+
     @pytest.fixture(autouse=True)
     def _use(self, rabbitmq_vhost: Broker) -> Broker:
         self.base = rabbitmq_vhost.dsn
@@ -129,8 +140,17 @@ class TestRestartsWithClassicQueues(OnRabbitMQ, Restarts):
 @pytest.mark.slow
 @pytest.mark.once
 class TestRestartsWithQuorumQueues(TestRestartsWithClassicQueues):
+    """What survives; how a client finds out and goes on is the same with either kind of queue."""
+
     guarantees = QUORUM
     arguments: ClassVar = ARGUMENTS | {"x-queue-type": "quorum"}
+
+    test_a_waiting_fetch_hears_of_a_lost_broker = None  # type: ignore[assignment]
+    test_fetching_without_a_broker_is_a_lost_connection = None  # type: ignore[assignment]
+    test_publishing_without_a_broker_is_an_error = None  # type: ignore[assignment]
+    test_closing_without_a_broker_is_quiet = None  # type: ignore[assignment]
+    test_a_transport_receives_after_a_restart = None  # type: ignore[assignment]
+    test_a_loss_is_told_once = None  # type: ignore[assignment]
 
     def test_what_was_published_survives_a_crash(self) -> None:
         """What `publish` has returned for is there, whole, when the broker was killed and started again.

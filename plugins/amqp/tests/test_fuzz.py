@@ -177,6 +177,7 @@ def running(rabbitmq: RabbitMQ, name: str, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 @pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")  # What fails is shown, however long.
 @settings(
     max_examples=MESSAGES // TOGETHER,

@@ -184,9 +184,9 @@ def test_a_missing_permission_is_told(connect, limited, name):
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("guest:guest", "guest:wr0ng", "refused the user 'guest': ACCESS_REFUSED"),
-        ("guest:guest", "n0body:wr0ng", "refused the user 'n0body': ACCESS_REFUSED"),
-        ("/%2f", "/no-such-vhost", "vhost no-such-vhost not found"),
+        ("guest:guest", "guest:wr0ng", r"refuses the user 'guest': ACCESS_REFUSED .*logfile\. Correct"),
+        ("guest:guest", "n0body:wr0ng", "refuses the user 'n0body': ACCESS_REFUSED"),
+        ("/%2f", "/no-such-vhost", r"has no such vhost: NOT_ALLOWED - vhost no-such-vhost not found\. Make it, or"),
     ],
 )
 def test_who_may_not_come_in_is_told(connect, rabbitmq, old, new, told):
@@ -206,7 +206,9 @@ def test_a_broker_that_is_not_there_is_a_lost_connection(connect):
         unused.bind(("127.0.0.1", 0))
         connection = connect(f"amqp://127.0.0.1:{unused.getsockname()[1]}/%2f")
 
-        with pytest.raises(ConnectionLost, match="Cannot connect to RabbitMQ at 127.0.0.1:[0-9]+ .*refused"):
+        with pytest.raises(
+            ConnectionLost, match=r"RabbitMQ at 127.0.0.1:[0-9]+ .* cannot be reached: Connection refused\. Check"
+        ):
             connection.publish(numbered(1))
 
 
@@ -217,7 +219,7 @@ def test_a_broker_that_never_answers_is_a_lost_connection(connect):
         silent.listen()
         connection = connect(f"amqp://127.0.0.1:{silent.getsockname()[1]}/%2f", connect_timeout=0.2)
 
-        with pytest.raises(ConnectionLost, match="Cannot connect"):
+        with pytest.raises(ConnectionLost, match="cannot be reached"):
             connection.fetch(1, 5)
 
 
@@ -243,7 +245,7 @@ def test_a_host_without_an_address_is_passed_over(connect, rabbitmq):
     for dsn in (base.replace("@", "@no-such-host.invalid,"), base.replace("/%2f", ",no-such-host.invalid/%2f")):
         connect(dsn).publish(numbered(1))
 
-    with pytest.raises(TransportError, match="refused the user 'guest'") as caught:
+    with pytest.raises(TransportError, match="refuses the user 'guest'") as caught:
         connect(base.replace("guest:guest", "guest:wr0ng").replace("/%2f", ",no-such-host.invalid/%2f")).count()
     assert not isinstance(caught.value, ConnectionLost)
 
@@ -254,6 +256,20 @@ def test_a_port_that_does_not_encrypt_is_told(connect, rabbitmq):
         connect(rabbitmq.dsn.replace("amqp://", "amqps://")).publish(numbered(1))
 
     assert not isinstance(caught.value, ConnectionLost)
+
+
+def test_a_port_that_encrypts_is_told(connect, rabbitmq_tls):
+    """It answers nothing that could be understood in plain text, and will not the next time either."""
+    with pytest.raises(TransportError, match=r"encrypts on this port\. Write amqps://, or name the port") as caught:
+        connect(rabbitmq_tls.dsn.replace("amqps://", "amqp://")).publish(numbered(1))
+
+    assert not isinstance(caught.value, ConnectionLost)
+
+
+def test_a_port_where_nobody_answers_is_a_lost_connection(connect):
+    """Neither in plain text nor in any other: it may be a broker that stands still."""
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(ConnectionLost):
+        connect(f"amqp://127.0.0.1:{server.getsockname()[1]}/%2f", connect_timeout=0.5).publish(numbered(1))
 
 
 class TestTls:

@@ -13,7 +13,14 @@ import pytest
 
 from postbus.dsn import Dsn
 from postbus.testing import TransportContract, TransportHistories
+from postbus.testing.rules.batches import Batches
+from postbus.testing.rules.concurrency import Concurrency
+from postbus.testing.rules.counting import Counting
+from postbus.testing.rules.fidelity import Fidelity
 from postbus.testing.rules.restarts import Restarts
+from postbus.testing.rules.settling import Settling
+from postbus.testing.rules.setup import Setup
+from postbus.testing.rules.waiting import Waiting
 from postbus.testing.workbench import Broker as Breakable
 from postbus.testing.workbench import Workbench
 from postbus.transport import Outgoing
@@ -54,21 +61,29 @@ class TestPlain(OnRedis, TransportContract):
 
 
 @pytest.mark.once
-class TestWithUser(OnRedis, TransportContract):
+class TestWithUser(OnRedis, Batches, Counting, Fidelity, Settling, Setup):
+    """A user who may less; the rest is the same server, and the same client."""
+
     @pytest.fixture(autouse=True)
     def _use(self, redis_acl: Redis) -> None:
         self.redis = redis_acl
 
 
 @pytest.mark.once
-class TestUnixSocket(OnRedis, TransportContract):
+class TestUnixSocket(OnRedis, Batches, Counting, Fidelity, Settling, Setup):
+    """Another way to the same server; the largest bodies take this one, too."""
+
+    largest_to_try = GUARANTEES.largest_message or 0
+
     @pytest.fixture(autouse=True)
     def _use(self, redis_unix: Redis) -> None:
         self.redis = redis_unix
 
 
 @pytest.mark.once
-class TestTls(OnRedis, TransportContract):
+class TestTls(OnRedis, Batches, Concurrency, Counting, Fidelity, Settling, Setup, Waiting):
+    """The same server through another kind of socket; the rules about what goes through it, and when."""
+
     @pytest.fixture(autouse=True)
     def _use(self, redis_tls: RedisTls) -> None:
         self.redis = redis_tls

@@ -272,6 +272,17 @@ def test_a_path_that_looks_like_a_database_is_remarked(caplog):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dsn", ["redis:/localhost:6379/orders", "valkey:/v:6379"])
+def test_a_host_behind_one_slash_is_no_socket(dsn):
+    """A worker would wait for that file for ever."""
+    parsed = Dsn.parse(dsn)
+    with pytest.raises(DsnError) as caught:
+        make_transport(parsed, TransportContext("test", JsonSerializer(TypeRegistry()), lambda sent: sent, GUARANTEES))
+    assert f"{parsed.scheme}:/ names a socket. Write two slashes for a host: {parsed.scheme}://localhost:6379." == str(
+        caught.value
+    )
+
+
 def test_importing_the_plugin_imports_no_client():
     """The client is loaded when a transport is made, not with the plugin."""
     program = "import sys, postbus_redis; print({'redis', 'hiredis', 'ssl'} & set(sys.modules))"

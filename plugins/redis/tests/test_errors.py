@@ -358,6 +358,16 @@ def test_without_setup_a_missing_group_is_an_error(connect):
             TransportError,
             "refuses: unknown command 'XADD'.",
         ),
+        (
+            redis.exceptions.ConnectionError("Error 111 connecting to localhost:6379. Connection refused."),
+            ConnectionLost,
+            "cannot be reached: Connection refused. Check that it runs, and the DSN.",
+        ),
+        (
+            redis.exceptions.AuthenticationError("AUTH <password> called without any. Are you sure it is correct?"),
+            TransportError,
+            "Are you sure it is correct. Correct them in the DSN.",
+        ),
         (redis.exceptions.ConnectionError(), ConnectionLost, "cannot be reached: ConnectionError"),
     ],
 )
@@ -409,6 +419,45 @@ def test_tls_to_a_port_that_has_none(make_transport):
     assert type(error) is TransportError
     assert str(error).startswith("Redis with TLS at 127.0.0.1:")
     assert str(error).endswith(" does not encrypt on this port. Write redis://, or name the port that does.")
+
+
+def test_a_port_that_encrypts_is_told(redis_tls, connect_to):
+    """It answers nothing that could be understood in plain text: an error for good, which says what to write."""
+    error = error_of(lambda: connect_to(redis_tls.dsn.replace("rediss://", "redis://")).publish([MESSAGE]))
+
+    assert type(error) is TransportError
+    assert str(error).startswith("Redis at localhost:")
+    assert str(error).endswith(" encrypts on this port. Write rediss://, or name the port that does not.")
+
+
+def test_a_redis_that_does_not_encrypt_is_told(redis_plain, connect_to):
+    """It waits for the end of the line that it takes the greeting for, and so says nothing."""
+    dsn = redis_plain.dsn.replace("redis://", "rediss://")
+    error = error_of(lambda: connect_to(dsn, timeout=0.5, read_timeout=0.5).publish([MESSAGE]))
+
+    assert type(error) is TransportError
+    assert str(error).endswith(" does not encrypt on this port. Write redis://, or name the port that does.")
+
+
+def test_one_of_several_that_encrypts_is_no_error_for_good(redis_tls, connect_to):
+    """Another one may come back, so that is a lost connection, wherever it stands among them."""
+    host = redis_tls.dsn.removeprefix("rediss://").partition("/")[0]
+    away = f"127.0.0.1:{reserve_port()}"
+    for hosts in (f"{host},{away}", f"{away},{host}"):
+        error = error_of(lambda hosts=hosts: connect_to(f"redis://{hosts}?cluster=true").publish([MESSAGE]))
+        assert isinstance(error, ConnectionLost)
+    error = error_of(lambda: connect_to(f"redis://{host},{host}?cluster=true").publish([MESSAGE]))
+    assert "encrypts on this port" in str(error)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_a_port_where_nobody_answers_is_a_lost_connection(connect_to, scheme):
+    """Neither in plain text nor in any other: it may be a server that stands still."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dsn = f"{scheme}://127.0.0.1:{server.getsockname()[1]}?timeout=0.2&read_timeout=0.2"
+        error = error_of(lambda: connect_to(dsn).publish([MESSAGE]))
+
+    assert isinstance(error, ConnectionLost)
 
 
 def answer_plainly(server):

@@ -19,7 +19,7 @@ from postbus.testing.subject import Note
 from postbus.transport import Outgoing
 from tests.brokers.server import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 MESSAGES = [Outgoing(b"%d" % number, {}) for number in range(3)]
 IMPATIENT = {"timeout": 1, "read_timeout": 1}

@@ -95,6 +95,7 @@ ENTRIES = st.one_of(
 
 
 @pytest.mark.slow
+@pytest.mark.once
 @thorough
 @given(batches(ENTRIES))
 def test_what_strangers_write_hurts_nobody(redis_plain: Redis, entries: list[Entry]) -> None:

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any, Literal
 
 from postbus.errors import ConnectionLost, TransportError, describe
+from postbus.tls import is_encrypted
 from postbus_amqp.channel import Channel
-from postbus_amqp.errors import again, explain, text_of
+from postbus_amqp.errors import Unheard, again, explain, text_of
 from postbus_amqp.link import Link
 from postbus_amqp.options import Settings
 from postbus_amqp.parameters import parameters_for
@@ -64,7 +65,15 @@ class Client:
                 parameters = parameters_for(self.settings, self.name, purpose)
                 # pika's own limits end first; this one is for a name server that does not answer.
                 patience = (2 * len(parameters) + 1) * parameters[0].socket_timeout
-                self.thread.ask(partial(self._connect, purpose, parameters), patience)
+                try:
+                    self.thread.ask(partial(self._connect, purpose, parameters), patience)
+                except Unheard as error:
+                    # One of several nodes that is only away may come back.
+                    if self.settings.is_encrypted or not all(is_encrypted(*one) for one in self.settings.addresses):
+                        raise
+                    raise TransportError(
+                        f"{self.settings} encrypts on this port. Write amqps://, or name the port that does not."
+                    ) from error
 
     def channel(self, purpose: Purpose, on_close: Callable[[TransportError], object] | None = None) -> Channel:
         """Open a channel; ``on_close`` is called, in the thread, when it is closed."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import socket
 from collections import defaultdict
 
 from postbus.dsn import Dsn
+from postbus.errors import DsnError
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.transport import Guarantees, QueueTransport, TransportContext
 from postbus_redis.limits import LARGEST, LONGEST_DELAY
@@ -48,8 +50,15 @@ def make_transport(dsn: Dsn, context: TransportContext) -> QueueTransport:
 
     options = RedisOptions.from_dsn(dsn)
     if options.stream.isdecimal():
-        logger.warning("Stream %r has a number for its name. Write dbindex=%s for a database.", *[options.stream] * 2)
+        logger.warning(
+            "Stream %r of %s has a number for its name. Write dbindex=%s for a database.",
+            options.stream,
+            dsn,
+            options.stream,
+        )
     address = address_of(dsn, options)
+    if address.socket is not None and re.match(r"/[\w.-]+:\d+(/|$)", address.socket):
+        raise DsnError(f"{dsn.scheme}:/ names a socket. Write two slashes for a host: {dsn.scheme}://localhost:6379.")
     tls = tls_settings(dsn.scheme, address, options)
     refuse_missing_files(dsn.scheme, tls)
     keys = keys_for(options.stream, cluster=address.cluster)

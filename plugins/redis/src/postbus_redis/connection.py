@@ -50,9 +50,12 @@ class RedisConnection:
     def _settle(self, tags: Sequence[Lease], *, delete: bool) -> Sequence[Lease]:
         if not tags:
             return ()
-        now = time.monotonic()
-        known = [part for tag in tags for part in (tag.id, b"" if tag.certain_until > now else b"%d" % tag.count)]
-        lost: Sequence[int] = self._run(scripts.SETTLE, b"1" if delete else b"0", *known)
+        how = b"1" if delete else b"0"
+        lost: Sequence[int]
+        if min([tag.certain_until for tag in tags]) > time.monotonic():
+            lost = self._run(scripts.SETTLE_CERTAIN, how, *[tag.id for tag in tags])
+        else:
+            lost = self._run(scripts.SETTLE, how, *ids_and_counts(tags))
         self._in_hand.difference_update(tags)
         return [tags[position] for position in lost]
 

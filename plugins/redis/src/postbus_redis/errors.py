@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import ssl
 
 from redis import exceptions as client
 
 from postbus.errors import ConnectionLost, TransportError
+from postbus.tls import PATIENCE
+
+DOES_NOT_ENCRYPT = "does not encrypt on this port. Write redis://, or name the port that does."
 
 HARMLESS = ("invalid username-password pair", "Authentication required", "AUTH <password> called without")
 """How those texts about a login begin that hold nothing of it."""
 
 
+_ADDRESS = re.compile(r"^Error -?\d+ connecting to \S+\. (?=\S)")
+"""How the client begins to say why it reaches nobody."""
+
+
 def translate(error: BaseException, where: str) -> TransportError:
     """Return the error that a connection raises in place of one of the client's."""
     # Of a command that it does not know, such as an AUTH that was renamed, Redis repeats what came with it.
-    text = " ".join(str(error).split()).partition(", with args beginning with")[0].removesuffix(".")
+    text = " ".join(str(error).split()).partition(", with args beginning with")[0].rstrip(".?")
+    text, begins = _ADDRESS.subn("", text)  # It stands in ``where``.
     match error:
         case TransportError():
             return error
@@ -46,9 +56,26 @@ def translate(error: BaseException, where: str) -> TransportError:
         case client.RedisError() | OSError() if _is_certificate_problem(error):
             return TransportError(f"{where} has a certificate that cannot be verified: {text}. See option 'ssl'.")
         case client.RedisError() | OSError() if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
-            return TransportError(f"{where} does not encrypt on this port. Write redis://, or name the port that does.")
+            return TransportError(f"{where} {DOES_NOT_ENCRYPT}")
         case _:
-            return ConnectionLost(f"{where} cannot be reached: {text or type(error).__name__}")
+            remedy = ". Check that it runs, and the DSN." if begins else ""
+            return ConnectionLost(f"{where} cannot be reached: {text or type(error).__name__}{remedy}")
+
+
+def is_unheard(error: BaseException) -> bool:
+    """Say whether a server cannot be reached, or does not answer, or not so that it can be understood."""
+    is_of_the_link = type(error) in (client.ConnectionError, client.TimeoutError) or isinstance(error, OSError)
+    return is_of_the_link and not _is_certificate_problem(error)
+
+
+def answers_plainly(host: str, port: int) -> bool:
+    """Ask a server that does not answer to TLS whether it does without."""
+    try:
+        with socket.create_connection((host, port), PATIENCE) as plain:
+            plain.sendall(b"PING\r\n")
+            return plain.recv(1) in (b"+", b"-")
+    except OSError:
+        return False
 
 
 def is_gone(error: object) -> bool:

@@ -146,34 +146,49 @@ return claimed
 """
 )
 
-# Arguments: group, consumer, whether to delete, then id and count of each, no count where the message is held for
-# certain. Returns the positions of the lost ones. What was handled is deleted also if the group has forgotten it, so
-# that it does not come again from one that was made anew.
+# Arguments: group, consumer, whether to delete, then id and count of each. Returns the positions of the lost ones.
 SETTLE = Script(
     _HELD
     + """
-local lost, settled = {}, {}
-local function delete()
-    if ARGV[3] == '1' and #settled > 0 then
-        redis.call('XDEL', KEYS[1], unpack(settled))
-    end
-    settled = {}
-end
+local lost = {}
 for i = 4, #ARGV, 2 do
     local id, count = ARGV[i], ARGV[i + 1]
-    if (count == '' or held(id, count)) and redis.call('XACK', KEYS[1], ARGV[1], id) == 1 then
-        settled[#settled + 1] = id
-        if #settled == 1000 then
-            delete()
-        end
-    elseif count ~= '' or ARGV[3] ~= '1' or redis.call('XDEL', KEYS[1], id) == 0 then
+    if not held(id, count) or redis.call('XACK', KEYS[1], ARGV[1], id) == 0 then
         lost[#lost + 1] = (i - 4) / 2
+    elseif ARGV[3] == '1' then
+        redis.call('XDEL', KEYS[1], id)
     end
 end
-delete()
 return lost
 """
 )
+
+# The same for what is held for certain, without counts. All at once is fast, and tells only how many were there: if
+# not all were, what can still be deleted is not lost. So what was handled is deleted also if the group has forgotten
+# it, and does not come again from one that was made anew.
+SETTLE_CERTAIN = Script("""
+local deletes = ARGV[3] == '1'
+if deletes then
+    local acked = 0
+    for i = 4, #ARGV, 1000 do
+        acked = acked + redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, i, math.min(i + 999, #ARGV)))
+    end
+    if acked == #ARGV - 3 then
+        for i = 4, #ARGV, 1000 do
+            redis.call('XDEL', KEYS[1], unpack(ARGV, i, math.min(i + 999, #ARGV)))
+        end
+        return {}
+    end
+end
+local lost = {}
+for i = 4, #ARGV do
+    local id = ARGV[i]
+    if (deletes and redis.call('XDEL', KEYS[1], id) or redis.call('XACK', KEYS[1], ARGV[1], id)) == 0 then
+        lost[#lost + 1] = i - 4
+    end
+end
+return lost
+""")
 
 # Arguments: group, consumer, name of the consumer of what was released, then id and count of each. Returns the
 # positions of those that are lost. What was released looks as if it had been idle for ever, so that other clients of
@@ -268,5 +283,5 @@ if not pending.err and #pending == 0 then
 end
 """
 )
-FOR_MESSAGES = (DELAY, LOOK, CLAIM, RECOVER, SETTLE, RELEASE, KEEPALIVE, REPLACE, SWEEP, LEAVE)
+FOR_MESSAGES = (DELAY, LOOK, CLAIM, RECOVER, SETTLE, SETTLE_CERTAIN, RELEASE, KEEPALIVE, REPLACE, SWEEP, LEAVE)
 """All of them."""

@@ -13,7 +13,8 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from postbus.errors import ConnectionLost, TransportError
-from postbus_redis.errors import translate
+from postbus.tls import is_encrypted
+from postbus_redis.errors import DOES_NOT_ENCRYPT, answers_plainly, is_unheard, translate
 from postbus_redis.options import PORT, Address, RedisOptions
 
 # Most of what is needed of the client here has no types.
@@ -75,8 +76,21 @@ class Server:
     def _connect_to(self, host: tuple[str, int], settings: Mapping[str, Any]) -> Any:
         make = client.SSLConnection if self._address.tls else client.Connection
         connection = make(host=host[0], port=host[1], **self._settings, **settings)
-        connection.connect()
+        try:
+            connection.connect()
+        except (RedisError, OSError) as error:
+            if is_unheard(error) and (mistake := self._mistake_about(host)) is not None:
+                raise TransportError(f"{self} {mistake}") from error
+            raise
         return connection
+
+    def _mistake_about(self, host: tuple[str, int]) -> str | None:
+        """Return what the DSN gets wrong about encryption, if that is why a server did not answer; half a sentence."""
+        if not self._address.tls:
+            wrong = "encrypts on this port. Write rediss://, or name the port that does not."
+            return wrong if is_encrypted(*host) else None
+        # It waits for the end of the line that it takes our greeting for.
+        return DOES_NOT_ENCRYPT if answers_plainly(*host) else None
 
     def _locate(self) -> tuple[str, int]:
         with self._lock:
@@ -110,8 +124,9 @@ class Server:
                     answer = connection.read_response()
                 finally:
                     connection.disconnect()
-            except (RedisError, OSError) as error:
-                problem = error
+            except (RedisError, OSError, TransportError) as error:
+                # What is wrong for good with one of them is no matter if another one may come back.
+                problem = error if problem is None or not isinstance(error, TransportError) else problem
                 continue
             if answer:
                 return host, answer
