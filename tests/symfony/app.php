@@ -12,13 +12,16 @@ namespace App;
 use App\Message\CacheCleared;
 use App\Message\SmsNotification;
 use Doctrine\DBAL\DriverManager;
+use Doctrine\DBAL\Tools\DsnParser;
 use Symfony\Component\Console\Input\ArrayInput;
 use Symfony\Component\Console\Output\ConsoleOutput;
 use Symfony\Component\DependencyInjection\ServiceLocator;
 use Symfony\Component\EventDispatcher\EventDispatcher;
 use Symfony\Component\Messenger\Bridge\Amqp\Transport\AmqpTransportFactory;
+use Symfony\Component\Messenger\Bridge\Beanstalkd\Transport\BeanstalkdTransportFactory;
 use Symfony\Component\Messenger\Bridge\Doctrine\Transport\Connection as DoctrineConnection;
 use Symfony\Component\Messenger\Bridge\Doctrine\Transport\DoctrineTransport;
+use Symfony\Component\Messenger\Bridge\Doctrine\Transport\PostgreSqlConnection;
 use Symfony\Component\Messenger\Bridge\Redis\Transport\RedisTransportFactory;
 use Symfony\Component\Messenger\Command\FailedMessagesRetryCommand;
 use Symfony\Component\Messenger\Command\FailedMessagesShowCommand;
@@ -44,6 +47,7 @@ use Symfony\Component\Messenger\Stamp\ValidationStamp;
 use Symfony\Component\Messenger\Transport\Sender\SendersLocator;
 use Symfony\Component\Messenger\Transport\Serialization\Normalizer\FlattenExceptionNormalizer;
 use Symfony\Component\Messenger\Transport\Serialization\Serializer;
+use Symfony\Component\Messenger\Transport\SetupableTransportInterface;
 use Symfony\Component\Messenger\Worker;
 use Symfony\Component\PropertyInfo\Extractor\ReflectionExtractor;
 use Symfony\Component\PropertyInfo\PropertyInfoExtractor;
@@ -60,6 +64,9 @@ date_default_timezone_set('UTC');
 foreach (['Messenger', 'Serializer', 'PropertyAccess', 'PropertyInfo', 'EventDispatcher', 'DependencyInjection', 'Console'] as $component) {
     require_once "Symfony/Component/$component/autoload.php";
 }
+foreach (['Amqp', 'Beanstalkd', 'Doctrine', 'Redis'] as $bridge) {
+    require_once "Symfony/Component/Messenger/Bridge/$bridge/autoload.php";
+}
 require_once 'Doctrine/DBAL/autoload.php';
 require_once __DIR__.'/messages.php';
 
@@ -67,7 +74,7 @@ require_once __DIR__.'/messages.php';
 
 if ('check' === $argv[1]) {
     require_once 'Symfony/Component/ErrorHandler/autoload.php';
-    exit(array_diff(['amqp', 'redis', 'pdo_sqlite'], get_loaded_extensions()) ? 1 : 0);
+    exit(array_diff(['amqp', 'redis', 'pdo_sqlite', 'pdo_pgsql'], get_loaded_extensions()) ? 1 : 0);
 }
 
 $config = json_decode($argv[1], true, flags: JSON_THROW_ON_ERROR);
@@ -89,16 +96,26 @@ $serializer = new Serializer($structured);
 
 // --- the transports
 
+/** Says where a database is: DBAL 4 takes no URL any more, and DBAL 3 had nothing to parse one until late. */
+function parameters(string $url): array
+{
+    if (!class_exists(DsnParser::class)) {
+        return ['url' => $url];
+    }
+    return (new DsnParser(['pgsql' => 'pdo_pgsql', 'sqlite' => 'pdo_sqlite']))->parse($url);
+}
+
 $transports = [];
 foreach ($config['transports'] as $name => $dsn) {
     if (str_starts_with($dsn, 'doctrine://')) {
         // The factory wants a registry of connections, which is part of a bundle.
         $options = DoctrineConnection::buildConfiguration($dsn);
-        $connection = new DoctrineConnection($options, DriverManager::getConnection(['url' => $config['database']]));
+        $class = str_starts_with($config['database'], 'pgsql://') ? PostgreSqlConnection::class : DoctrineConnection::class;
+        $connection = new $class($options, DriverManager::getConnection(parameters($config['database'])));
         $transports[$name] = new DoctrineTransport($connection, $serializer);
         continue;
     }
-    foreach ([new RedisTransportFactory(), new AmqpTransportFactory()] as $factory) {
+    foreach ([new RedisTransportFactory(), new AmqpTransportFactory(), new BeanstalkdTransportFactory()] as $factory) {
         if ($factory->supports($dsn, [])) {
             $transports[$name] = $factory->createTransport($dsn, [], $serializer);
         }
@@ -145,7 +162,7 @@ if (isset($transports['failed'])) {
 $command = $argv[2];
 $arguments = array_slice($argv, 3);
 if ('setup' === $command) {
-    array_map(static fn ($transport) => $transport->setup(), $transports);
+    array_map(static fn ($transport) => $transport instanceof SetupableTransportInterface && $transport->setup(), $transports);
 } elseif ('dispatch' === $command) {
     foreach ($arguments as $argument) {
         $given = json_decode($argument, true, flags: JSON_THROW_ON_ERROR);

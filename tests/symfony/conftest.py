@@ -22,7 +22,7 @@ LIBRARY = Path("/usr/share/php")
 
 PACKAGES = (
     "php-cli php-symfony-messenger php-symfony-amqp-messenger php-symfony-redis-messenger "
-    "php-symfony-doctrine-messenger php-amqp php-redis php-sqlite3 "
+    "php-symfony-beanstalkd-messenger php-symfony-doctrine-messenger php-amqp php-redis php-sqlite3 php-pgsql "
     "php-symfony-serializer php-symfony-property-access php-symfony-event-dispatcher php-symfony-console "
     "php-symfony-dependency-injection php-symfony-error-handler php-doctrine-dbal"
 ).split()
@@ -52,6 +52,9 @@ class Shared:
     there: Mapping[str, str]
     here: Mapping[str, str]
     database: Path
+    """A file, where no other database is named."""
+    server: str | None = None
+    """The database server, as Doctrine names it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Symfony:
         """Run one of its commands to the end, and return what it wrote."""
         config = {
             "transports": self.shared.there,
-            "database": f"sqlite:///{self.shared.database}",
+            "database": self.shared.server or f"sqlite:///{self.shared.database}",
             "error_handler": True,
             "snake_case": False,
             "fail": False,
@@ -120,6 +123,17 @@ def make_doctrine(database: Path) -> Shared:
     )
 
 
+def _make_postgresql(database: Path, brokers: Callable[[], Brokers]) -> Shared:
+    dsn, table = brokers()["postgresql"].dsn, f"symfony_{uuid.uuid4().hex[:12]}"
+    queues = {"async": "default", "failed": "failed"}
+    return Shared(
+        there={key: f"doctrine://default?table_name={table}&queue_name={name}" for key, name in queues.items()},
+        here={key: f"{dsn}?table_name={table}&queue_name={name}" for key, name in queues.items()},
+        database=database,
+        server=dsn.replace("postgresql:", "pgsql:", 1),
+    )
+
+
 def _make_redis(options: str) -> Callable[[Path, Callable[[], Brokers]], Shared]:
     def make(database: Path, brokers: Callable[[], Brokers]) -> Shared:
         dsn, name = brokers()["redis_plain"].dsn, f"symfony-{uuid.uuid4().hex}"
@@ -137,11 +151,19 @@ def _make_amqp(database: Path, brokers: Callable[[], Brokers]) -> Shared:
     return Shared(dsns, dsns, database)
 
 
+def _make_beanstalkd(database: Path, brokers: Callable[[], Brokers]) -> Shared:
+    dsn, name = brokers()["beanstalkd"].dsn, f"symfony-{uuid.uuid4().hex}"
+    dsns = {"async": f"{dsn}?tube_name={name}&ttr=60", "failed": f"{dsn}?tube_name={name}-failed&ttr=60"}
+    return Shared(dsns, dsns, database)
+
+
 LAYOUTS: Mapping[str, Callable[[Path, Callable[[], Brokers]], Shared]] = {
     "doctrine": lambda database, brokers: make_doctrine(database),
+    "doctrine-postgresql": _make_postgresql,
     "redis": _make_redis("&serializer=0"),
     "redis-php-strings": _make_redis(""),
     "amqp": _make_amqp,
+    "beanstalkd": _make_beanstalkd,
 }
 
 

@@ -15,6 +15,7 @@ import pika
 import pytest
 
 from postbus import Postbus, stamps
+from tests.brokers.beanstalkd import Beanstalkd
 from tests.brokers.rabbitmq import RabbitMQ
 from tests.brokers.redis import RedisPlain
 
@@ -74,6 +75,23 @@ def test_a_row_of_doctrines(tmp_path: Path) -> None:
         [(body, headers)] = db.execute("SELECT body, headers FROM messenger_messages").fetchall()
         assert row["body"] == body
         assert json.loads(row["headers"]).items() <= json.loads(headers).items()
+
+
+def test_a_job_in_a_tube(beanstalkd: Beanstalkd, name: str) -> None:
+    """JSON with the body and the headers; what we put beside these, nobody there looks at."""
+    job = json.loads(LAYOUTS["beanstalkd_job"])
+    with closing(make_app(f"{beanstalkd.dsn}?tube_name={name}")) as app, beanstalkd.client() as client:
+        client.use(name)
+        client.put(LAYOUTS["beanstalkd_job"].encode(), priority=1024, ttr=90)
+        envelope = received(app)
+        assert HELLO == envelope.message
+
+        app.transport("shared").send([envelope.without(stamps.Received)])
+
+        written = json.loads(client.peek_ready().body)
+        assert job["body"] == written["body"]
+        assert job["headers"].items() <= written["headers"].items()
+        assert HELLO == received(app).message
 
 
 @pytest.mark.parametrize("layout", ["redis_entry", "redis_entry_as_php_string"])

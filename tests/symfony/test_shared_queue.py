@@ -155,24 +155,22 @@ def test_symfony_handles_what_postbus_has_sent(symfony: Symfony, here: Applicati
     said = symfony.consume("async", 3)
 
     assert ["received", "handled"] * 3 == [line.what for line in said]
+    send_at = datetime.fromisoformat(said[0].message.pop("sendAt"))  # Symfony 6.4 writes a Z, 5.4 +00:00.
+    assert SMS.send_at == send_at
     assert {
         "phoneNumber": "+49 30 123",
         "text": "Grüße/x",
         "metaData": {"some_key": "some_value"},
         "sentBy": {"fullName": "Ann"},
-        "sendAt": "2026-11-24T12:00:00+00:00",
         "priority": "urgent",
         "price": 2,
     } == said[0].message
     assert '[{"shopName":"acme"}]' == said[0].headers["X-Message-Stamp-App\\Stamp\\Shop"]
     id = sent.last(stamps.MessageId)
     assert id is not None
-    assert {"id": id.id} in said[0].stamps("TransportMessageIdStamp")
-    assert ["1", None, []] == [
-        said[2].message["phoneNumber"],
-        said[2].message["sentBy"],
-        said[4].message,
-    ]
+    assert [{"context": {"postbus_message_id": id.id}}] == said[0].stamps("SerializerStamp")
+    assert ("1", None) == (said[2].message["phoneNumber"], said[2].message["sentBy"])
+    assert not said[4].message  # Which 5.4 writes as an empty list, and 6.4 as an empty map.
 
 
 def test_postbus_understands_a_retry_of_symfonys(symfony: Symfony, here: Application) -> None:

@@ -168,6 +168,7 @@ def test_symfony_sees_its_own_stamps() -> None:
 
     assert {
         "TransportMessageIdStamp": [{"id": ID}],
+        "SerializerStamp": [{"context": {"postbus_message_id": ID}}],
         "DelayStamp": [{"delay": 1500}],
         "RedeliveryStamp": [{"retryCount": 2, "redeliveredAt": "2026-11-24T12:00:00.123456Z"}],
         "SentToFailureTransportStamp": [{"originalReceiverName": "orders"}],
@@ -299,6 +300,39 @@ def test_the_id_of_a_broker_is_not_the_messages_own(id: object) -> None:
     assert not came.has(stamps.MessageId)
     assert [{"id": id}, {"id": ID}] == json.loads(headers[header])
     assert [stamps.MessageId(ID)] == read(headers).all(stamps.MessageId)
+
+
+CONTEXT = PREFIX + "SerializerStamp"
+
+
+def test_the_id_survives_a_trip_through_a_symfony_that_takes_ids_off() -> None:
+    """Symfony 6.4 does, on all brokers but RabbitMQ; what its serializer was given as context it sends on."""
+    headers = without_ours(serializer.encode(Envelope(Hello("x", 1), (stamps.MessageId(ID),))).headers)
+    headers[PREFIX + "TransportMessageIdStamp"] = '[{"id":"17"}]'
+    again = serializer.encode(read(headers)).headers
+
+    assert [stamps.MessageId(ID)] == read(headers).all(stamps.MessageId)
+    assert [{"id": "17"}, {"id": ID}] == json.loads(again[PREFIX + "TransportMessageIdStamp"])
+    assert headers[CONTEXT] == again[CONTEXT]
+
+
+@pytest.mark.parametrize("context", ['{"groups":["sms"],"x":1.5}', "[]", "{}"])
+def test_the_context_of_the_application_is_left_to_it(context: str) -> None:
+    """The id is put beside what is there. A second context would be the one that Symfony writes the message by."""
+    came = read({CONTEXT: f'[{{"context":{context}}},{{"context":{{"x":2}}}}]'})
+    headers = serializer.encode(came.with_(stamps.MessageId(ID))).headers
+
+    expected = {**dict(json.loads(context)), "postbus_message_id": ID}
+    assert [{"context": expected}, {"context": {"x": 2}}] == json.loads(headers[CONTEXT])
+
+
+@pytest.mark.parametrize("context", ["[]", "[1]", '[{"context":[1]}]', "{", '[{"context":{"postbus_message_id":"1"}}]'])
+def test_a_context_without_an_id_of_ours_says_nothing(context: str) -> None:
+    """It is sent on as it came."""
+    came = read({CONTEXT: context})
+
+    assert not came.has(stamps.MessageId)
+    assert context == serializer.encode(came).headers[CONTEXT]
 
 
 # Errors.

@@ -49,6 +49,20 @@ def test_an_unknown_type_is_sent_on_exactly_as_it_came(wire: Any, sample: str) -
     assert f"no message is registered as {headers['type']!r}" == reason_of(body, headers)
 
 
+def test_an_id_that_came_in_the_context_adds_none_to_it() -> None:
+    """As Symfony 6.4 sends on what it has taken the ids off."""
+    id = stamps.MessageId("0198c0de-0000-7000-8000-000000000001")
+    headers = {
+        "type": "App\\Unknown",
+        PREFIX + "TransportMessageIdStamp": '[{"id":"17"}]',
+        PREFIX + "SerializerStamp": f'[{{"context":{{"postbus_message_id": "{id.id}"}}}}]',
+    }
+    envelope = undecodable(b"{}", headers)
+
+    assert id == envelope.last(stamps.MessageId)
+    assert headers == serializer.encode(envelope).headers
+
+
 def test_what_is_known_of_it_is_there(wire: Any) -> None:
     """Its stamps are read, so that it is known how often it was tried, and why it failed."""
     envelope = undecodable(wire["failed"]["body"].encode(), wire["failed"]["headers"])

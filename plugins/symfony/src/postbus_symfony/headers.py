@@ -17,9 +17,11 @@ from postbus.envelope import Envelope
 from postbus.errors import SerializationError, qualified_name
 from postbus.serialization import WIRE, encode_stamps, explain, keep_headers, stamp_decoder_for
 from postbus.stamps import HEADER, Stamp
+from postbus_symfony.identity import CONTEXT, id_in, with_id
 from postbus_symfony.twins import (
     BURIED,
     ERROR,
+    IDENTITY,
     OWN,
     PREFIX,
     REDELIVERY,
@@ -84,6 +86,10 @@ class Headers:
                 unknown[name if inside in headers else inside] = text
             else:
                 known += found
+        if CONTEXT in headers and not any(type(stamp) is stamps.MessageId for stamp in known):
+            id = id_in(headers)
+            if id is not None:
+                known.append(id)
         return Found(known, unknown, problem)
 
     def write(self, envelope: Envelope, came: Mapping[str, str], *, verify: bool) -> dict[str, str]:
@@ -110,6 +116,8 @@ class Headers:
         entries = self._entries(came)
         grouped = self._grouped(envelope, entries)
         kept = keep_headers(came, grouped, partial(self._stamps_in, came))
+        if grouped.get(IDENTITY.header) == [id_in(came)]:
+            del grouped[IDENTITY.header]
         return kept | self._encode(grouped, entries, came, verify=False)
 
     def _stamps_in(self, headers: Mapping[str, str], name: str, text: str) -> list[Stamp] | None:
@@ -199,6 +207,9 @@ class Headers:
                     f"{error}. Give it plain fields."
                 ) from error
         headers.update(encode_stamps(ours, verify=verify))
+        for identity in grouped.get(IDENTITY.header, ())[:1]:
+            assert isinstance(identity, stamps.MessageId)
+            headers[CONTEXT] = with_id(headers.get(CONTEXT, came.get(CONTEXT)), identity.id)
         return headers
 
 

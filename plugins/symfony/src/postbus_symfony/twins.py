@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from msgspec import Raw, Struct
 
 from postbus import stamps
 from postbus.stamps import HEADER, Stamp
+from postbus_symfony.identity import is_id
 
 PREFIX = HEADER + "Symfony\\Component\\Messenger\\Stamp\\"
 """What the name of a header begins with that holds stamps of Symfony's."""
@@ -34,7 +34,6 @@ Entry = tuple[S | None, str]
 
 _to_json = msgspec.json.Encoder().encode
 _list_of = msgspec.json.Decoder(list[Raw]).decode
-_is_uuid = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 
 
 # The shapes, with the names that Symfony gives to their fields.
@@ -223,6 +222,16 @@ BURIED = Twin(
     write=lambda stamp: SentToFailureTransportStamp(stamp.transport),
 )
 
+IDENTITY = Twin(
+    stamps.MessageId,
+    TransportMessageIdStamp,
+    # The ids that brokers gave on the way stand there too. They would be the same in other queues.
+    read=lambda shape: stamps.MessageId(shape.id) if is_id(str(shape.id)) else None,
+    write=lambda stamp: TransportMessageIdStamp(stamp.id),
+    says=lambda stamp: is_id(str(stamp.id)) is not None,
+    once=True,
+)
+
 TWINS: tuple[Twin[Any], ...] = (
     Twin(
         stamps.Delay,
@@ -239,15 +248,7 @@ TWINS: tuple[Twin[Any], ...] = (
         read=lambda shape: stamps.Handled(shape.handler_name),
         write=lambda stamp: HandledStamp(stamp.handler),
     ),
-    Twin(
-        stamps.MessageId,
-        TransportMessageIdStamp,
-        # The ids that brokers gave on the way stand there too. They would be the same in other queues.
-        read=lambda shape: stamps.MessageId(shape.id) if _is_uuid(str(shape.id)) else None,
-        write=lambda stamp: TransportMessageIdStamp(stamp.id),
-        says=lambda stamp: _is_uuid(str(stamp.id)) is not None,
-        once=True,
-    ),
+    IDENTITY,
 )
 
 
