@@ -1,0 +1,78 @@
+"""The atomic move of a message that is retried, and what becomes of a worker whose name another one takes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import ClassVar
+
+import pytest
+
+from plugins.kafka.tests.foreign import read
+from plugins.kafka.tests.test_contract import QUICK, OnKafka
+from postbus import stamps
+from postbus.dsn import Dsn
+from postbus.errors import TransportError
+from postbus.testing.rules.failures import Failures
+from postbus.transport import Outgoing
+from postbus_kafka.membership import Settlement
+from postbus_kafka.options import Settings
+from postbus_kafka.publishing import Publisher
+from postbus_kafka.topics import Topics
+from postbus_kafka.transactions import Transactions
+from postbus_kafka.untyped import OffsetAndMetadata, TopicPartition
+from tests.brokers.kafka import Kafka
+
+pytestmark = [pytest.mark.slow, pytest.mark.once]
+
+COPY = Outgoing(b"copy", {}, 0.0, (stamps.Retried(1, datetime.now(UTC)),))
+
+
+class TestContract(OnKafka, Failures):
+    """The rules about copies, with transactions."""
+
+    options: ClassVar[str] = QUICK + "&transactional=1"
+
+    @pytest.fixture(autouse=True)
+    def use(self, kafka_plain: Kafka) -> None:
+        """Have a broker."""
+        self.kafka = kafka_plain
+
+
+def make(broker: Kafka, topic: str, **options: object) -> Transactions:
+    settings = Settings(Dsn.parse(f"{broker.dsn}/{topic}").with_options({"partitions": 1, "delays": ["1"], **options}))
+    topics = Topics(settings, "test")
+    topics.setup()
+    return Transactions(settings, "test", Publisher(settings, "test", topics))
+
+
+def test_who_was_replaced_leaves_the_successor_alone(kafka_plain: Kafka, topic: str) -> None:
+    """The older of two workers of one name moves nothing more, and says why; the newer one goes on."""
+    old, new = (make(kafka_plain, topic, group_instance_id="one", group="g") for _ in range(2))
+    settlement = Settlement({TopicPartition(topic, 0): OffsetAndMetadata(0, "", -1)}, "g")
+    try:
+        assert old.replace(COPY, settlement) == f"{topic}.g.retry/0/0"
+        new.replace(COPY, settlement)
+        for _ in range(2):
+            with pytest.raises(TransportError, match="Another worker has taken over the name"):
+                old.replace(COPY, settlement)
+        new.replace(COPY, settlement)
+        new.replace(COPY, settlement)
+    finally:
+        old.close()
+        new.close()
+    assert 4 == len(read(kafka_plain, f"{topic}.g.retry", 5, patience=2))
+
+
+def test_a_transaction_that_fails_stores_nothing(kafka_plain: Kafka, topic: str) -> None:
+    """What was written before is not seen by anybody, and the next one works."""
+    kafka_plain.create_topic(f"{topic}.g.retry", max_message_bytes=2000)
+    transactions = make(kafka_plain, topic, group="g")
+    settlement = Settlement({TopicPartition(topic, 0): OffsetAndMetadata(0, "", -1)}, "g")
+    large = Outgoing(b"x" * 3000, {}, 0.0, COPY.stamps)
+    try:
+        with pytest.raises(TransportError, match="refuses"):
+            transactions.replace(large, settlement)
+        transactions.replace(COPY, settlement)
+    finally:
+        transactions.close()
+    assert [b"copy"] == [record.value for record in read(kafka_plain, f"{topic}.g.retry", 1)]
