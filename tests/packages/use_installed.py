@@ -5,6 +5,7 @@ dependency fails to be imported here.
 """
 
 import importlib
+import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 
 from postbus import ConfigurationError, Postbus
-from postbus.errors import DsnError
 from postbus.plugins import installed_plugins
 
 
@@ -22,13 +22,19 @@ class Greeting:
 
 
 def import_every_module(distribution: str) -> None:
-    """Import what the wheel brought; `postbus.testing` has an extra of its own."""
+    """Import what the wheel brought; `postbus.testing` has an extra of its own, and so may modules of a plugin."""
+    extras = [line for line in metadata.requires(distribution) or () if "extra ==" in line]
+    optional = {re.split(r"[^\w.-]", line)[0].lower() for line in extras}
     package = importlib.import_module(distribution.replace("-", "_"))
     folder = Path(package.__file__).parent
     for path in sorted(folder.rglob("*.py")):
         module = ".".join([package.__name__, *path.relative_to(folder).with_suffix("").parts])
         if not module.startswith("postbus.testing") and path.stem != "__main__":
-            importlib.import_module(module.removesuffix(".__init__"))
+            try:
+                importlib.import_module(module.removesuffix(".__init__"))
+            except ModuleNotFoundError as error:
+                if error.name not in optional:
+                    raise
 
 
 def dispatch_in_process() -> None:
@@ -48,14 +54,14 @@ def make_each_transport(distribution: str) -> list[str]:
     """Make a transport of each scheme that the plugin serves, and return the schemes; none for the core.
 
     A factory imports its client library; a connection is made at the first use, so no broker is needed. What
-    the plugin itself has against this DSN does not matter.
+    the plugin itself has against this DSN does not matter, nor that it wants one of its extras for it.
     """
     plugins = installed_plugins()
     assert not plugins.problems, plugins.problems
     assert distribution in ["postbus", *(plugin.distribution for plugin in plugins.loaded)], plugins.loaded
     schemes = [scheme.name for scheme in plugins.schemes.values() if scheme.plugin.distribution == distribution]
     for scheme in schemes:
-        with suppress(DsnError):
+        with suppress(ConfigurationError):
             Postbus(transports={"messages": f"{scheme}:///wheel"}).transports["messages"].close()
     return schemes
 
