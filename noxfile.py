@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nox
 from packaging.requirements import Requirement
@@ -28,6 +30,7 @@ ENV = {"PYTHONDONTWRITEBYTECODE": None}
 IN_PARALLEL = [
     *("--numprocesses=4", "--dist=loadscope", "--no-loadscope-reorder", "--max-worker-restart=0"),
     "--override-ini=testpaths=tests plugins/*/tests core/tests",
+    *("--durations=30", "--durations-min=5"),
 ]
 
 nox.needs_version = ">=2026.1"
@@ -101,9 +104,12 @@ PYTHONS = found_pythons()
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    """Run all tests of all packages, on every supported Python that is found."""
+    """Run all tests of all packages on the oldest Python that is found, and on the others what may differ there."""
     install_everything(session, *group("tests"))
-    marked = [] if session.python == PYTHONS[0] else ["-m", "not once"]
+    marked: list[str] = []
+    if session.python != PYTHONS[0]:
+        # What brokers do is seen on the oldest and the newest, and is the same between them.
+        marked = ["-m", "not once" if session.python == PYTHONS[-1] else "not once and not broker"]
     session.run("pytest", *IN_PARALLEL, *marked, *session.posargs, env=ENV)
 
 
@@ -124,7 +130,9 @@ def unit(session: nox.Session) -> None:
 # What the tasks need in a newer Debian, and the one that runs there, on its own Python, whatever needs a broker.
 NEEDED = "git,procps,python3,python3-venv"
 ON_BROKERS = ("tests-3.13", "--", "-m", "broker", "--override-ini=testpaths=plugins/*/tests tests/brokers")
+ON_SYMFONY = ("tests-3.13", "--", "-m", "slow", "--override-ini=testpaths=tests/symfony")
 REQUIRED = {"POSTBUS_REQUIRE_BROKERS": "1"}
+SERVERS = "beanstalkd,mariadb-server,pgbouncer,postgresql,rabbitmq-server,redis-server"
 VALKEY = {"POSTBUS_TEST_REDIS_PROGRAM": "valkey-server"}
 
 
@@ -133,12 +141,13 @@ VALKEY = {"POSTBUS_TEST_REDIS_PROGRAM": "valkey-server"}
     ("suite", "packages", "task", "environment"),
     [
         nox.param("forky", NEEDED, ("unit", "--"), {}, id="python"),
-        nox.param("trixie", f"{NEEDED},rabbitmq-server,redis-server", ON_BROKERS, {}, id="brokers"),
+        nox.param("trixie", f"{NEEDED},{SERVERS}", ON_BROKERS, {}, id="brokers"),
+        nox.param("trixie", f"{NEEDED},{SERVERS}", ON_SYMFONY, {}, id="symfony"),
         nox.param("trixie", f"{NEEDED},valkey-server", (*ON_BROKERS, "-k", "redis"), VALKEY, id="valkey"),
     ],
 )
 def newest(session: nox.Session, suite: str, packages: str, task: tuple[str, ...], environment: dict[str, str]) -> None:
-    """Run tests in newer Debians: on Python 3.14, RabbitMQ 4, Redis 8, Valkey 8. Takes root, on a Debian."""
+    """Run tests in newer Debians: on Python 3.14, and on the brokers and the Symfony of Debian 13. Takes root there."""
     install(session, *group("tests"))
     debian = ("python", "-m", "tests.brokers.newest", suite, packages, "--")
     session.run(*debian, "python3", "-m", "venv", "/opt/nox")
@@ -247,6 +256,53 @@ def wheel_of(package: Path) -> str:
     return str(wheel)
 
 
+@nox.session(reuse_venv=False)
+@nox.parametrize(
+    "answers",
+    [
+        nox.param({"name": "Carrier", "license": "MIT"}, id="plain"),
+        nox.param(
+            {"name": "Great Carrier 2", "scheme": "gc-2", "client": "greenstalk>=2,<3", "license": "Apache-2.0"},
+            id="client",
+        ),
+    ],
+)
+def template(session: nox.Session, answers: Mapping[str, str]) -> None:
+    """Render the template for authors of plugins, and do with what comes of it what they would do."""
+    install(session, *group("template"))
+    scheme = answers.get("scheme", answers["name"].lower())
+    with TemporaryDirectory() as folder:
+        rendered, dist = Path(folder, f"postbus-{scheme}"), Path(folder, "dist")
+        told = [f"--data={name}={answer}" for name, answer in {"author": "Ada Lovelace", **answers}.items()]
+        session.run("copier", "copy", "--quiet", "--defaults", *told, "plugin-template", str(rendered))
+        for package in (CORE, rendered):
+            session.run("python", "-m", "build", "--no-isolation", "--wheel", "--outdir", str(dist), str(package))
+        [core] = dist.glob("postbus-[0-9]*.whl")
+        [plugin] = dist.glob(f"postbus_{scheme.replace('-', '_')}-*.whl")
+        install(session, f"{core}[testing]", str(plugin))
+        with session.chdir(rendered):
+            use_rendered(session, scheme, rendered)
+
+
+def use_rendered(session: nox.Session, scheme: str, rendered: Path) -> None:
+    """Run all that a rendered distribution has been given, and send a message from one process to another with it."""
+    assert f"{scheme}://" in str(session.run("postbus", "plugins", silent=True))
+    tables = str(session.run("postbus", "plugins", scheme, "--format", "markdown", silent=True))
+    assert tables.strip() in (rendered / "README.md").read_text(encoding="utf-8"), "Its README has other tables."
+    session.run("sh", "-n", "run", external=True)
+    session.run("ruff", "format", "--check")
+    session.run("ruff", "check")
+    session.run("mypy")
+    session.run("pytest", *session.posargs)
+
+    shop = ROOT / "tests/packages/rendered"
+    env = {"ORDERS_DSN": f"{scheme}://{rendered}/orders", "PYTHONPATH": str(shop)}
+    session.run("python", str(shop / "shop.py"), env=env)
+    consume = ("postbus", "--app", "shop:app", "consume", "orders", "--limit", "1", "--idle-limit", "60s")
+    seen = session.run(*consume, silent=True, env=env)
+    assert "Order 13 is confirmed." in str(seen), seen
+
+
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure how fast it is, beside the raw equivalent; with "-- peers", beside other libraries."""
@@ -264,6 +320,16 @@ def tables(session: nox.Session) -> None:
     """Write the tables in the plugins' READMEs anew; with "-- redis", in that one."""
     install_everything(session)
     session.run("python", "-m", "tests.documentation.tables", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, in build/docs, and do what its pages say; what follows "--" goes to pytest."""
+    install_everything(session, *group("docs"))
+    # All of it, as a page whose text is as it was may show docstrings that are not.
+    every = ("--fresh-env", "--doctree-dir", session.create_tmp(), "--jobs", "auto")
+    session.run("sphinx-build", "--conf-dir", "docs", *every, "--quiet", "--fail-on-warning", ".", "build/docs")
+    session.run("pytest", "--numprocesses=2", "--dist=loadfile", "docs", *session.posargs, env=ENV)
 
 
 @nox.session

@@ -43,8 +43,8 @@ class Partition:
     dsn: str
     """The broker's DSN, through the proxy."""
 
-    def __init__(self, dsn: str, host: str, port: int) -> None:
-        self.port = reserve_port()
+    def __init__(self, dsn: str, host: str, port: int, *, at: int | None = None) -> None:
+        self.port = reserve_port() if at is None else at
         before, _, after = dsn.rpartition(f"{host}:{port}")
         # A certificate is made out for the host's name, so that stays.
         self.dsn = f"{before}{host if host == 'localhost' else '127.0.0.1'}:{self.port}{after}"

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 # It gets the process group to kill in lines, an empty one while there is none. When the tests are gone, in
 # whichever way, its input ends.
@@ -97,13 +98,13 @@ class Server(Guarded):
         """Return when it answers."""
         wait_until(self._answers, f"{self.name} does not answer.", patience)
 
-    def stop(self) -> None:
+    def stop(self, patience: float = 60) -> None:
         """Ask it to end, and wait until it has."""
         if self._process is None:
             return
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
-        self._reap(60)
+        self._reap(patience)
 
     def kill(self) -> None:
         """End it with SIGKILL."""
@@ -136,9 +137,7 @@ class Server(Guarded):
 
     def _is_halted(self) -> bool:
         assert self._process is not None
-        listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
-        states = [state for group, state in map(str.split, listed.splitlines()) if int(group) == self._process.pid]
-        return all(state.startswith(("T", "Z")) for state in states)
+        return {one.state for one in processes() if one.group == self._process.pid} <= {"T", "Z"}
 
     def _signal(self, number: int) -> None:
         if self.running:
@@ -150,6 +149,22 @@ class Server(Guarded):
         self._process.wait(patience)
         self._process = None
         self.guard(None)
+
+
+class Process(NamedTuple):
+    """One that the system lists; its state is a letter: see ps(1)."""
+
+    id: int
+    parent: int
+    group: int
+    state: str
+
+
+def processes() -> list[Process]:
+    """Return all that there are."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,pgid=,stat="], capture_output=True, text=True, check=True)
+    rows = map(str.split, listed.stdout.splitlines())
+    return [Process(int(id), int(parent), int(group), state[0]) for id, parent, group, state in rows]
 
 
 def wait_until(condition: Callable[[], bool], otherwise: str, patience: float = 30) -> None:

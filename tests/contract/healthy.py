@@ -30,7 +30,7 @@ from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.transport import Delivery, Guarantees, Outgoing, QueueTransport, TransportContext
 from postbus_in_memory import GUARANTEES, InMemoryConnection, InMemoryOptions
 from postbus_in_memory.queue import Queue
-from tests.contract.server import Group, Groups, Interrupted, Route, Server, Urgent
+from tests.contract.server import Groups, Interrupted, Route, Server, Urgent
 
 
 class Plain(InMemoryConnection):
@@ -160,7 +160,6 @@ class Grouped(Plain):
     """Delivers the messages of one group one after the other, and what was given back to the same consumer only."""
 
     guarantees = replace(GUARANTEES, ordering="none", groups=True, release="own")
-    settings: ClassVar = {"grouped": lambda self, group, body: Outgoing(body, {}, stamps=(Group(group),))}
     queue: Groups
     queue_type = Groups
 

@@ -46,8 +46,8 @@ def failed(verdict: Verdict) -> set[str]:
     return {rule for rule, outcome in verdict.items() if outcome == "failed"}
 
 
-def prove(names: Iterable[str]) -> dict[str, Future[Verdict]]:
-    """Run the contract on the transports of these names."""
+def prove(names: Iterable[str], *, whole: bool = True) -> dict[str, Future[Verdict]]:
+    """Run the contract on the transports of these names; unless ``whole``, only the groups that a mutant is about."""
     # Those whose rules start processes are spread evenly over the others, to leave the processors to other tests too.
     kinds: dict[bool, list[str]] = {True: [], False: []}
     for name in sorted(names):
@@ -56,17 +56,27 @@ def prove(names: Iterable[str]) -> dict[str, Future[Verdict]]:
         name for _, name in sorted((n / len(kind), name) for kind in kinds.values() for n, name in enumerate(kind))
     ]
     pool = ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn"), _see_the_project, (list(sys.path),))
-    verdicts = {name: pool.submit(run, name) for name in names}
+    verdicts = {name: pool.submit(run, name, whole=whole) for name in names}
     pool.shutdown(wait=False)
     return verdicts
 
 
-def run(name: str) -> Verdict:
+def groups_for(name: str, *, whole: bool) -> list[type]:
+    """Return the groups of rules that a transport is put through; unless ``whole``, those that a mutant breaks."""
+    only = CONNECTIONS[name].only
+    if only:
+        return [group for group in groups() if group.__name__ in only]
+    if whole or name not in MUTANTS:
+        return groups()
+    mutant = MUTANTS[name]
+    return [group for group in groups() if {mutant.rule, *mutant.also, *mutant.perhaps} & vars(group).keys()]
+
+
+def run(name: str, *, whole: bool) -> Verdict:
     """Run the contract on one transport, in this process."""
     listener = _Listener()
     subject = f"{ROOT / 'tests' / 'contract' / 'subjects.py'}::{name}"
-    only = CONNECTIONS[name].only
-    asked = [f"{subject}::{rule}" for rule in rules(*[group for group in groups() if group.__name__ in only])]
+    asked = [f"{subject}::{rule}" for rule in rules(*groups_for(name, whole=whole))]
     options = ["-q", "-c", os.devnull, f"--rootdir={ROOT}", "--import-mode=importlib", "-p", "no:cacheprovider"]
     # Of the folders that pytest makes by itself only the newest few outlive their run, and others run beside this one.
     with (

@@ -22,12 +22,6 @@ class Urgent(Stamp):
     """A higher priority."""
 
 
-class Group(Stamp):
-    """The ordering key of a message."""
-
-    key: str
-
-
 class Groups(Queue):
     """A queue that has no more than one message of each group in flight; what was given back has an owner."""
 
@@ -57,7 +51,7 @@ class Groups(Queue):
 
     def group_of(self, message: Message) -> str | None:
         """Return the ordering key of a message, if it has one."""
-        return next((stamp.key for stamp in message.content.stamps if isinstance(stamp, Group)), None)
+        return message.content.group
 
     def seconds_until_next(self) -> float:
         now = self.clock.now()

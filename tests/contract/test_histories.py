@@ -102,6 +102,56 @@ class Broken(Healthy):
             super().test_any_history_is_one_of_a_queue()
 
 
+class LikeBeanstalkd(Remembering):
+    """Lets what was given back wait, and gives back what it had in hand as it is closed."""
+
+    pause = 20.0
+
+    def release(self, tags: Sequence[int]) -> Sequence[int]:
+        with self.queue.changed:
+            for message in (self.queue.in_flight[tag] for tag in tags if tag in self.queue.in_flight):
+                message.available_at = self.queue.clock.now() + self.pause
+        return super().release(tags)
+
+    def close(self) -> None:
+        with self.queue.changed:
+            for tag in self.fetched:
+                self.queue.put_back(tag)
+        super().close()
+
+
+class PausesLess(LikeBeanstalkd):
+    """Lets what was given back wait for less time than it says."""
+
+    pause = 5.0
+
+
+class TestLikeBeanstalkd(Healthy, connection=LikeBeanstalkd):
+    """Where the histories are told of it, it is no fault."""
+
+    pause = 20.0
+    held_by_connection = True
+
+
+class TestGoesBackUnsaid(Broken, connection=LikeBeanstalkd):
+    """A lease that ends with the connection is a fault where nobody has said so."""
+
+    pause = 20.0
+
+
+class TestPausesUnsaid(Broken, connection=LikeBeanstalkd):
+    """So is a pause."""
+
+    held_by_connection = True
+
+
+class TestPausesLess(Broken, connection=PausesLess):
+    """Nothing comes before the pause is over."""
+
+    pause = 20.0
+    held_by_connection = True
+
+
 # Some of those that the contract finds out, of each kind that one client after the other can meet with.
 KNOWN = """
     ForgetsAcks ForgetsReleases AcksAllBefore ReleasesTwo RevivesWhatItReleases DeliversItsOwnAgain DeliversTheNewest

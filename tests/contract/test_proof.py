@@ -31,7 +31,7 @@ class TestProof:
 
     @pytest.mark.parametrize("transport", MUTANTS)
     def test_a_broken_promise_fails_its_rule_and_no_other(self, transport, verdicts):
-        """The rule that a mutant is for fails on it; so do only those that cannot hold without that promise."""
+        """The rule that a mutant is for fails on it; so do, of its group, only those that cannot hold without it."""
         mutant = MUTANTS[transport]
 
         assert {mutant.rule, *mutant.also} == failed(verdicts[transport].result()) - mutant.perhaps

@@ -5,10 +5,11 @@ from typing import Literal
 import pytest
 from msgspec.structs import replace
 
+from postbus.cli.markdown import meanings
 from postbus.dsn import Options, option
 from postbus.plugins import Plugin, Scheme
 from postbus.transport import Guarantees
-from tests.documentation.tables import PLUGINS, filled, meanings, named_in, schemes_of
+from tests.documentation.tables import PLUGINS, filled, named_in, schemes_of
 
 ANY_PLUGIN = pytest.mark.parametrize("folder", PLUGINS, ids=lambda folder: folder.name)
 

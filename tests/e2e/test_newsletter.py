@@ -129,6 +129,20 @@ def test_one_variable_moves_it_to_rabbitmq(tmp_path, rabbitmq):
 
 @pytest.mark.slow
 @pytest.mark.once
+def test_one_variable_moves_it_to_beanstalkd(tmp_path, beanstalkd):
+    """The same program, and the same workers, send through beanstalkd."""
+    run_demo(tmp_path, NEWSLETTER_DSN=f"{beanstalkd.dsn}?tube_name={uuid4()}&ttr=5")
+
+
+@pytest.mark.slow
+@pytest.mark.once
+def test_one_variable_moves_it_to_kafka(tmp_path, kafka_plain):
+    """The same program, and the same workers, send through Kafka."""
+    run_demo(tmp_path, NEWSLETTER_DSN=f"{kafka_plain.dsn}/{uuid4()}?session_timeout=3&delays[]=1&partitions=2")
+
+
+@pytest.mark.slow
+@pytest.mark.once
 def test_what_is_buried_is_counted_where_nobody_can_browse(tmp_path, rabbitmq):
     """With the failure transport on RabbitMQ too, who was not reached is read all the same, and stays there."""
     run_demo(tmp_path, NEWSLETTER_DSN=f"{rabbitmq.dsn}/{uuid4()}", NEWSLETTER_FAILED_DSN=f"{rabbitmq.dsn}/{uuid4()}")

@@ -405,16 +405,8 @@ def see(event):
         stay_at("started")
 """
 
-AT_THE_END = {
-    "the interpreter ends": 'import atexit\natexit.register(stay_at, "ending")\n',
-    "its modules go": """
-class Last:
-    def __del__(self, stay=stay_at):
-        stay("ending")
-
-last = Last()
-""",
-}
+# In the worker alone: who dispatches has the same app.
+AT_THE_END = 'import atexit, sys\nif "consume" in sys.argv:\n    atexit.register(stay_at, "ending")\n'
 
 WHEN_THE_HANDLER_CHANGES = """
 install, changes = signal.signal, []
@@ -477,10 +469,9 @@ def test_a_signal_as_soon_as_it_is_announced(shop: Shop, options: tuple[str, ...
     assert f"Stopped, because it got {number.name}: 0 handled" in shop.log(worker)
 
 
-@pytest.mark.parametrize("where", list(AT_THE_END))
-def test_a_late_signal(shop: Shop, where: str) -> None:
+def test_a_late_signal(shop: Shop) -> None:
     """One that comes when the worker has stopped, and its process is about to end, does not spoil the exit code."""
-    write_staying(shop, AT_THE_END[where])
+    write_staying(shop, AT_THE_END)
     worker = shop.worker("orders", "--limit", "1")
     shop.dispatch("Order", 1)
     shop.until((shop.folder / "ending").exists, "its process is about to end")
@@ -491,7 +482,7 @@ def test_a_late_signal(shop: Shop, where: str) -> None:
 
 def test_three_late_signals(shop: Shop) -> None:
     """A process that something keeps from ending can be ended all the same."""
-    write_staying(shop, AT_THE_END["the interpreter ends"])
+    write_staying(shop, AT_THE_END)
     worker = shop.worker("orders")
     worker.terminate()
     shop.until((shop.folder / "ending").exists, "its process is about to end")
@@ -614,7 +605,7 @@ def test_another_takes_the_place_of_a_child_that_does_not_end(shop: Shop) -> Non
     """What its handlers have left behind keeps no message waiting."""
     (shop.folder / "shop.py").write_text(APP + LINGERS["a thread"])
     parent = shop.start("consume", "orders", "--processes", "1", "--grace", "0.5")
-    shop.until(lambda: shop.log(parent).count("a second one at once") == 1, "the child has begun")
+    shop.until(lambda: "Consuming 'orders'." in shop.log(parent), "the child has begun")
     shop.dispatch("Wait", 1)
     shop.until(lambda: "Stopped, because a handler raised SystemExit" in shop.log(parent), "it has stopped")
     shop.dispatch("Order", *range(10))
@@ -918,7 +909,7 @@ def children(parent: Popen[str]) -> list[int]:
 class TestProcesses:
     def start(self, shop: Shop, *options: str, python: str = sys.executable) -> Popen[str]:
         parent = shop.start("consume", "orders", "--processes", "2", *options, python=python)
-        shop.until(lambda: shop.log(parent).count("a second one at once") == 2, "both children have begun")
+        shop.until(lambda: shop.log(parent).count("Consuming 'orders'.") == 2, "both children have begun")
         return parent
 
     def test_a_signal_is_passed_on(self, shop: Shop) -> None:

@@ -6,7 +6,18 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from tests.faults.ledger import AtRisk, Buried, Dispatched, Doubted, Entombed, Entry, Handled, Intended, Unanswered
+from tests.faults.ledger import (
+    AtRisk,
+    Buried,
+    Dispatched,
+    Doubted,
+    Entombed,
+    Entry,
+    Handled,
+    Intended,
+    Postponed,
+    Unanswered,
+)
 
 
 class Account:
@@ -15,11 +26,14 @@ class Account:
     A message may end more than once only as often as it was at risk: each time that a worker died, lost its
     connection or outlived its lease with the message in its hands, and each time that a publish was not
     answered. That is the bound, for every single message. On a broker that does not answer a settle,
-    what was settled since the broker was broken is at risk too, and ``unanswered`` seconds before.
+    what was settled since the broker was broken is at risk too, and ``unanswered`` seconds before; and where
+    workers themselves move on what is delayed, so is what was due ``moving`` seconds before, or since then.
     """
 
-    def __init__(self, unanswered: float = 0.0) -> None:
+    def __init__(self, unanswered: float = 0.0, moving: float = 0.0) -> None:
         self._unanswered = unanswered
+        self._moving = moving
+        self._postponed: list[tuple[str, float]] = []
         self.broken_at = math.inf
         """Since when the broker, or the way to it, has been broken."""
         self.intended: set[str] = set()
@@ -52,6 +66,8 @@ class Account:
                     self.doubted.update(ids)
                 case Unanswered(ids):
                     self.risks.update(ids)
+                case Postponed(ids, due):
+                    self._postponed += zip(ids, due, strict=True)
                 case Handled(id, worker):
                     self.handled[id] += 1
                     if id in self._new:
@@ -66,6 +82,9 @@ class Account:
                     if self._unanswered:
                         since = min(at, self.broken_at) - self._unanswered
                         self.risks.update(id for id, settled_at in settled if settled_at >= since)
+                    if self._moving:
+                        since = min(at, self.broken_at) - self._moving
+                        self.risks.update(id for id, due in self._postponed if since <= due <= at)
                 case _:
                     raise AssertionError(entry)
 

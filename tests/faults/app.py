@@ -16,6 +16,7 @@ import msgspec
 from postbus import Backoff, Envelope, Postbus, stamps
 from tests.faults.deaths import Death, Point
 from tests.faults.ledger import Handled, Ledger
+from tests.faults.subjects import find_subjects
 from tests.faults.watching import Job, Watch
 
 faulthandler.register(signal.SIGUSR1)  # Writes all stacks to the log, for whoever wants to know why nothing happens.
@@ -24,9 +25,13 @@ NAME = os.environ["FAULTS_NAME"]
 
 ledger = Ledger(Path(os.environ["FAULTS_LEDGER"]))
 watch = Watch(ledger, NAME, msgspec.json.decode(os.environ.get("FAULTS_DEATH", "null"), type=Death | None))
+work = os.environ["FAULTS_WORK_DSN"]
+for subject in find_subjects():
+    if subject.copying is not None and work.startswith(f"{subject.scheme}:"):
+        subject.copying(watch.copying)
 app = Postbus(
     name="faults",
-    transports={"work": os.environ["FAULTS_WORK_DSN"], "failed": os.environ["FAULTS_FAILED_DSN"]},
+    transports={"work": work, "failed": os.environ["FAULTS_FAILED_DSN"]},
     failure_transport="failed",
     retry=Backoff(max_retries=2, delay=0.2, factor=1.5, jitter=0.0),  # Two lengths, so two queues where each has one.
     plugins=watch.plugins(),

@@ -42,7 +42,7 @@ def schedule(kills: int, seed: int) -> list[Death]:
 def run(subject: Subject, broker: Broker | None, folder: Path, *, kills: int, seed: int) -> Account:
     """Kill so many workers, and a producer, while messages come in; return the account."""
     address = broker.dsn if broker is not None else str(folder)
-    with Stage(folder, *subject.new_queues(address), unanswered=subject.unanswered, seed=seed) as stage:
+    with Stage(folder, subject, *subject.new_queues(address), seed=seed) as stage:
         stage.start_producer("producer-1")
         for number, death in enumerate(schedule(kills, seed), start=1):
             stage.until(lambda: stage.workers < SIDE_BY_SIDE, "a worker dead")

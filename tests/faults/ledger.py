@@ -41,6 +41,13 @@ class Unanswered(Entry, frozen=True, tag=True):
     ids: Sequence[str]
 
 
+class Postponed(Entry, frozen=True, tag=True):
+    """These were published to come later, and when; the time is that of the monotonic clock."""
+
+    ids: Sequence[str]
+    due: Sequence[float]
+
+
 class Handled(Entry, frozen=True, tag=True):
     """A handler is about to return."""
 
@@ -92,7 +99,9 @@ class Ledger:
 class Reader:
     """Reads what was appended since it last looked."""
 
-    _decoder = msgspec.json.Decoder(Intended | Dispatched | Doubted | Unanswered | Handled | Entombed | Buried | AtRisk)
+    _decoder = msgspec.json.Decoder(
+        Intended | Dispatched | Doubted | Unanswered | Postponed | Handled | Entombed | Buried | AtRisk
+    )
 
     def __init__(self, path: Path) -> None:
         path.touch()

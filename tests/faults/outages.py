@@ -65,6 +65,17 @@ def stop(scene: Scene) -> None:
     scene.broker.start()
 
 
+def stop_out_of_reach(scene: Scene) -> None:
+    """Stop the broker, and start it, while nobody reaches it: one that answers first and writes then."""
+    scene.work.cut()
+    scene.failed.cut()
+    scene.until_refused()
+    scene.broker.stop()
+    scene.broker.start()
+    scene.failed.heal()
+    scene.work.heal()
+
+
 def kill(scene: Scene) -> None:
     """Kill the broker, once its queues are not young any more, and start it."""
     scene.stage.go_on_for(YOUNG)
@@ -127,10 +138,21 @@ def fail_over(scene: Scene) -> None:
 
 FAULTS: Mapping[str, Callable[[Scene], None]] = {
     fault.__name__: fault
-    for fault in (stop, kill, pause, cut, black_hole, bury_nothing, close_connections, delete_queue, fail_over)
+    for fault in (
+        stop,
+        stop_out_of_reach,
+        kill,
+        pause,
+        cut,
+        black_hole,
+        bury_nothing,
+        close_connections,
+        delete_queue,
+        fail_over,
+    )
 }
 
-NETWORK = {"cut", "black_hole", "bury_nothing"}
+NETWORK = {"stop_out_of_reach", "cut", "black_hole", "bury_nothing"}
 """Those for which a network stands before the broker."""
 
 
@@ -153,7 +175,7 @@ def run(
             work, failed = (stack.enter_context(broker.partition()) for _ in range(2))
             addresses = [work.dsn, failed.dsn]
         queues = subject.new_queues(*addresses)
-        stage = stack.enter_context(Stage(folder, *queues, unanswered=subject.unanswered, seed=seed))
+        stage = stack.enter_context(Stage(folder, subject, *queues, seed=seed))
         scene = Scene(stage, broker, urlsplit(queues[0]).path.rpartition("/")[2], work, failed, pause)
 
         stage.under_way = UNDER_WAY

@@ -30,7 +30,7 @@ def run(subject: Subject, broker: Broker | None, folder: Path, *, restarts: int,
     Nobody dies, so nothing is at risk, and no message may come twice: but for one whose lease was lost.
     """
     address = broker.dsn if broker is not None else str(folder)
-    with Stage(folder, *subject.new_queues(address), unanswered=subject.unanswered, seed=seed) as stage:
+    with Stage(folder, subject, *subject.new_queues(address), seed=seed) as stage:
         stage.start_producer("producer-1")
         for number, arrangement in enumerate(schedule(SIDE_BY_SIDE + restarts, seed), start=1):
             stage.start_worker(f"worker-{number}", *arrangement, "--grace", GRACE)

@@ -20,6 +20,7 @@ from postbus.transport import Connection, Counts, QueueTransport, SupportsCount,
 from tests.faults.account import Account
 from tests.faults.deaths import Death
 from tests.faults.ledger import Buried, Ledger, Reader
+from tests.faults.subjects import Subject
 from tests.faults.watching import Job
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +44,8 @@ LOOK = 0.02
 class Stage:
     """Runs producers and workers on one queue; when it is left, none of them is left running."""
 
-    def __init__(self, folder: Path, work: str, failed: str, *, unanswered: float = 0.0, seed: int = 0) -> None:
-        self.account = Account(unanswered)
+    def __init__(self, folder: Path, subject: Subject, work: str, failed: str, *, seed: int = 0) -> None:
+        self.account = Account(subject.unanswered, subject.moving)
         self.wanted = math.inf
         """How many messages are to be dispatched in all."""
         self.under_way = 200

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from msgspec import Struct
 
 from postbus.plugins import installed_plugins
+
+Copying = Callable[[Sequence[Any]], AbstractContextManager[None]]
+"""Takes what has the ``body`` of a message each."""
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 
@@ -35,6 +40,15 @@ class Subject(Struct, frozen=True, kw_only=True):
     """Whether its queue goes with its last worker, so that none is killed, but all are replaced one by one."""
     unanswered: float = 0.0
     """Seconds after which a settle has certainly reached a broker that answers none; 0 for one that answers."""
+
+    moving: float = 0.0
+    """Seconds after which what a worker has moved on when it was due is certainly known to others; 0 if none does."""
+
+    copying: Callable[[Copying], None] | None = None
+    """Has this process enter what it is given while a fetch stores messages once more that it took; None if none does.
+
+    Who dies in there may leave both.
+    """
 
     def new_queues(self, work: str, failed: str | None = None) -> tuple[str, str]:
         """Return the DSNs of a queue and of its failure transport, which nobody has used before, at these addresses."""

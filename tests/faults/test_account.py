@@ -7,11 +7,22 @@ from pathlib import Path
 import pytest
 
 from tests.faults.account import Account
-from tests.faults.ledger import AtRisk, Buried, Dispatched, Entry, Handled, Intended, Ledger, Reader, Unanswered
+from tests.faults.ledger import (
+    AtRisk,
+    Buried,
+    Dispatched,
+    Entry,
+    Handled,
+    Intended,
+    Ledger,
+    Postponed,
+    Reader,
+    Unanswered,
+)
 
 
-def account_of(*entries: Entry, unanswered: float = 0.0) -> Account:
-    account = Account(unanswered)
+def account_of(*entries: Entry, unanswered: float = 0.0, moving: float = 0.0) -> Account:
+    account = Account(unanswered, moving)
     account.take(entries)
     return account
 
@@ -50,6 +61,17 @@ def test_what_was_just_settled_is_at_risk_where_a_settle_is_not_answered():
     account_of(*entries, unanswered=0.5).check()
     with pytest.raises(AssertionError, match="duplicates"):
         account_of(*entries).check()
+
+
+def test_what_was_due_shortly_before_is_at_risk_where_workers_move_it():
+    """There a death may let what was delayed come once more; not what was due long before, or is due later."""
+    entries = [Intended(["a"]), Dispatched(["a"]), Handled("a", "w"), Handled("a", "w")]
+    death = AtRisk("killed", "w", 9.0, ["b"])
+
+    account_of(*entries, Postponed(["a"], [8.6]), death, moving=0.5).check()
+    for due, moving in ((8.6, 0.0), (8.4, 0.5), (9.1, 0.5)):
+        with pytest.raises(AssertionError, match="duplicates"):
+            account_of(*entries, Postponed(["a"], [due]), death, moving=moving).check()
 
 
 def test_what_nobody_has_sent_is_noticed():

@@ -20,7 +20,7 @@ from postbus.hookspecs import RegisterTransport, TransportFactory, hookimpl
 from postbus.plugins import Plugin, Plugins, installed_plugins
 from postbus.transport import Connection, Delivery, Outgoing, QueueTransport, Transport, TransportContext
 from tests.faults.deaths import Death, Point, Reaper
-from tests.faults.ledger import AtRisk, Entombed, Ledger, Unanswered
+from tests.faults.ledger import AtRisk, Entombed, Ledger, Postponed, Unanswered
 
 REMEMBERED = 30.0
 """Seconds for which it is known what was settled, in case that has not reached the broker."""
@@ -41,6 +41,19 @@ class Watch:
         self.name = name
         self.reaper = Reaper(death, self._write_down)
         self._connections: list[Watched] = []
+        self._lock = threading.Lock()
+        self._copied: list[str] = []
+
+    @contextmanager
+    def copying(self, contents: Sequence[Any]) -> Generator[None]:
+        """Know of messages that two of each may be left if this process dies in here."""
+        ids = _ids(contents)
+        with self._lock:
+            self._copied += ids
+        yield
+        with self._lock:
+            for id in ids:
+                self._copied.remove(id)
 
     def plugins(self) -> Plugins:
         """Return the installed plugins, with every connection watched."""
@@ -82,6 +95,9 @@ class Watch:
         return watched
 
     def _write_down(self, why: str) -> None:
+        self._lock.acquire()  # Nobody begins to copy any more.
+        if self._copied:
+            self.ledger.write(AtRisk("while copying", self.name, time.monotonic(), self._copied))
         for connection in self._connections:
             connection.end(why)
 
@@ -101,6 +117,7 @@ class Watched:
 
     def publish(self, messages: Sequence[Outgoing]) -> Sequence[str | None]:
         burying = self._transport == "failed"
+        self._note_delays(messages)
         try:
             with self._reaper.during(Point.BURYING if burying else Point.RETRYING), self._noticing_loss():
                 ids: Sequence[str | None] = self._connection.publish(messages)
@@ -143,13 +160,22 @@ class Watched:
         if held or settled:
             self._watch.ledger.write(AtRisk(why, self._watch.name, time.monotonic(), held, settled))
 
+    def _note_delays(self, messages: Sequence[Outgoing]) -> None:
+        if delayed := [message for message in messages if message.delay]:
+            now = time.monotonic()
+            self._watch.ledger.write(Postponed(_ids(delayed), [now + message.delay for message in delayed]))
+
     def _fetched(self, fetch: Callable[[], Sequence[Delivery]]) -> Sequence[Delivery]:
         since = time.monotonic()  # The earliest time at which a lease can have begun.
         with self._noticing_loss():
             deliveries = fetch()
+        got = time.monotonic()
+        lease = getattr(self, "lease", None)
         with self._lock:
             # By identity: a tag comes back as the very object, and need not be hashable. Kept, so that it stays unique.
-            self._held |= {id(delivery.tag): (delivery.tag, _id(delivery), since) for delivery in deliveries}
+            for delivery in deliveries:
+                begun = since if delivery.lease is None or lease is None else min(since, got + delivery.lease - lease)
+                self._held[id(delivery.tag)] = (delivery.tag, _id(delivery), begun)
             if self._is_lost:  # Another thread has found that out meanwhile.
                 self._note_risk("connection lost")
         if deliveries:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, assert_type, reveal_type
+from uuid import UUID
 
 from postbus import (
     Backoff,
@@ -58,6 +59,9 @@ assert_type(Tenant("acme").name, str)
 assert_type(stamps.Delay(timedelta(minutes=5)).seconds, float)
 assert_type(Recoverable(delay=timedelta(minutes=5)).delay, float | None)
 stamps.Delay("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+assert_type(stamps.Key("acme").value, str | None)
+assert_type([stamps.Key(13), stamps.Key(UUID(int=13)), stamps.Key(None)], list[stamps.Key])
+stamps.Key(1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Tenant(name=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Tenant("acme").name = "changed"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 reveal_type(Envelope.wrap)  # (message: Any, *stamps: Stamp) -> Envelope
@@ -89,7 +93,7 @@ class Plain:
     text: str
 
 
-@app.message("sms.notification", transport="orders", aliases=["sms"])
+@app.message("sms.notification", transport="orders", aliases=["sms"], key="text")
 @dataclass(frozen=True)
 class Named:
     text: str

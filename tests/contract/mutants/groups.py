@@ -13,7 +13,7 @@ from tests.contract.mutants.entry import breaks
 from tests.contract.server import Groups
 
 
-@breaks("a_delivery_tells_its_group")
+@breaks("a_delivery_tells_its_group", also=["any_text_is_a_key"])
 class KnowsOneGroup(Grouped):
     """Gives every delivery the same ordering key."""
 
@@ -21,12 +21,79 @@ class KnowsOneGroup(Grouped):
         return [replace(delivery, group="all") for delivery in super().fetch(limit, wait)]
 
 
+class Cutting(Groups):
+    """Knows the first 128 characters of a key."""
+
+    def group_of(self, message: Message) -> str | None:
+        group = super().group_of(message)
+        return None if group is None else group[:128]
+
+
+@breaks("any_text_is_a_key")
+class CutsKeys(Grouped):
+    """Takes long keys that begin alike for one."""
+
+    queue_type = Cutting
+
+
+class Folding(Groups):
+    """Takes a key as some databases compare texts."""
+
+    def group_of(self, message: Message) -> str | None:
+        group = super().group_of(message)
+        return None if group is None else group.rstrip().lower()
+
+
+@breaks("any_text_is_a_key")
+class FoldsKeys(Grouped):
+    """Takes keys that differ in capitals, or in a space at their end, for one."""
+
+    queue_type = Folding
+
+
+@breaks("a_copy_stays_in_its_group")
+class AddsToKeys(Grouped):
+    """Gives the group another name than the key that it was made of, and than one that it would be made of."""
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        return [replace(d, group=f"group-{d.group}") if d.group is not None else d for d in super().fetch(limit, wait)]
+
+
+class OneAtATime(Groups):
+    """Has no two groups in flight."""
+
+    def is_taken(self, message: Message) -> bool:
+        return self.group_of(message) is not None and any(map(self.group_of, self.in_flight.values()))
+
+
+@breaks("a_group_keeps_no_other_waiting")
+class HoldsUpOtherGroups(Grouped):
+    """Delivers nothing of a group while something of another one is in flight."""
+
+    queue_type = OneAtATime
+
+
+class Polite(Groups):
+    """Lets what has no group wait for what has one."""
+
+    def is_taken(self, message: Message) -> bool:
+        few = list(self.in_flight.values())[:10]  # Who has fetched thousands is not to wait for this.
+        return super().is_taken(message) or (self.group_of(message) is None and any(map(self.group_of, few)))
+
+
+@breaks("a_group_keeps_no_other_waiting")
+class HoldsUpWhatHasNoGroup(Grouped):
+    """Delivers nothing without a group while something of one is in flight."""
+
+    queue_type = Polite
+
+
 class Overtaking(Groups):
     """Lets the last of a group overtake all others, if there are many."""
 
     def ready(self) -> list[Message]:
         ready = super().ready()
-        return ready[::-1] if len(ready) > 3 else ready
+        return ready[::-1] if len(ready) > 5 else ready
 
 
 @breaks("a_group_comes_in_its_order")

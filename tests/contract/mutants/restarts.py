@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from postbus.errors import ConnectionLost, TransportError
 from postbus.transport import Delivery, Outgoing
 from postbus_in_memory.queue import Message
-from tests.contract.healthy import Served
+from tests.contract.healthy import Plain, Served
 from tests.contract.mutants.entry import breaks
 from tests.contract.server import Server
 
@@ -113,7 +113,11 @@ class WaitsForALostBroker(Served):
             return []
 
 
-@breaks("fetching_without_a_broker_is_a_lost_connection")
+@breaks(
+    "fetching_without_a_broker_is_a_lost_connection",
+    # Who hears of no loss has none to tell.
+    also=["a_loss_is_told_once"],
+)
 class FetchesNothingFromALostBroker(Served):
     """Takes a broker that is away for one that is empty."""
 
@@ -133,7 +137,7 @@ class PublishesToALostBroker(Served):
         return super().publish(messages) if self.queue.running else [None] * len(messages)
 
 
-@breaks("closing_without_a_broker_is_quiet")
+@breaks("closing_without_a_broker_is_quiet", also=["what_was_in_flight_survives_a_restart"])
 class SaysGoodbye(Served):
     """Wants to tell the broker that it closes."""
 
@@ -196,3 +200,18 @@ class LosesItsBrokerTwice(Served):
     """Opens a connection to a broker that is not ready, and finds that out later."""
 
     queue_type = Shaky
+
+
+@breaks("a_loss_is_told_once")
+class TakesSilenceForAnEmptyQueue(Served):
+    """Connects while it fetches, and says that nothing is there if that takes longer than it was to wait."""
+
+    def __init__(self, queue: Server, *, lease: float) -> None:
+        self.start = queue.starts
+        self.has_reached = queue.running
+        Plain.__init__(self, queue, lease=lease)
+
+    def fetch_from(self, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
+        if not self.has_reached and wait < 1:
+            return []
+        return super().fetch_from(queues, limit, wait)
