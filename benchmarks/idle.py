@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.measuring import Contender
+from benchmarks.measuring import Contender, Unavailable
 from postbus import Limits, Postbus, stamps
+from postbus.plugins import installed_plugins
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def print_latency(ping: Ping) -> None:
 
 def make_app(dsns: Sequence[str]) -> Postbus:
     """Return the app of both processes, whose transports are named after their positions."""
-    app = Postbus(transports={str(position): dsn for position, dsn in enumerate(dsns)})
+    app = Postbus(transports={str(position): dsn for position, dsn in enumerate(dsns)}, routing={})
     app.handler(print_latency)
     return app
 
@@ -76,20 +77,52 @@ def waiting_cost(seconds: float, *dsns: str) -> float:
         return float(output.readline())
 
 
+def memory_of_worker(dsn: str) -> float:
+    """Return the bytes that `postbus consume` has in memory, once it has handled a message; with one plugin installed.
+
+    That is what `ps` says, with all that other processes may share.
+    """
+    scheme = dsn.partition(":")[0]
+    known = installed_plugins().schemes[scheme].plugin.name
+    os.environ |= {"BENCHMARKED_DSN": dsn, "POSTBUS_PLUGINS": known}
+    try:
+        command = ("postbus", "--app", "benchmarks.consumed:app", "consume", "0")
+        with make_app([dsn]) as app, _running(command, machine.CORES[-1]) as output:
+            app.dispatch(Ping(time.monotonic()), stamps.TransportNames(("0",)))
+            output.readline()
+            return output.resident
+    finally:
+        del os.environ["BENCHMARKED_DSN"], os.environ["POSTBUS_PLUGINS"]
+
+
+def memory_of_client(listener: Sequence[str], ping: Callable[[float], object]) -> float:
+    """Return the same of any module that receives pings."""
+    with _started(listener, machine.CORES[-1]) as output:
+        ping(time.monotonic())
+        output.readline()
+        return output.resident
+
+
 def _listener(seconds: float, dsns: Sequence[str]) -> Sequence[str]:
     return "benchmarks.idle", str(seconds), *dsns
 
 
 @contextmanager
 def _started(listener: Sequence[str], core: int) -> Generator[_Lines]:
+    """Run a module until its caller is done, from when it says that it is ready."""
+    with _running(listener, core) as output:
+        output.readline()
+        yield output
+
+
+@contextmanager
+def _running(listener: Sequence[str], core: int) -> Generator[_Lines]:
     with machine.pinned(core):
         root = Path(__file__).parents[1]
         command = [sys.executable, "-m", *listener]
         process = subprocess.Popen(command, cwd=root, env=os.environ, stdout=subprocess.PIPE, text=True)
     try:
-        output = _Lines(process)
-        output.readline()
-        yield output
+        yield _Lines(process)
     finally:
         process.terminate()
         process.communicate()
@@ -100,6 +133,15 @@ class _Lines:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+
+    @property
+    def resident(self) -> float:
+        """How many bytes the worker has in memory."""
+        status = Path(f"/proc/{self._process.pid}/status")
+        if not status.exists():
+            raise Unavailable("this system does not tell how much memory a process has")
+        [kilobytes] = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmRSS:")]
+        return float(kilobytes) * 1024
 
     def readline(self) -> str:
         """Return the next line; raise `RuntimeError` if the worker has ended without one."""

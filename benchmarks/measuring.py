@@ -11,10 +11,11 @@ from typing import Literal, TypeVar
 T = TypeVar("T")
 
 Contender = Callable[[], float]
-"""Does its work once, and returns what it cost: seconds for one message, or a share of a core."""
+"""Does its work once, and returns what it cost: seconds for one message, a share of a core, or bytes."""
 
-Comparison = Literal["ratio", "difference", "cost"]
-"""How fast it is as a share of the raw speed (more is better), what it adds, or what it costs (less is better)."""
+Comparison = Literal["ratio", "difference", "times", "cost"]
+"""How fast it is as a share of the raw speed (more is better); what it adds, how many times as much it takes as the raw
+one does, or what it costs (less is better)."""
 
 
 class Unavailable(Exception):
@@ -32,8 +33,8 @@ class Figure:
     comparison: Comparison = "ratio"
     target: float | None = None
     """What is to be reached: at least, for a ratio, and at most for the others. None for information."""
-    unit: Literal["s", "%", "/s"] = "s"
-    """How values are shown; ``/s`` shows the seconds for one message as messages in a second."""
+    unit: Literal["s", "%", "/s", "B"] = "s"
+    """How values are shown; ``B`` are bytes, and ``/s`` shows the seconds for one message as messages in a second."""
     rounds: int | None = None
     """How often it is measured; None for as often as was asked for."""
     warm_up: bool = True
@@ -77,6 +78,8 @@ class Result:
             return Samples([raw / ours for ours, raw in pairs])
         if self.figure.comparison == "difference":
             return Samples([ours - raw for ours, raw in pairs])
+        if self.figure.comparison == "times":
+            return Samples([ours / raw for ours, raw in pairs])
         return self.ours
 
     @property

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol
 
 from benchmarks import idle
 from benchmarks.measuring import Figure, seconds_per
@@ -20,6 +21,9 @@ STORED_SINGLY, SINGLE_ROUNDS = 250, 40
 TAKEN = 10_000
 """How many messages are taken off a queue of a given depth."""
 SHALLOW, DEEP = 1_000, 100_000
+HANDLED = 1_000_000
+TAKEN_WORN, WORN_ROUNDS = 500, 3
+"""Few, because each look into a table that is worn may take seconds."""
 PINGS = 200
 SECONDS_IDLE = 10.0
 
@@ -33,6 +37,19 @@ class Part:
 
     raw: str
     target: float
+
+
+@dataclass(frozen=True)
+class Idle:
+    """What an idle worker is to reach."""
+
+    latency: float | None = 2e-3
+    """How many seconds later than the client it may get a message."""
+    core: float = 0.005
+    """The share of a core that its waiting may take."""
+
+
+IDLE = Idle()
 
 
 class Ours:
@@ -124,10 +141,12 @@ class Queues:
 
 
 @contextmanager
-def figures(make: Make, *, worker: Part, dispatch_many: Part, dispatch: Part) -> Generator[Iterable[Figure]]:
+def figures(
+    make: Make, *, worker: Part, dispatch_many: Part, dispatch: Part, waiting: Idle = IDLE
+) -> Generator[Iterable[Figure]]:
     """Give all figures of a broker, each beside what its client does."""
     with Queues(make) as queues:
-        yield _figures(queues, worker, dispatch_many, dispatch)
+        yield chain(_figures(queues, worker, dispatch_many, dispatch), idle_worker(queues, waiting))
 
 
 def _figures(queues: Queues, worker: Part, dispatch_many: Part, dispatch: Part) -> Iterable[Figure]:
@@ -153,7 +172,6 @@ def _figures(queues: Queues, worker: Part, dispatch_many: Part, dispatch: Part) 
     )
     yield from _depth("worker", queues.ours, target=0.9)
     yield from _depth("the client alone", queues.raw, target=None)
-    yield from _waiting(queues)
 
 
 def _depth(who: str, make: Callable[[str], Ours | Raw], target: float | None) -> Iterable[Figure]:
@@ -171,7 +189,46 @@ def _depth(who: str, make: Callable[[str], Ours | Raw], target: float | None) ->
     shallow.queue.empty()
 
 
-def _waiting(queues: Queues) -> Iterable[Figure]:
+class Wearable(Queue, Protocol):
+    """A queue in a table, which gets worn."""
+
+    def wear(self, count: int) -> None:
+        """Let so many messages have gone through it."""
+        ...
+
+
+def worn(
+    make: Callable[..., Wearable], seen: Callable[[], AbstractContextManager[object]], recover: Callable[[], None]
+) -> Iterable[Figure]:
+    """Compare a table that many messages have gone through with one of few; ``make`` takes the name of a ``table``.
+
+    ``seen`` keeps a transaction open meanwhile that could still see whatever is deleted, and ``recover`` has the server
+    clear away what nobody can see.
+    """
+
+    def make_with_table(name: str, message: object) -> Wearable:
+        return make(name, message, table=name.replace("-", "_"))
+
+    with Queues(make_with_table) as queues:
+        old, new = queues.ours("worn"), queues.ours("fresh")
+
+        def figure(what: str) -> Figure:
+            return Figure(
+                name=f"worker, after {_spaced(HANDLED)} others, {what}\nbeside it: on a table of few",
+                ours=lambda: old.work_off(TAKEN_WORN),
+                raw=lambda: new.work_off(TAKEN_WORN),
+                rounds=WORN_ROUNDS,
+                warm_up=False,
+            )
+
+        with seen():
+            old.queue.wear(HANDLED)
+            yield figure("which an open transaction could still see")
+        recover()
+        yield figure("which nobody can see any more")
+
+
+def idle_worker(queues: Queues, wanted: Idle, pings: int = PINGS) -> Iterable[Figure]:
     """Return what an idle worker is like."""
     ours, raw = queues.new("idle"), queues.raw("idle-raw").queue
     with idle.pinging(ours.dsn) as [ping], idle.listening(raw.listener, raw.ping) as [raw_ping]:
@@ -180,16 +237,26 @@ def _waiting(queues: Queues) -> Iterable[Figure]:
             ours=ping,
             raw=raw_ping,
             comparison="difference",
-            target=2e-3,
-            rounds=PINGS,
+            target=wanted.latency,
+            rounds=pings,
         )
     yield Figure(
         name=f"idle worker: share of a core, over {SECONDS_IDLE:.0f} s",
         ours=lambda: idle.waiting_cost(SECONDS_IDLE, ours.dsn),
         comparison="cost",
         unit="%",
-        target=0.005,
+        target=wanted.core,
         rounds=1,
+        warm_up=False,
+    )
+    yield Figure(
+        name="idle worker: memory of its process\nraw: that of the client which waits",
+        ours=lambda: idle.memory_of_worker(ours.dsn),
+        raw=lambda: idle.memory_of_client(raw.listener, raw.ping),
+        comparison="times",
+        unit="B",
+        target=1.3,
+        rounds=3,
         warm_up=False,
     )
 

@@ -102,8 +102,8 @@ def _show_target(result: Result) -> str:
     target = result.figure.target
     if target is None:
         return ""
-    if result.figure.comparison == "ratio":
-        return f"≥ {target:g} ×"
+    if result.figure.comparison in ("ratio", "times"):
+        return f"{'≥' if result.figure.comparison == 'ratio' else '≤'} {target:g} ×"
     factor, name = _scale(target, result.figure.unit)
     return f"≤ {target * factor:g} {name}"
 
@@ -117,6 +117,8 @@ def _scale(value: float, unit: str) -> tuple[float, str]:
     """Return by what to multiply a value, and the unit that it then has."""
     if unit == "%":
         return 100.0, "%"
+    if unit == "B":
+        return 1e-6, "MB"
     for factor, name in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")):
         if abs(value) * factor >= 1:
             return factor, name

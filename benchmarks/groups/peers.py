@@ -34,11 +34,17 @@ class Row:
     module: str
     count: int
     options: tuple[str, ...] = ()
+    target: float | None = None
+    """How many times as fast ours is to be."""
 
 
 REDIS = "redis_plain"
 RABBITMQ = "rabbitmq"
+KAFKA = "kafka_plain"
+SQS = "elasticmq"
+POSTGRESQL = "postgresql"
 OUR_COUNTS = {"worker": 20_000, "enqueue": 3_000, "enqueue_many": 10_000}
+OUR_COUNTS_ON_SQS = {"worker": 3_000, "enqueue": 300, "enqueue_many": 3_000}
 OUR_NAMES = {"worker": "worker", "enqueue": "enqueueing one by one", "enqueue_many": "enqueueing in batches"}
 
 ROWS = [
@@ -64,20 +70,43 @@ ROWS = [
     Row("Dramatiq, unconfirmed (its default)", "enqueue", RABBITMQ, "dramatiq", 5_000),
     Row("FastStream", "enqueue", RABBITMQ, "faststream", 2_000),
     Row("FastStream, 500 at once", "enqueue_many", RABBITMQ, "faststream", 5_000),
+    Row("FastStream, acks when handled", "worker", KAFKA, "faststream", 5_000),
+    Row("confluent-kafka, a plain loop", "worker", KAFKA, "confluent", 50_000),
+    Row("FastStream", "enqueue", KAFKA, "faststream", 2_000),
+    Row("confluent-kafka, flushed each time", "enqueue", KAFKA, "confluent", 2_000),
+    Row("FastStream, 500 at once", "enqueue_many", KAFKA, "faststream", 5_000),
+    Row("confluent-kafka, flushed at the end", "enqueue_many", KAFKA, "confluent", 50_000),
+    Row("Celery, late acks", "worker", SQS, "celery", 200, ("late",), target=5),
+    Row("Celery, early acks (its default)", "worker", SQS, "celery", 200),
+    Row("Celery", "enqueue", SQS, "celery", 200),
+    Row("Procrastinate", "worker", POSTGRESQL, "procrastinate", 500, target=18),
+    Row("Procrastinate", "enqueue", POSTGRESQL, "procrastinate", 500),
+    Row("Procrastinate, batch_defer", "enqueue_many", POSTGRESQL, "procrastinate", 5_000),
 ]
 
 
 @contextmanager
 def figures() -> Generator[Prepared]:
-    """Measure on both brokers, each on the first core, and every contender on the last one."""
-    with broker.running(REDIS) as redis, broker.running(RABBITMQ) as rabbitmq:
-        urls = {REDIS: redis, RABBITMQ: rabbitmq}
+    """Measure on each of the brokers, all on the first core, and every contender on the last one."""
+    with (
+        broker.running(REDIS) as redis,
+        broker.running(RABBITMQ) as rabbitmq,
+        broker.running(KAFKA) as kafka,
+        broker.running(SQS) as sqs,
+        broker.running(POSTGRESQL) as postgresql,
+    ):
+        urls = {REDIS: redis, RABBITMQ: rabbitmq, KAFKA: kafka, SQS: sqs, POSTGRESQL: postgresql}
         yield (
             {
                 "Libraries": machine.versions(
-                    "postbus", "postbus-redis", "postbus-amqp", "celery", "dramatiq", "rq", "faststream"
+                    "postbus",
+                    *("postbus-redis", "postbus-amqp", "postbus-kafka", "postbus-sqs", "postbus-sql"),
+                    *("celery", "dramatiq", "rq", "faststream", "confluent-kafka", "procrastinate"),
                 ),
-                "Clients": machine.versions("redis", "hiredis", "pika", "amqp", "aio-pika", "uvloop"),
+                "Clients": machine.versions(
+                    *("redis", "hiredis", "pika", "amqp", "aio-pika", "kafka-python", "aiokafka", "boto3", "psycopg"),
+                    "uvloop",
+                ),
                 "Cores": broker.CORES,
             },
             [_figure(row, urls[row.broker]) for row in ROWS],
@@ -85,12 +114,20 @@ def figures() -> Generator[Prepared]:
 
 
 def _figure(row: Row, url: str) -> Figure:
-    place = {REDIS: "Redis", RABBITMQ: "RabbitMQ"}[row.broker]
+    place = {
+        REDIS: "Redis",
+        RABBITMQ: "RabbitMQ",
+        KAFKA: "Kafka",
+        SQS: "SQS (ElasticMQ)",
+        POSTGRESQL: "PostgreSQL",
+    }[row.broker]
+    our_counts = OUR_COUNTS_ON_SQS if row.broker == SQS else OUR_COUNTS
     return Figure(
         name=f"{place}, {OUR_NAMES[row.action]}\ntheirs: {row.name}",
-        ours=_contender("postbus", row.action, url, OUR_COUNTS[row.action]),
+        ours=_contender("postbus", row.action, url, our_counts[row.action]),
         raw=_contender(row.module, row.action, url, row.count, *row.options),
         unit="/s",
+        target=row.target,
         warm_up=False,
     )
 

@@ -10,10 +10,13 @@ import redis
 import redis.asyncio
 import uvloop
 from fast_depends.msgspec import MsgSpecSerializer
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker
 from faststream.rabbit import Channel, RabbitBroker, RabbitQueue
 from faststream.redis import RedisBroker, StreamSub
 
 from benchmarks.peers import CUSTOMER, QUEUE, Tally
+from benchmarks.raw.kafka import Topic
 
 NAME = f"{QUEUE}-faststream"
 GROUP = "workers"
@@ -126,6 +129,33 @@ class OnRabbitMQ(Peer):
         self._runner.run(declare_and_purge())
 
 
+class OnKafka(Peer):
+    """A topic and a consumer group; what was handled is committed, as it is nowhere by default."""
+
+    def make_broker(self, url: str) -> Any:
+        servers = url.removeprefix("kafka://")
+        broker = KafkaBroker(servers, logger=None, serializer=MsgSpecSerializer(), acks="all", enable_idempotence=True)
+        tally = self._tally
+        self._topic = Topic(servers, NAME)
+
+        @broker.subscriber(NAME, group_id=GROUP, auto_offset_reset="earliest", ack_policy=AckPolicy.ACK)
+        async def do_nothing(number: int, customer: str) -> None:
+            tally(number)
+
+        return broker
+
+    def publish(self, number: int) -> Any:
+        return self._broker.publish({"number": number, "customer": CUSTOMER}, NAME)
+
+    async def publish_batch(self, numbers: range) -> None:
+        await asyncio.gather(*map(self.publish, numbers))
+
+    def purge(self) -> None:
+        self._topic.delete()
+        self._topic.setup()
+
+
 def make(url: str) -> Peer:
     """Return what uses the broker of this URL."""
-    return OnRedis(url) if url.startswith("redis") else OnRabbitMQ(url)
+    kinds = {"redis": OnRedis, "amqp": OnRabbitMQ, "kafka": OnKafka}
+    return kinds[url.partition("://")[0]](url)

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.peers import CUSTOMER, QUEUE, Tally
-from benchmarks.raw.rabbitmq import Queue
+from benchmarks.raw import kafka, postgresql, rabbitmq, sqs
 from benchmarks.raw.redis import Stream
 from postbus import Limits, Postbus
+
+QUEUES: dict[str, Any] = {
+    "redis": Stream,
+    "amqp": rabbitmq.Queue,
+    "kafka": kafka.Topic,
+    "sqs": sqs.Queue,
+    "postgresql": postgresql.Table,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +32,8 @@ class Peer:
     def __init__(self, url: str) -> None:
         self._tally = tally = Tally()
         # Only to empty the queue: not every transport can.
-        self._queue = (Stream if url.startswith("redis") else Queue)(url, f"{QUEUE}-postbus")
+        scheme, _, place = url.partition("://")
+        self._queue = QUEUES[scheme](place if scheme == "kafka" else url, f"{QUEUE}-postbus")
         self._app = Postbus(transports={"async": self._queue.dsn}, routing={OrderPlaced: "async"})
 
         @self._app.handler
