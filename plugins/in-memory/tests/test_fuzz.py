@@ -21,6 +21,7 @@ MESSAGES = st.builds(
 
 
 @pytest.mark.slow
+@pytest.mark.once
 @thorough
 @given(batches(MESSAGES))
 def test_what_strangers_send_hurts_nobody(messages: list[Outgoing]) -> None:
