@@ -14,7 +14,8 @@ from postbus.errors import ConnectionLost, NotDecoded, Unrecoverable
 from postbus.failures import MOST_ERRORS
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
-from postbus.transport import Delivery, Guarantees, Outgoing, QueueTransport
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Delivery, Guarantees, Outgoing
 
 
 @dataclass(frozen=True)

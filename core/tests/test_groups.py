@@ -15,7 +15,8 @@ import postbus_in_memory
 from postbus import Limits, Postbus, stamps
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
-from postbus.transport import Delivery, Guarantees, QueueTransport
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Delivery, Guarantees
 from postbus.worker.holdings import Holding
 from postbus_in_memory.connection import InMemoryConnection
 from postbus_in_memory.queue import Queue

@@ -19,7 +19,8 @@ from postbus.errors import ConnectionLost
 from postbus.events import LeasesExtended, MessageFailed, TransportLost
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
-from postbus.transport import Guarantees, QueueTransport
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Guarantees
 from postbus.worker.health import Health, ailment
 from postbus.worker.holdings import Holding
 

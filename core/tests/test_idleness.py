@@ -13,7 +13,8 @@ from postbus import Limits, Postbus, stamps
 from postbus.errors import ConfigurationError, ConnectionLost
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
-from postbus.transport import Counts, Delivery, Guarantees, Outgoing, QueueTransport
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Counts, Delivery, Guarantees, Outgoing
 
 PATIENCE = 60.0
 """Seconds after which a worker that must end counts as never ending."""

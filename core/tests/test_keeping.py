@@ -19,7 +19,8 @@ from postbus.errors import ConnectionLost
 from postbus.events import LeaseLost, LeasesExtended, MessageReleased, MessagesAcknowledged, TransportLost
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
-from postbus.transport import Guarantees, QueueTransport
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Guarantees
 from postbus.worker.holdings import Holding
 from postbus.worker.keeper import Keeper
 from postbus_in_memory.connection import InMemoryConnection

@@ -24,7 +24,8 @@ from postbus.errors import SerializationError
 from postbus.failures import as_it_came
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
-from postbus.transport import Delivery, Guarantees, Outgoing, QueueTransport
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Delivery, Guarantees, Outgoing
 from postbus.worker.holdings import Holding
 from postbus.worker.trials import Channel, _as_delivery
 from postbus_in_memory.connection import InMemoryConnection

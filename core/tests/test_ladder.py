@@ -18,8 +18,9 @@ from postbus.events import Event, LeaseLost, MessageBuried, MessagePostponed, Me
 from postbus.failures import UNKNOWN_TYPE, Failures
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
+from postbus.queue_transport import QueueTransport
 from postbus.serialization import Undecodable
-from postbus.transport import Outgoing, QueueTransport
+from postbus.transport import Outgoing
 from postbus.worker.holdings import Holding
 from postbus_in_memory import GUARANTEES, InMemoryConnection
 from postbus_in_memory.queue import Queue

@@ -11,17 +11,9 @@ from msgspec.structs import replace
 
 from postbus import Envelope, stamps
 from postbus.errors import ConnectionLost, MessageRefused
+from postbus.queue_transport import QueueTransport
 from postbus.serialization import JsonSerializer, TypeRegistry, Undecodable
-from postbus.transport import (
-    Delivery,
-    Guarantees,
-    Outgoing,
-    QueueTransport,
-    SupportsBrowse,
-    SupportsCount,
-    TransportContext,
-    supports,
-)
+from postbus.transport import Delivery, Guarantees, Outgoing, SupportsBrowse, SupportsCount, TransportContext, supports
 from postbus_in_memory.connection import InMemoryConnection
 from postbus_in_memory.queue import Queue
 

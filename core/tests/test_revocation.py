@@ -14,7 +14,8 @@ from postbus import Postbus
 from postbus.events import Event, LeaseLost
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
-from postbus.transport import Delivery, Guarantees, QueueTransport
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Delivery, Guarantees
 from postbus_in_memory.connection import InMemoryConnection
 from postbus_in_memory.queue import Queue
 

@@ -34,7 +34,8 @@ from postbus.events import (
 from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.limits import Stopping, resident_memory
 from postbus.plugins import Plugin, Plugins
-from postbus.transport import Delivery, Guarantees, Outgoing, QueueTransport
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Delivery, Guarantees, Outgoing
 from postbus.worker.receivers import FetchSize
 
 PATIENCE = 30.0

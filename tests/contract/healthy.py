@@ -27,7 +27,8 @@ from msgspec.structs import replace
 from postbus.dsn import Dsn
 from postbus.errors import ConnectionLost, MessageRefused, TransportError
 from postbus.hookspecs import RegisterTransport, hookimpl
-from postbus.transport import Delivery, Guarantees, Outgoing, QueueTransport, TransportContext
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Delivery, Guarantees, Outgoing, TransportContext
 from postbus_in_memory import GUARANTEES, InMemoryConnection, InMemoryOptions
 from postbus_in_memory.queue import Queue
 from tests.contract.server import Groups, Interrupted, Route, Server, Urgent

@@ -8,8 +8,9 @@ from typing import ClassVar
 import pytest
 from msgspec.structs import replace
 
+from postbus.queue_transport import QueueTransport
 from postbus.testing.histories import Clock, TransportHistories
-from postbus.transport import Delivery, QueueTransport
+from postbus.transport import Delivery
 from postbus_in_memory.queue import Queue
 from tests.contract.healthy import Limited, Plain
 from tests.contract.mutants import MUTANTS

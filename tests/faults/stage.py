@@ -16,7 +16,8 @@ from typing import Self
 import msgspec
 
 from postbus import Postbus
-from postbus.transport import Connection, Counts, QueueTransport, SupportsCount, SupportsSetup, supports
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Connection, Counts, SupportsCount, SupportsSetup, supports
 from tests.faults.account import Account
 from tests.faults.deaths import Death
 from tests.faults.ledger import Buried, Ledger, Reader

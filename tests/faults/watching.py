@@ -18,7 +18,8 @@ from postbus.dsn import Dsn
 from postbus.errors import ConnectionLost, TransportError
 from postbus.hookspecs import RegisterTransport, TransportFactory, hookimpl
 from postbus.plugins import Plugin, Plugins, installed_plugins
-from postbus.transport import Connection, Delivery, Outgoing, QueueTransport, Transport, TransportContext
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Connection, Delivery, Outgoing, Transport, TransportContext
 from tests.faults.deaths import Death, Point, Reaper
 from tests.faults.ledger import AtRisk, Entombed, Ledger, Postponed, Unanswered
 

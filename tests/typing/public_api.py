@@ -31,7 +31,8 @@ from postbus.bus import MessageBus, Next
 from postbus.dsn import Dsn, Options, option
 from postbus.events import Event, WorkerStopped
 from postbus.hookspecs import RegisterTransport
-from postbus.transport import Connection, Guarantees, QueueTransport, Transport, TransportContext
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Connection, Guarantees, Transport, TransportContext
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,11 @@ from postbus.events import (
     Observers,
 )
 from postbus.middleware import new_id
+from postbus.queue_transport import QueueTransport
 from postbus.retry import Backoff, RetryPolicy, attempts_of, immediate_retries, retries_of
 from postbus.serialization import Undecodable, keep
 from postbus.text import packed
-from postbus.transport import LONGEST_DELAY, QueueTransport, Receiver, Transport
+from postbus.transport import LONGEST_DELAY, Receiver, Transport
 
 logger = logging.getLogger("postbus")
 

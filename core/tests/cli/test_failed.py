@@ -15,8 +15,9 @@ from postbus.cli.failed import CHUNK
 from postbus.cli.failed_messages import PAGE, FailedMessages, Ids
 from postbus.cli.failed_output import BLOCK
 from postbus.cli.failed_retry import Retrying
+from postbus.queue_transport import QueueTransport
 from postbus.serialization import JsonSerializer, TypeRegistry
-from postbus.transport import Outgoing, QueueTransport
+from postbus.transport import Outgoing
 
 if TYPE_CHECKING:
     from conftest import Shop

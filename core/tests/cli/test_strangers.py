@@ -25,8 +25,9 @@ from postbus.cli.failed_messages import FailedMessages, Filter
 from postbus.errors import TransportError, describe
 from postbus.failures import identifiers, label
 from postbus.limits import Limits
+from postbus.queue_transport import QueueTransport
 from postbus.stamps import HEADER
-from postbus.transport import Outgoing, QueueTransport
+from postbus.transport import Outgoing
 
 if TYPE_CHECKING:
     from conftest import Shop

@@ -13,7 +13,8 @@ from newsletter.app import SendNewsletter, app
 from newsletter.dispatch import read_recipients
 from newsletter.tally import Maildir, make_table, tally
 from postbus import Envelope
-from postbus.transport import QueueTransport, SupportsBrowse, SupportsCount
+from postbus.queue_transport import QueueTransport
+from postbus.transport import SupportsBrowse, SupportsCount
 
 
 def count(transport_name: str) -> int:

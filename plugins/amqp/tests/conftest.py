@@ -14,9 +14,10 @@ from uuid import uuid4
 import pytest
 
 from postbus.dsn import Dsn
+from postbus.queue_transport import QueueTransport
 from postbus.serialization import JsonSerializer, TypeRegistry
 from postbus.testing import workbench
-from postbus.transport import Delivery, QueueTransport, TransportContext
+from postbus.transport import Delivery, TransportContext
 from postbus_amqp import CLASSIC
 from postbus_amqp import make_transport as make_amqp_transport
 from postbus_amqp.connection import AmqpConnection

@@ -11,9 +11,10 @@ from uuid import uuid4
 import pytest
 
 from postbus.dsn import Dsn
+from postbus.queue_transport import QueueTransport
 from postbus.serialization import JsonSerializer, TypeRegistry
 from postbus.testing import workbench
-from postbus.transport import QueueTransport, TransportContext
+from postbus.transport import TransportContext
 from postbus_beanstalkd import GUARANTEES
 from postbus_beanstalkd import make_transport as make
 from postbus_beanstalkd.connection import BeanstalkdConnection

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 from uuid import uuid4
 
+from postbus.queue_transport import QueueTransport
 from postbus.testing import TransportContract, TransportHistories
-from postbus.transport import Outgoing, QueueTransport
+from postbus.transport import Outgoing
 from postbus_in_memory import GUARANTEES, Clock, InMemoryTransport
 
 

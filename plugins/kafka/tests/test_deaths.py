@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from plugins.kafka.tests.members import PATIENCE, member_of
-from postbus.transport import Delivery, Outgoing, QueueTransport
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Delivery, Outgoing
 from postbus_kafka.connection import KafkaConnection
 from postbus_kafka.metadata import decode
 from tests.brokers.kafka import Kafka, OwnKafka

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from postbus.dsn import Dsn
+from postbus.queue_transport import QueueTransport
 from postbus.serialization import JsonSerializer, TypeRegistry
 from postbus.testing import workbench
-from postbus.transport import QueueTransport, TransportContext
+from postbus.transport import TransportContext
 from postbus_sql import (
     GUARANTEES,
     make_engine_transport,

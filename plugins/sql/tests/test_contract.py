@@ -11,8 +11,9 @@ from uuid import uuid4
 import pytest
 
 from postbus.dsn import Dsn
+from postbus.queue_transport import QueueTransport
 from postbus.testing import TransportContract, TransportHistories
-from postbus.transport import Outgoing, QueueTransport
+from postbus.transport import Outgoing
 from postbus_sql import GUARANTEES, stamps
 from postbus_sql.connection import SqlConnection
 

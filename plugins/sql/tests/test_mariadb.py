@@ -14,7 +14,8 @@ from sqlalchemy import event, text
 
 from plugins.sql.tests.place import Place
 from postbus.errors import ConnectionLost, DsnError, MessageRefused, TransportError
-from postbus.transport import Outgoing, QueueTransport
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Outgoing
 from postbus_sql import stamps
 from postbus_sql.connection import SqlConnection
 from postbus_sql.dialects.mysql import MySql as Dialect

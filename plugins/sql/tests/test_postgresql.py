@@ -17,7 +17,8 @@ from sqlalchemy import text
 
 from plugins.sql.tests.place import Place
 from postbus.errors import ConnectionLost, DsnError, MessageRefused, TransportError
-from postbus.transport import Outgoing, QueueTransport
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Outgoing
 from postbus_sql import notifications, stamps
 from postbus_sql.connection import SqlConnection
 from postbus_sql.dialects.postgresql import PostgreSql as Dialect

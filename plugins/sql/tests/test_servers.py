@@ -12,11 +12,12 @@ from uuid import uuid4
 import pytest
 
 from postbus.dsn import Dsn
+from postbus.queue_transport import QueueTransport
 from postbus.testing import TransportContract, TransportHistories
 from postbus.testing.rules.restarts import Restarts
 from postbus.testing.workbench import Broker as Breakable
 from postbus.testing.workbench import Workbench
-from postbus.transport import Outgoing, QueueTransport
+from postbus.transport import Outgoing
 from postbus_sql import GUARANTEES, MYSQL, POSTGRESQL, stamps
 
 pytestmark = pytest.mark.slow

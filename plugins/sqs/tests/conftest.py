@@ -11,10 +11,11 @@ from uuid import uuid4
 import pytest
 
 from postbus.dsn import Dsn
+from postbus.queue_transport import QueueTransport
 from postbus.serialization import JsonSerializer, TypeRegistry
 from postbus.testing import workbench
 from postbus.testing.subject import Note
-from postbus.transport import QueueTransport, TransportContext
+from postbus.transport import TransportContext
 from postbus_sqs import STANDARD
 from postbus_sqs import make_transport as make
 from postbus_sqs.connection import SqsConnection

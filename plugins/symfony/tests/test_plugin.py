@@ -16,7 +16,8 @@ from postbus import Backoff, Envelope, Limits, Postbus, Stamp, stamps
 from postbus.cli.failed_messages import FailedMessages, Filter
 from postbus.cli.failed_retry import Result, Retrying
 from postbus.errors import SerializationError
-from postbus.transport import Outgoing, QueueTransport, SupportsBrowse
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Outgoing, SupportsBrowse
 from postbus_symfony.twins import REDELIVERY, TWINS, make_bus_twin
 
 README = Path(__file__).parents[1] / "README.md"

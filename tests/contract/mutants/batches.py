@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from postbus.dsn import Dsn
 from postbus.errors import MessageRefused, TransportError
-from postbus.transport import Delivery, Outgoing, QueueTransport, TransportContext
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Delivery, Outgoing, TransportContext
 from postbus_in_memory import InMemoryOptions
 from tests.contract.healthy import Limited, Plain
 from tests.contract.mutants.entry import breaks

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from postbus.dsn import Dsn
 from postbus.errors import ConnectionLost
-from postbus.transport import Delivery, Outgoing, QueueTransport, TransportContext
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Delivery, Outgoing, TransportContext
 from postbus_in_memory import InMemoryOptions
 from postbus_in_memory.queue import Message, Queue
 from tests.contract.healthy import Shared, Shelf

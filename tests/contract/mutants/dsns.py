@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from postbus.dsn import Dsn
-from postbus.transport import QueueTransport, TransportContext
+from postbus.queue_transport import QueueTransport
+from postbus.transport import TransportContext
 from postbus_in_memory import InMemoryOptions
 from tests.contract.healthy import Plain
 from tests.contract.mutants.entry import breaks

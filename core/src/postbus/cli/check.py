@@ -19,7 +19,8 @@ from postbus.cli.output import count_of, print_json, print_table
 from postbus.config import TransportConfig
 from postbus.dsn import Dsn
 from postbus.errors import ConfigurationError, PostbusError, describe, qualified_name
-from postbus.transport import Absence, QueueTransport, Receiver, SupportsCount, SupportsSetup, supports
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Absence, Receiver, SupportsCount, SupportsSetup, supports
 from postbus.worker.health import ailment
 
 Status = Literal["ok", "warning", "problem"]

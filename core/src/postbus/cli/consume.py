@@ -38,7 +38,7 @@ from postbus.cli.watching import Changes
 from postbus.errors import ConfigurationError, PostbusError, TransportError, describe, qualified_name
 from postbus.events import WorkerStopped
 from postbus.limits import GRACE, PREFETCH_BYTES, Limits
-from postbus.transport import QueueTransport
+from postbus.queue_transport import QueueTransport
 from postbus.worker.handling import exit_code
 from postbus.worker.signals import Standby
 from postbus.worker.strategies import STRATEGIES, Strategy

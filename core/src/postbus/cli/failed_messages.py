@@ -14,11 +14,11 @@ from postbus import stamps
 from postbus.app import Postbus
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, TransportError, qualified_name
+from postbus.queue_transport import QueueTransport
 from postbus.serialization import SERIALIZER, Undecodable
 from postbus.transport import (
     Connection,
     Delivery,
-    QueueTransport,
     SupportsBrowse,
     SupportsCount,
     SupportsFind,

@@ -21,7 +21,8 @@ from postbus.doubts import configuration_in, misspelt_variables
 from postbus.dsn import masked
 from postbus.dsn import unknown as unknown
 from postbus.errors import ConfigurationError, PostbusError, describe
-from postbus.transport import Connection, QueueTransport, Transport
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Connection, Transport
 
 logger = logging.getLogger("postbus")
 

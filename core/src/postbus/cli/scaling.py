@@ -9,7 +9,8 @@ from typing import cast
 
 from postbus.cli.invocation import connection_of
 from postbus.errors import ConfigurationError, TransportError
-from postbus.transport import QueueTransport, SupportsCount, Transport, supports
+from postbus.queue_transport import QueueTransport
+from postbus.transport import SupportsCount, Transport, supports
 
 logger = logging.getLogger("postbus")
 

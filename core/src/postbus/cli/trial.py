@@ -20,7 +20,8 @@ from msgspec.structs import replace
 from postbus.app import Postbus
 from postbus.errors import ConfigurationError
 from postbus.events import Event, MessageFailed, MessageHandled
-from postbus.transport import Delivery, Outgoing, QueueTransport, Transport, TransportContext
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Delivery, Outgoing, Transport, TransportContext
 from postbus.worker.signals import StopSignals
 from postbus.worker.trials import Channel, Verdict
 from postbus.worker.worker import Worker

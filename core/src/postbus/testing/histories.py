@@ -17,17 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from postbus.errors import ConnectionLost, TransportError
+from postbus.queue_transport import QueueTransport
 from postbus.testing.model import Client, Holding, Model, Span
 from postbus.testing.workbench import Workbench
-from postbus.transport import (
-    Connection,
-    Outgoing,
-    QueueTransport,
-    SupportsCount,
-    SupportsKeepalive,
-    SupportsReplace,
-    supports,
-)
+from postbus.transport import Connection, Outgoing, SupportsCount, SupportsKeepalive, SupportsReplace, supports
 
 CLIENTS = 3
 

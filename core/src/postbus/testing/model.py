@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from postbus.queue_transport import QueueTransport
 from postbus.testing.workbench import CLOCKS_DIFFER
-from postbus.transport import Counts, Delivery, Guarantees, Outgoing, QueueTransport
+from postbus.transport import Counts, Delivery, Guarantees, Outgoing
 
 
 class Span(NamedTuple):

@@ -11,8 +11,9 @@ from postbus.dsn import Dsn
 from postbus.envelope import Envelope
 from postbus.events import Observers
 from postbus.plugins import Plugin, Plugins, Scheme, installed_plugins
+from postbus.queue_transport import QueueTransport
 from postbus.serialization import JsonSerializer, TypeRegistry
-from postbus.transport import QueueTransport, TransportContext
+from postbus.transport import TransportContext
 
 
 class Note(Struct, frozen=True):

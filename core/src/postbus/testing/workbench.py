@@ -21,6 +21,7 @@ import pytest
 
 from postbus.envelope import Envelope
 from postbus.events import Observers
+from postbus.queue_transport import QueueTransport
 from postbus.testing import reporting
 from postbus.testing.subject import Subject, Task
 from postbus.transport import (
@@ -29,7 +30,6 @@ from postbus.transport import (
     Delivery,
     Guarantees,
     Outgoing,
-    QueueTransport,
     SupportsCount,
     SupportsKeepalive,
     SupportsSetup,

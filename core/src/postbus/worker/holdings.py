@@ -16,7 +16,8 @@ from postbus.envelope import Envelope
 from postbus.errors import ConnectionLost, TransportError, describe
 from postbus.events import LeaseLost, LeasesExtended, MessageReleased, MessagesAcknowledged, Observers
 from postbus.failures import identifiers, label
-from postbus.transport import QueueTransport, Receiver
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Receiver
 from postbus.worker.kill_switch import KillSwitch, Switch
 
 logger = logging.getLogger("postbus")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from postbus.errors import TransportError
 from postbus.limits import Counters, Stopping
-from postbus.transport import QueueTransport, SupportsCount, supports
+from postbus.queue_transport import QueueTransport
+from postbus.transport import SupportsCount, supports
 from postbus.worker.holdings import Holding
 
 

@@ -19,9 +19,10 @@ from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.errors import PostbusError, TransportError, describe
 from postbus.failures import identifiers, label
+from postbus.queue_transport import QueueTransport
 from postbus.serialization import Undecodable
 from postbus.stamps import Stamp
-from postbus.transport import Delivery, QueueTransport
+from postbus.transport import Delivery
 from postbus.worker.handling import Handling, Outcome
 from postbus.worker.holdings import Holding
 

@@ -6,7 +6,8 @@ from msgspec.structs import replace
 
 from postbus.dsn import Dsn
 from postbus.hookspecs import RegisterTransport, hookimpl
-from postbus.transport import Guarantees, QueueTransport, TransportContext
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Guarantees, TransportContext
 from postbus_amqp import stamps
 from postbus_amqp.options import LARGEST_MESSAGE, AmqpOptions, Settings
 

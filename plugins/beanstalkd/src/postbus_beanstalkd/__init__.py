@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from postbus.dsn import Dsn
 from postbus.hookspecs import RegisterTransport, hookimpl
-from postbus.transport import Guarantees, QueueTransport, TransportContext
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Guarantees, TransportContext
 from postbus_beanstalkd.limits import LARGEST, MOST
 from postbus_beanstalkd.options import BeanstalkdOptions, address_of
 from postbus_beanstalkd.stamps import BeanstalkdJob

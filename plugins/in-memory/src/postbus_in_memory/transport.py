@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from postbus import stamps
 from postbus.envelope import Envelope
+from postbus.queue_transport import QueueTransport
 from postbus.serialization import Encoded, Serializer
-from postbus.transport import Delivery, QueueTransport, TransportContext
+from postbus.transport import Delivery, TransportContext
 from postbus_in_memory.connection import InMemoryConnection
 from postbus_in_memory.queue import Clock, Queue
 

@@ -12,7 +12,8 @@ from collections import defaultdict
 from postbus.dsn import Dsn
 from postbus.errors import DsnError
 from postbus.hookspecs import RegisterTransport, hookimpl
-from postbus.transport import Guarantees, QueueTransport, TransportContext
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Guarantees, TransportContext
 from postbus_redis.limits import LARGEST, LONGEST_DELAY
 from postbus_redis.options import RedisOptions
 

@@ -7,7 +7,8 @@ from msgspec.structs import replace
 from postbus.dsn import Dsn
 from postbus.errors import ConfigurationError, DsnError
 from postbus.hookspecs import RegisterTransport, hookimpl
-from postbus.transport import Guarantees, QueueTransport, TransportContext
+from postbus.queue_transport import QueueTransport
+from postbus.transport import Guarantees, TransportContext
 from postbus_sql import stamps
 from postbus_sql.engines import engine_for, register_engine
 from postbus_sql.options import (

@@ -26,6 +26,12 @@ class Statement(str):
         statement.names = tuple(_NAME.findall(text))
         return statement
 
+    def without(self, ending: str) -> Statement:
+        """Return the same without what it ends with."""
+        shorter = super().__new__(type(self), self.removesuffix(ending))
+        shorter.names = self.names
+        return shorter
+
 
 class Language(Protocol):
     """What a dialect fills in; see `postbus_sql.dialects.Dialect`, which says what each is."""

@@ -9,9 +9,10 @@ import traceback
 import pytest
 
 from postbus.envelope import Envelope
+from postbus.queue_transport import QueueTransport
 from postbus.testing.subject import Note
 from postbus.testing.workbench import Workbench, hear, not_later_than, punctual
-from postbus.transport import Outgoing, QueueTransport
+from postbus.transport import Outgoing
 
 
 class Crashes(Workbench):

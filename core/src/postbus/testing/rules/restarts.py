@@ -15,9 +15,10 @@ import pytest
 from postbus.envelope import Envelope
 from postbus.errors import ConnectionLost, TransportError
 from postbus.events import Event, TransportLost, TransportRestored
+from postbus.queue_transport import QueueTransport
 from postbus.testing.subject import Note
 from postbus.testing.workbench import CLOCKS_DIFFER, Broker, Workbench, in_background, not_later_than, punctual
-from postbus.transport import Outgoing, QueueTransport
+from postbus.transport import Outgoing
 
 MESSAGES = [Outgoing(b"%d" % number, {"is": str(number)}) for number in range(3)]
 
