@@ -11,10 +11,11 @@ from msgspec.structs import replace
 from postbus.queue_transport import QueueTransport
 from postbus.testing.histories import Clock, TransportHistories
 from postbus.transport import Delivery
-from postbus_in_memory.queue import Queue
-from tests.contract.healthy import Limited, Plain
+from postbus_in_memory.queue import Message, Queue
+from tests.contract.healthy import Grouped, Limited, Plain
 from tests.contract.mutants import MUTANTS
 from tests.contract.mutants.entry import Remembering
+from tests.contract.server import Groups
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
 
@@ -52,6 +53,45 @@ class TestLimited(Healthy, connection=Limited):
 
     histories = 50
     patience = 30.0
+
+
+class GroupedForAll(Grouped):
+    """Gives what was given back to whoever comes first."""
+
+    guarantees = replace(Grouped.guarantees, release="uncounted")
+
+    def release(self, tags: Sequence[int]) -> Sequence[int]:
+        return Plain.release(self, tags)
+
+
+class TestGroupedForAll(Healthy, connection=GroupedForAll):
+    """So do groups."""
+
+
+class InManyHands(Groups):
+    """Hands out all that is there, whoever has what of the same group."""
+
+    def is_taken(self, message: Message) -> bool:
+        return False
+
+
+class SharesGroups(GroupedForAll):
+    """Lets several consumers have messages of one group."""
+
+    queue_type = InManyHands
+
+
+class Shuffled(Groups):
+    """Has the newest message of a group come first."""
+
+    def ready(self) -> list[Message]:
+        return super().ready()[::-1]
+
+
+class TurnsGroupsRound(GroupedForAll):
+    """Delivers the messages of a group one after the other, the last one first."""
+
+    queue_type = Shuffled
 
 
 class KnowsDeliveriesByMessage(Plain):
@@ -144,6 +184,14 @@ class TestPausesUnsaid(Broken, connection=LikeBeanstalkd):
     """So is a pause."""
 
     held_by_connection = True
+
+
+class TestSharesGroups(Broken, connection=SharesGroups):
+    """A group is in one hand."""
+
+
+class TestTurnsGroupsRound(Broken, connection=TurnsGroupsRound):
+    """A group comes in its order."""
 
 
 class TestPausesLess(Broken, connection=PausesLess):

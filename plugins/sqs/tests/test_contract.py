@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
+from msgspec.structs import replace
 
 from postbus.dsn import Dsn
 from postbus.testing import TransportContract, TransportHistories
@@ -165,3 +166,16 @@ class TestHistories(OnSqs, TransportHistories):
     @pytest.fixture(autouse=True)
     def _use(self, elasticmq: ElasticMq) -> None:
         self.sqs = elasticmq
+
+
+@pytest.mark.once
+class TestFifoHistories(OnMoto, TransportHistories):
+    """On the double that keeps a group in one hand."""
+
+    # What is received behind something delayed in its group is put back with it, and the service counts that.
+    guarantees = replace(FIFO, delivery_count=False)
+    suffix = OnFifo.suffix
+    histories = 5
+    steps = 20
+    rounding = 1.0
+    counts = False

@@ -77,6 +77,8 @@ class TransportHistories(Workbench):
     """By how many seconds a delay or a lease may last longer, because the broker's clock has coarse hands."""
     pause: ClassVar[float] = 0.0
     """How many seconds what was given back waits, as if it had been delayed, before it comes again."""
+    counts: ClassVar[bool] = True
+    """Whether `count` knows what is waiting, delayed and in flight."""
     held_by_connection: ClassVar[bool] = False
     """Whether what was delivered goes back at once when its connection is lost, although its lease is not over."""
 
@@ -232,7 +234,7 @@ class History(RuleBasedStateMachine):
     def count(self, who: int) -> None:
         """Count what is there."""
         connection = self._clients[who % len(self._clients)].transport.connection
-        if supports(connection, SupportsCount):
+        if self._bench.counts and supports(connection, SupportsCount):
             begun = self._begin()
             counts = connection.count()
             self._model.check_counts(counts, self._end(begun))
@@ -326,7 +328,7 @@ class History(RuleBasedStateMachine):
             self._settle(last, list(last.held), "ack")
 
     def _is_something_left(self, connection: Connection) -> bool:
-        counts = connection.count() if supports(connection, SupportsCount) else None
+        counts = connection.count() if self._bench.counts and supports(connection, SupportsCount) else None
         if counts is None or counts.in_flight is None:
             return False
         return bool(counts.waiting or counts.delayed or counts.in_flight)

@@ -11,9 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from postbus import stamps
 from postbus.queue_transport import QueueTransport
 from postbus.testing.workbench import CLOCKS_DIFFER
 from postbus.transport import Counts, Delivery, Guarantees, Outgoing
+
+GROUPS = 3
+"""How many ordering keys there are, where messages have one."""
 
 
 class Span(NamedTuple):
@@ -61,6 +65,7 @@ class Message:
     number: int
     due: Span
     is_delayed: bool
+    group: str | None = None
     is_settled: bool | None = False
     is_new: bool = True
     deliveries: Span = field(default=Span(0, 0))
@@ -101,19 +106,20 @@ class Model:
 
     def make(self, delays: Iterable[float]) -> list[Outgoing]:
         """Return messages to publish, which the model will know again."""
-        return [Outgoing(b"%d" % number, {}, delay) for number, delay in enumerate(delays, len(self._messages))]
+        return [self._make(number, delay) for number, delay in enumerate(delays, len(self._messages))]
 
     def publish(self, messages: Iterable[Outgoing], when: Span) -> None:
         """Take note of what was stored."""
         for message in messages:
             due = when.later(message.delay, self._rounding if message.delay else 0.0)
-            self._messages.append(Message(int(message.body), due, message.delay > 0))
+            self._messages.append(Message(int(message.body), due, message.delay > 0, message.group))
 
     def fetch(self, client: Client, deliveries: Iterable[Delivery], when: Span) -> None:
         """See that each of these could come now, and take note of who holds it."""
         for delivery in deliveries:
             message = self._message_of(delivery)
             self._check(message, delivery, when)
+            self._check_neighbours(message, client, when)
             if message.is_new and not message.is_delayed and self._guarantees.ordering == "fifo":
                 assert client.last < message.number, f"Message {message.number} came after {client.last}."
                 client.last = message.number
@@ -182,7 +188,7 @@ class Model:
 
     def must_come(self, now: Span) -> list[int]:
         """Return the messages of which at least one must come now."""
-        return [message.number for message in self._messages if _is_waiting(message, now)]
+        return [message.number for message in self._messages if _is_waiting(message, now) and self._is_next(message)]
 
     @property
     def unsettled(self) -> list[int]:
@@ -208,6 +214,21 @@ class Model:
 
     # details
 
+    def _make(self, number: int, delay: float) -> Outgoing:
+        key = (stamps.Key(f"group-{number % GROUPS}"),) if self._guarantees.groups else ()
+        return Outgoing(b"%d" % number, {}, delay, stamps=key)
+
+    def _neighbours_of(self, message: Message) -> Iterable[Message]:
+        """Yield the other messages of its group that may not be settled."""
+        if message.group is not None:
+            for other in self._messages:
+                if other.group == message.group and other is not message and not other.is_settled:
+                    yield other
+
+    def _is_next(self, message: Message) -> bool:
+        """Say whether nothing of its group has to come, or to be settled, before it."""
+        return all(other.number > message.number and other.holding is None for other in self._neighbours_of(message))
+
     def _message_of(self, delivery: Delivery) -> Message:
         assert delivery.body.isdigit(), f"{delivery.body!r} came, which nobody has published."
         number = int(delivery.body)
@@ -225,6 +246,17 @@ class Model:
             assert first <= delivery.count <= last, (
                 f"Message {number} came with a count of {delivery.count}, not from {first} to {last}."
             )
+
+    def _check_neighbours(self, message: Message, client: Client, when: Span) -> None:
+        """See that nobody else has one of its group in hand, and that none was to come before it."""
+        number = message.number
+        for other in self._neighbours_of(message):
+            is_elsewhere = other.is_settled is False and other.holding is not None and other.holding not in client.held
+            assert not is_elsewhere or _states(other, when) != ("in_flight",), (
+                f"Message {number} came while another has {other.number}, of the same group."
+            )
+            is_first = other.number < number and not (other.is_delayed or message.is_delayed)
+            assert not is_first or not _is_waiting(other, when), f"Message {number} came before {other.number}."
 
     def _end(self, client: Client, holdings: Iterable[Holding]) -> None:
         for holding in holdings:
