@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -305,14 +307,37 @@ def use_rendered(session: nox.Session, scheme: str, rendered: Path) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure how fast it is, beside the raw equivalent; with "-- peers", beside other libraries."""
+    """Measure how fast it is, beside the raw equivalent; with "-- peers", beside other libraries.
+
+    With "-- --against REV", beside another revision.
+    """
     install_everything(session, *group("bench"))
     if "peers" in session.posargs:
         # Each by itself: one that cannot be installed says so in its row of the table.
         for line in Path("benchmarks/peers/requirements.txt").read_text().splitlines():
             if not line.startswith("#"):
                 session.install("--constraint", "constraints.txt", line, success_codes=range(256))
-    session.run("python", "-m", "benchmarks", *session.posargs, env=ENV)
+    arguments = [*session.posargs]
+    with ExitStack() as stack:
+        if "--against" in arguments[:-1]:
+            place = arguments.index("--against") + 1
+            arguments[place] = stack.enter_context(another_revision(session, arguments[place]))
+        session.run("python", "-m", "benchmarks", *arguments, env=ENV)
+
+
+@contextmanager
+def another_revision(session: nox.Session, revision: str) -> Generator[str]:
+    """Check out another revision, and give the Python of an environment that its own noxfile makes, for benchmarks."""
+    commit = str(session.run("git", "rev-parse", "--short", f"{revision}^{{commit}}", external=True, silent=True))
+    with TemporaryDirectory() as folder:
+        checkout = Path(folder, commit.strip())
+        session.run("git", "worktree", "add", "--detach", "--quiet", str(checkout), revision, external=True)
+        try:
+            nox_there = (sys.executable, "-m", "nox", "--noxfile", str(checkout / "noxfile.py"))
+            session.run(*nox_there, "--session", "bench", "--install-only", external=True)
+            yield str(checkout / ".nox/bench/bin/python")
+        finally:
+            session.run("git", "worktree", "remove", "--force", str(checkout), external=True)
 
 
 @nox.session

@@ -29,11 +29,11 @@ def print_facts(console: Console, facts: Mapping[str, str]) -> None:
         console.print(f"[dim]{name}:[/dim] {value}", soft_wrap=True)
 
 
-def print_table(console: Console, title: str, beside: str, results: Sequence[Result]) -> None:
+def print_table(console: Console, title: str, ours: str, beside: str, results: Sequence[Result]) -> None:
     """Print the figures of a group: medians, with the lowest and the highest value below them."""
     table = Table(title=title, title_justify="left", title_style="bold", show_lines=True)
     table.add_column("figure")
-    for heading in ("ours", beside, "compared", "target", "reached"):
+    for heading in (ours, beside, "compared", "target", "reached"):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         if result.problem is not None:
@@ -95,7 +95,7 @@ def _show_compared(result: Result) -> str:
     if result.figure.comparison == "difference":
         return "+" + _show(compared, result.figure.unit)
     low, high = compared.spread
-    return f"{compared.median:.2f} ×\n[dim]{low:.2f} … {high:.2f}[/dim]"
+    return f"{compared.median:.2f} ×\n[dim]{low:.2f} … {high:.2f}\nbest {result.best:.2f}[/dim]"
 
 
 def _show_target(result: Result) -> str:
