@@ -26,6 +26,19 @@ def plain(envelope: Envelope, call_next: Next) -> Envelope:
     return call_next(envelope.with_(Seen("it")))
 
 
+def with_keyword(envelope: Envelope, call_next: Next, *, name: str = "it") -> Envelope:
+    return call_next(envelope.with_(Seen(name)))
+
+
+def with_default(envelope: Envelope, call_next: Next | None = None) -> Envelope:
+    assert call_next is not None
+    return call_next(envelope.with_(Seen("it")))
+
+
+def with_third(envelope: Envelope, call_next: Next, name: str = "it") -> Envelope:
+    return call_next(envelope.with_(Seen(name)))
+
+
 def with_option(name: str, envelope: Envelope, call_next: Next) -> Envelope:
     return call_next(envelope.with_(Seen(name)))
 
@@ -213,6 +226,9 @@ def test_the_chain_is_frozen_at_construction() -> None:
         plain,
         lambda envelope, call_next: plain(envelope, call_next),
         wrapped,
+        with_keyword,
+        with_default,
+        with_third,
         partial(with_option, "it"),
         partial(plain),
         Callee(),
@@ -229,6 +245,9 @@ def test_the_chain_is_frozen_at_construction() -> None:
         "function",
         "lambda",
         "decorated",
+        "keyword",
+        "default",
+        "third",
         "partial-of-more",
         "partial",
         "object",

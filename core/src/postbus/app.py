@@ -456,7 +456,7 @@ class Postbus(Handlers):
     def handle(self, envelope: Envelope, *, bus: str | None = None) -> Envelope:
         """Take an envelope that a transport delivered through the bus that it was dispatched on."""
         named = envelope.last(stamps.BusName)
-        return self.bus(bus or (named.name if named is not None else None)).dispatch(envelope)
+        return self.bus(bus or (named.name if named is not None else None)).chain(envelope)
 
     @property
     def failures(self) -> Failures:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, cast
 
 from postbus.envelope import Envelope
@@ -18,25 +18,37 @@ Middleware = Callable[[Envelope, Next], Envelope]
 """Takes an envelope and the rest of the chain, which it calls or not; returns an envelope."""
 
 
+class Step:
+    """A middleware of ours, which is made into one function that does its work and calls the rest.
+
+    So it takes a single frame and call, where a callable of two arguments needs somebody to hand it the rest.
+    """
+
+    def link(self, call_next: Next) -> Next:
+        """Return the function; ``call_next`` is the rest of the chain."""
+        raise NotImplementedError
+
+
 class MessageBus:
     """A chain of middleware, built once.
 
     The first in the list is the outermost. An envelope that reaches the end is returned as it is.
     """
 
-    def __init__(self, name: str, middleware: Sequence[Middleware]) -> None:
+    def __init__(self, name: str, middleware: Sequence[Middleware | Step]) -> None:
         self.name = name
         self.middleware = tuple(middleware)
         chain: Next = _return
         for step in reversed(self.middleware):
-            chain = _link(step, chain)
-        self._chain = chain
+            chain = step.link(chain) if isinstance(step, Step) else _link(step, chain)
+        self.chain = chain
+        """The whole chain as one function, for who has an envelope, and nothing to put on it."""
 
     def dispatch(self, message: Any, *stamps: Stamp) -> Envelope:
         """Take a message, or an envelope, through the chain; return the envelope that comes back."""
         # By the class itself, because isinstance takes as long as a middleware to say no.
         envelope = message if message.__class__ is Envelope else Envelope(message)
-        return self._chain(envelope.with_(*stamps) if stamps else envelope)
+        return self.chain(envelope.with_(*stamps) if stamps else envelope)
 
 
 def _return(envelope: Envelope) -> Envelope:
@@ -45,10 +57,18 @@ def _return(envelope: Envelope) -> Envelope:
 
 def _link(step: Middleware, call_next: Next) -> Next:
     # Python calls a bound method without leaving the interpreter's loop, but an object with __call__ not.
-    call: Middleware = step if isinstance(step, FunctionType) else cast(Any, step).__call__
+    call: Middleware = step if isinstance(step, FunctionType | MethodType) else cast(Any, step).__call__
     if inspect.iscoroutinefunction(call) or inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call):
         raise ConfigurationError(
             f"Middleware {call.__qualname__} is async, or a generator, which does nothing when it is called. Make it a "
             "plain def."
         )
+    function = call.__func__ if isinstance(call, MethodType) else call
+    if isinstance(function, FunctionType) and function.__code__.co_argcount == (2 if function is call else 3):
+        # The same function, but that its last parameter is the rest of the chain unless it is given. So it is called
+        # without another one around it, which would be a frame, and 80 ns, for each.
+        code, scope, name, closure = function.__code__, function.__globals__, function.__name__, function.__closure__
+        linked = FunctionType(code, scope, name, (call_next,), closure)
+        linked.__kwdefaults__ = function.__kwdefaults__
+        return cast(Next, linked if isinstance(call, FunctionType) else MethodType(linked, cast(Any, call).__self__))
     return lambda envelope: call(envelope, call_next)

@@ -44,11 +44,10 @@ class Envelope(Struct, frozen=True, gc=False):
 
     def last(self, kind: type[S]) -> S | None:
         """Return the newest stamp of exactly this type, or None."""
-        found = None
-        for stamp in self.stamps:
+        for stamp in reversed(self.stamps):  # What a worker asks for was put on last, and is found at once.
             if type(stamp) is kind:
-                found = stamp
-        return found
+                return stamp
+        return None
 
     def all(self, kind: type[S]) -> list[S]:
         """Return every stamp of exactly this type, oldest first."""

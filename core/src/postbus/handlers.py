@@ -8,12 +8,13 @@ import types
 import typing
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from functools import partial
+from functools import cached_property, partial
 from types import CoroutineType, SimpleNamespace
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, overload
 
 from msgspec import Struct
 
+from postbus import stamps
 from postbus.display import sentence
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, PostbusError, qualified_name, seconds_of
@@ -30,7 +31,7 @@ Handles = type | Literal["*"]
 _MARK = "__postbus_handles__"
 
 
-class Handler(Struct, frozen=True):
+class Handler(Struct, frozen=True, dict=True):
     """A callable that handles messages, and which of them. Its name is its identity."""
 
     name: str
@@ -47,6 +48,17 @@ class Handler(Struct, frozen=True):
     """Which further parameters it has, by name, and what each is to be given."""
     time_limit: float | None = None
     """Seconds that it may take; None for any time."""
+    # What is the same for every message is found out once.
+
+    @cached_property
+    def handled(self) -> stamps.Handled:
+        """What is put on a message that it has handled."""
+        return stamps.Handled(self.name)
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether it is simply called with the message, for as long as it takes."""
+        return not self.takes_envelope and not self.needs and self.time_limit is None
 
     def handle(self, envelope: Envelope, succeeded: Sequence[str] = (), provided: Provided | None = None) -> Any:
         """Handle the message and return what the function returned; what can be awaited is waited for.
@@ -73,6 +85,10 @@ class Handler(Struct, frozen=True):
         else:
             result = self.function(envelope.message)
         # Most handlers return nothing, and to ask what something is takes as long as to call them.
+        return result if result is None else self.finished(result, run)
+
+    def finished(self, result: Any, run: TimedRun | None = None) -> Any:
+        """Return what comes of what the function returned, which is waited for if it can be awaited."""
         while result is not None and (coroutine := _coroutine_of(result, self.name)) is not None:
             result = loop.run(coroutine, self.name) if run is None else run.wait_for(coroutine)
         return result
@@ -158,11 +174,11 @@ class Handlers:
         ``transport`` is where the message came from; None, when it is handled where it was dispatched,
         finds the handlers of every transport. What is found for a message holds for all of its class.
         """
-        key = (message.__class__, bus, transport)
-        found = self._found.get(key)
-        if found is None:
-            found = self._found[key] = tuple(self._find(message, bus, transport))
-        return found
+        try:
+            return self._found[message.__class__, bus, transport]
+        except KeyError:
+            found = self._found[message.__class__, bus, transport] = tuple(self._find(message, bus, transport))
+            return found
 
     def _find(self, message: Any, bus: str, transport: str | None) -> list[Handler]:
         ranked = [

@@ -8,12 +8,12 @@ from contextvars import ContextVar
 from itertools import repeat
 from random import Random
 from time import time
-from typing import cast
+from typing import Any
 
 from msgspec import Struct, field
 
 from postbus import stamps
-from postbus.bus import Next
+from postbus.bus import Next, Step
 from postbus.envelope import Envelope
 from postbus.errors import (
     DeferredFailed,
@@ -93,10 +93,12 @@ class _Current(Struct):
         self.deferred.append((envelope, call_next, current))
 
 
+_NO_KINDS: dict[type, Any] = {}
+
 _current: ContextVar[_Current | None] = ContextVar("postbus_current", default=None)
 
 
-class BeginMessage:
+class BeginMessage(Step):
     """Gives a message what every one has: its bus, its id, its conversation and its cause.
 
     What a handler dispatches while a message is handled gets that one as its cause. A message with
@@ -116,44 +118,49 @@ class BeginMessage:
         self._failure_transports = failure_transports
         self._origins = origins
 
-    def __call__(self, envelope: Envelope, call_next: Next) -> Envelope:
+    def link(self, call_next: Next) -> Next:
         """Put on what is missing, and take the message on as the current one, or keep it back."""
-        # All in one step, and by one look at the stamps, because every message goes through this.
-        kinds = {type(stamp): stamp for stamp in envelope.stamps}
-        parent = _current.get()
-        added: tuple[Stamp, ...] = () if stamps.BusName in kinds else (self._bus,)
-        message_id = cast("stamps.MessageId | None", kinds.get(stamps.MessageId))
-        if message_id is None:
-            message_id = stamps.MessageId(new_id())
-            added += (message_id,) if parent is None else (message_id, stamps.Causation(parent.id))
-        correlation = cast("stamps.Correlation | None", kinds.get(stamps.Correlation))
-        if correlation is None:
-            correlation = stamps.Correlation(message_id.id) if parent is None else parent.correlation
-            added += (correlation,)
-        if added:
-            envelope = Envelope(envelope.message, envelope.stamps + added)
-        buried = cast("stamps.Buried | None", kinds.get(stamps.Buried))
-        if buried is not None and stamps.Received in kinds:
-            envelope = self._restored(envelope, buried)
+        own_bus, current_is = self._bus, _current
 
-        outermost = None if parent is None else parent.outermost or parent
-        if outermost is not None and outermost.is_over:
-            outermost = None  # A thread or task that outlived the handler which began it is on its own.
-        current = _Current(message_id.id, correlation, outermost)
-        if stamps.AfterCurrent in kinds:
-            if outermost is not None:
-                outermost.defer(envelope, call_next, current)
-                return envelope
-            envelope = envelope.without(stamps.AfterCurrent)
-        token = _current.set(current)
-        try:
-            result = call_next(envelope)
-            if current.deferred:
-                _dispatch_deferred(current.deferred)
-            return result
-        finally:
-            _current.reset(token)
-            current.is_over = True
+        # All in one step, and by one look at the stamps, because every message goes through this.
+        def begin(envelope: Envelope) -> Envelope:
+            parent = current_is.get()
+            came = envelope.stamps
+            kinds: dict[type, Any] = {type(stamp): stamp for stamp in came} if came else _NO_KINDS
+            added: tuple[Stamp, ...] = () if stamps.BusName in kinds else (own_bus,)
+            message_id: stamps.MessageId | None = kinds.get(stamps.MessageId)
+            if message_id is None:
+                message_id = stamps.MessageId(new_id())
+                added += (message_id,) if parent is None else (message_id, stamps.Causation(parent.id))
+            correlation: stamps.Correlation | None = kinds.get(stamps.Correlation)
+            if correlation is None:
+                correlation = stamps.Correlation(message_id.id) if parent is None else parent.correlation
+                added += (correlation,)
+            if added:
+                envelope = Envelope(envelope.message, came + added)
+            if stamps.Buried in kinds and stamps.Received in kinds:
+                envelope = self._restored(envelope, kinds[stamps.Buried])
+
+            outermost = None if parent is None else parent.outermost or parent
+            if outermost is not None and outermost.is_over:
+                outermost = None  # A thread or task that outlived the handler which began it is on its own.
+            current = _Current(message_id.id, correlation, outermost)
+            if stamps.AfterCurrent in kinds:
+                if outermost is not None:
+                    outermost.defer(envelope, call_next, current)
+                    return envelope
+                envelope = envelope.without(stamps.AfterCurrent)
+            token = current_is.set(current)
+            try:
+                result = call_next(envelope)
+                if current.deferred:
+                    _dispatch_deferred(current.deferred)
+                return result
+            finally:
+                current_is.reset(token)
+                current.is_over = True
+
+        return begin
 
     def _restored(self, envelope: Envelope, buried: stamps.Buried) -> Envelope:
         """Note, as what counts from here on, that the message was received from where it failed first."""
@@ -190,7 +197,7 @@ def _dispatch_deferred(deferred: list[tuple[Envelope, Next, _Current]]) -> None:
         raise DeferredFailed(errors)
 
 
-class SendMessage:
+class SendMessage(Step):
     """Sends a message to the transports that it is routed to; one that came from a transport goes on.
 
     A message without a route goes on too, unless the bus requires one.
@@ -201,26 +208,34 @@ class SendMessage:
         self.keys = keys if keys is not None else Keys()
         self.allow_no_senders = allow_no_senders
 
-    def __call__(self, envelope: Envelope, call_next: Next) -> Envelope:
+    def link(self, call_next: Next) -> Next:
         """Send, and return the envelope with `stamps.Sent` for each transport."""
-        came = False
-        for stamp in envelope.stamps:
-            if type(stamp) is stamps.Received:
-                return call_next(envelope)
-            if type(stamp) is stamps.Encoded:
-                came = True
-        senders = self.router.senders_for(envelope)
-        if senders:
-            if came:
-                envelope = forget_changed(envelope)
-            # Once, here, so that all copies have the same key, whatever becomes of the message and its class.
-            return self.send(self.keys.put_on(envelope) if self.keys else envelope, senders)
-        if not self.allow_no_senders:
-            raise NoRoute(
-                f"{qualified_name(type(envelope.message))} has no route, and this bus requires one. Add it to routing, "
-                "or set allow_no_senders on the bus."
-            )
-        return call_next(envelope)
+        router, keys = self.router, self.keys
+
+        def send(envelope: Envelope) -> Envelope:
+            came = is_named = False
+            for stamp in reversed(envelope.stamps):  # That it was received is put on last, and so found at once.
+                kind = type(stamp)
+                if kind is stamps.Received:
+                    return call_next(envelope)
+                if kind is stamps.Encoded:
+                    came = True
+                elif kind is stamps.TransportNames:
+                    is_named = True
+            senders = router.senders_for(envelope) if is_named else router.routed(envelope.message)
+            if senders:
+                if came:
+                    envelope = forget_changed(envelope)
+                # Once, here, so that all copies have the same key, whatever becomes of the message and its class.
+                return self.send(keys.put_on(envelope) if keys else envelope, senders)
+            if not self.allow_no_senders:
+                raise NoRoute(
+                    f"{qualified_name(type(envelope.message))} has no route, and this bus requires one. Add it to "
+                    "routing, or set allow_no_senders on the bus."
+                )
+            return call_next(envelope)
+
+        return send
 
     def send(self, envelope: Envelope, senders: Mapping[str, Sender]) -> Envelope:
         """Send the envelope with each of these, or none if one cannot write it; what one puts on it no other sees."""
@@ -344,7 +359,7 @@ class CollectMessages(SendMessage):
         return self.stored
 
 
-class HandleMessage:
+class HandleMessage(Step):
     """Calls the handlers of a message; all of them, also after one has failed."""
 
     def __init__(
@@ -355,36 +370,48 @@ class HandleMessage:
         self._bus = bus
         self._allow_no_handlers = allow_no_handlers
 
-    def __call__(self, envelope: Envelope, call_next: Next) -> Envelope:
+    def link(self, call_next: Next) -> Next:
         """Return the envelope with `stamps.Handled` and `stamps.Result`; raise `HandlerFailed` at the end."""
-        origin = _origin(envelope) if self._handlers.depend_on_transport else None
-        handlers = self._handlers.handlers_for(envelope.message, self._bus, origin)
-        if not handlers and not self._allow_no_handlers:
-            raise NoHandler(_no_handler(envelope, self._bus))
+        group, bus, provided, allow_no_handlers = self._handlers, self._bus, self._provided, self._allow_no_handlers
 
-        outcome = envelope
-        errors: dict[str, Exception] = {}
-        is_repeated = envelope.has(stamps.Handled)
-        for handler in handlers:
-            handled = stamps.Handled(handler.name)
-            if is_repeated and handled in envelope.stamps:
-                continue
-            try:
-                succeeded = _succeeded(envelope, outcome) if handler.time_limit is not None else ()
-                result = handler.handle(envelope, succeeded, self._provided)
-            except Exception as error:  # A border: what a handler raises is for the caller, or for `failures`.
-                errors[handler.name] = error
-                continue
-            outcome = Envelope(outcome.message, (*outcome.stamps, handled))
-            if result is not None:
-                outcome = outcome.with_(stamps.Result(handler.name, result))
-        if errors:
-            try:
-                raise HandlerFailed(type(envelope.message).__qualname__, errors, _succeeded(envelope, outcome))
-            finally:
-                # Else they hold this frame and it holds them, and the message waits for the garbage collector.
-                del errors
-        return call_next(outcome)
+        def handle(envelope: Envelope) -> Envelope:
+            origin = _origin(envelope) if group.depend_on_transport else None
+            handlers = group.handlers_for(envelope.message, bus, origin)
+            if not handlers and not allow_no_handlers:
+                raise NoHandler(_no_handler(envelope, bus))
+
+            outcome = envelope
+            errors: dict[str, Exception] = {}
+            is_repeated = False
+            for stamp in envelope.stamps:  # As `Envelope.has`, whose call takes longer than the look.
+                if type(stamp) is stamps.Handled:
+                    is_repeated = True
+            for handler in handlers:
+                if is_repeated and handler.handled in envelope.stamps:
+                    continue
+                try:
+                    if handler.is_plain:  # Called from here, so that its traceback shows nothing between.
+                        result = handler.function(envelope.message)
+                        if result is not None:
+                            result = handler.finished(result)
+                    else:
+                        succeeded = _succeeded(envelope, outcome) if handler.time_limit is not None else ()
+                        result = handler.handle(envelope, succeeded, provided)
+                except Exception as error:  # A border: what a handler raises is for the caller, or for `failures`.
+                    errors[handler.name] = error
+                    continue
+                outcome = Envelope(outcome.message, outcome.stamps + (handler.handled,))  # noqa: RUF005  Twice as fast.
+                if result is not None:
+                    outcome = outcome.with_(stamps.Result(handler.name, result))
+            if errors:
+                try:
+                    raise HandlerFailed(type(envelope.message).__qualname__, errors, _succeeded(envelope, outcome))
+                finally:
+                    # Else they hold this frame and it holds them, and the message waits for the garbage collector.
+                    del errors
+            return call_next(outcome)
+
+        return handle
 
 
 def _succeeded(envelope: Envelope, outcome: Envelope) -> list[str]:

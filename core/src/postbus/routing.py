@@ -61,10 +61,14 @@ class Router:
                     "nothing. If that is meant, write stamps.HERE."
                 )
             return {name: self._sender(name) for name in names}
-        kind = envelope.message.__class__
+        return self.routed(envelope.message)
+
+    def routed(self, message: Any) -> Mapping[str, Sender]:
+        """Return the senders of a message that nothing on its envelope decides about."""
+        kind = message.__class__
         found = self._found.get(kind)
         if found is None:
-            names = self.names_for(envelope.message)
+            names = self.names_for(message)
             found = self._found[kind] = {name: self._sender(name) for name in names}
             route = self.nearest_route(kind) if not names else None
             if route is not None:
