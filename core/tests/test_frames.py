@@ -65,10 +65,10 @@ def make_app(*middleware: Middleware) -> Postbus:
 
 
 def test_few_frames_lie_between_a_worker_and_a_handler() -> None:
-    """From the run of a worker to the handler there are ten at most, four of which take a message through its bus."""
+    """From the run of a worker to the handler there are ten at most, five of which take a message through its bus."""
     frames = in_hand(make_app())
     assert len(frames) <= 10, frames
-    assert ["handle", "send", "begin", "handle"] == [frame.rpartition(".")[2] for frame in frames[:4]]
+    assert ["handle", "send", "begin", "dispatch", "handle"] == [frame.rpartition(".")[2] for frame in frames[:5]]
 
 
 def test_few_frames_lie_between_dispatching_and_a_handler() -> None:

@@ -41,14 +41,13 @@ class MessageBus:
         chain: Next = _return
         for step in reversed(self.middleware):
             chain = step.link(chain) if isinstance(step, Step) else _link(step, chain)
-        self.chain = chain
-        """The whole chain as one function, for who has an envelope, and nothing to put on it."""
+        self._chain = chain
 
     def dispatch(self, message: Any, *stamps: Stamp) -> Envelope:
         """Take a message, or an envelope, through the chain; return the envelope that comes back."""
         # By the class itself, because isinstance takes as long as a middleware to say no.
         envelope = message if message.__class__ is Envelope else Envelope(message)
-        return self.chain(envelope.with_(*stamps) if stamps else envelope)
+        return self._chain(envelope.with_(*stamps) if stamps else envelope)
 
 
 def _return(envelope: Envelope) -> Envelope:

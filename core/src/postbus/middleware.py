@@ -120,19 +120,22 @@ class BeginMessage(Step):
 
     def link(self, call_next: Next) -> Next:
         """Put on what is missing, and take the message on as the current one, or keep it back."""
-        own_bus, current_is = self._bus, _current
+        own_bus, only_own_bus, current_is = self._bus, (self._bus,), _current
 
         # All in one step, and by one look at the stamps, because every message goes through this.
         def begin(envelope: Envelope) -> Envelope:
             parent = current_is.get()
             came = envelope.stamps
-            kinds: dict[type, Any] = {type(stamp): stamp for stamp in came} if came else _NO_KINDS
-            added: tuple[Stamp, ...] = () if stamps.BusName in kinds else (own_bus,)
-            message_id: stamps.MessageId | None = kinds.get(stamps.MessageId)
+            if came:
+                kinds: dict[type, Any] = {type(stamp): stamp for stamp in came}
+                message_id: stamps.MessageId | None = kinds.get(stamps.MessageId)
+                correlation: stamps.Correlation | None = kinds.get(stamps.Correlation)
+                added: tuple[Stamp, ...] = () if stamps.BusName in kinds else (own_bus,)
+            else:
+                kinds, message_id, correlation, added = _NO_KINDS, None, None, only_own_bus
             if message_id is None:
                 message_id = stamps.MessageId(new_id())
                 added += (message_id,) if parent is None else (message_id, stamps.Causation(parent.id))
-            correlation: stamps.Correlation | None = kinds.get(stamps.Correlation)
             if correlation is None:
                 correlation = stamps.Correlation(message_id.id) if parent is None else parent.correlation
                 added += (correlation,)
@@ -141,9 +144,11 @@ class BeginMessage(Step):
             if stamps.Buried in kinds and stamps.Received in kinds:
                 envelope = self._restored(envelope, kinds[stamps.Buried])
 
-            outermost = None if parent is None else parent.outermost or parent
-            if outermost is not None and outermost.is_over:
-                outermost = None  # A thread or task that outlived the handler which began it is on its own.
+            outermost = None
+            if parent is not None:
+                outermost = parent.outermost or parent
+                if outermost.is_over:
+                    outermost = None  # A thread or task that outlived the handler which began it is on its own.
             current = _Current(message_id.id, correlation, outermost)
             if stamps.AfterCurrent in kinds:
                 if outermost is not None:
@@ -210,7 +215,7 @@ class SendMessage(Step):
 
     def link(self, call_next: Next) -> Next:
         """Send, and return the envelope with `stamps.Sent` for each transport."""
-        router, keys = self.router, self.keys
+        router, keys, found, send_to = self.router, self.keys, self.router.found, self.send
 
         def send(envelope: Envelope) -> Envelope:
             came = is_named = False
@@ -222,12 +227,15 @@ class SendMessage(Step):
                     came = True
                 elif kind is stamps.TransportNames:
                     is_named = True
-            senders = router.senders_for(envelope) if is_named else router.routed(envelope.message)
+            # Nearly all are of a class that has been looked up before, and need no call.
+            senders = router.senders_for(envelope) if is_named else found.get(envelope.message.__class__)
+            if senders is None:
+                senders = router.senders_for(envelope)
             if senders:
                 if came:
                     envelope = forget_changed(envelope)
                 # Once, here, so that all copies have the same key, whatever becomes of the message and its class.
-                return self.send(keys.put_on(envelope) if keys else envelope, senders)
+                return send_to(keys.put_on(envelope) if keys else envelope, senders)
             if not self.allow_no_senders:
                 raise NoRoute(
                     f"{qualified_name(type(envelope.message))} has no route, and this bus requires one. Add it to "
@@ -303,14 +311,19 @@ class CollectMessages(SendMessage):
         self.is_over = False
         """Whether nothing is collected any more, so that what was deferred until now is sent at once."""
         self._batches: dict[str, _Batch] = {}
+        self._last: tuple[Mapping[str, Sender], _Batch] | None = None
+        """Where the last one was to go that goes to one transport, as mostly the next goes there too."""
 
     def send(self, envelope: Envelope, senders: Mapping[str, Sender]) -> Envelope:
         """Note where the envelope is to go."""
         if self.is_over:
             return super().send(envelope, senders)
         if len(senders) == 1:  # In half the time.
-            ((name, sender),) = senders.items()
-            batch = self._batch_for(name, sender)
+            last = self._last
+            if last is None or last[0] is not senders:
+                ((name, sender),) = senders.items()
+                last = self._last = senders, self._batch_for(name, sender)
+            batch = last[1]
             batch.add(self.position, envelope, batch.encode(envelope))
         else:
             _add(self.position, envelope, [self._batch_for(name, sender) for name, sender in senders.items()])
@@ -328,7 +341,7 @@ class CollectMessages(SendMessage):
         Raises `TransportError`, whose ``stored`` has the positions of those messages that all of their
         transports have stored, in earlier batches too. What was refused keeps nothing else from being sent.
         """
-        batches, self._batches = list(self._batches.values()), {}
+        batches, self._batches, self._last = list(self._batches.values()), {}, None
         ids: dict[int, str | None] = {}
         missing: set[int] = set()
         """The positions of what one of its transports has not stored."""
@@ -346,9 +359,11 @@ class CollectMessages(SendMessage):
                     raise
                 refused |= {batch.positions[index]: why for index, why in error.refused.items()}
                 continue
-            ids.update(zip(batch.positions, map(_id_of, sent), strict=True))
             for position, envelope, result in zip(batch.positions, batch.envelopes, sent, strict=True):
-                envelopes[position] = merge(envelope, envelopes[position], result)
+                # Nearly always what was put on last says so, and the envelope is as it was collected.
+                stamp, one = result.stamps[-1] if result.stamps else None, envelopes[position]
+                ids[position] = stamp.id if type(stamp) is stamps.Sent else _id_of(result)
+                envelopes[position] = result if one is envelope else merge(envelope, one, result)
         self._store(ids, missing)
         if refused:
             raise MessageRefused(refused, stored=self.stored)

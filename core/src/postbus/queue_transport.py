@@ -97,14 +97,21 @@ class QueueTransport:
 
     def store(self, envelopes: Sequence[Envelope], outgoing: Sequence[Outgoing]) -> list[Envelope]:
         """As `send`, for envelopes that are encoded already."""
-        refused = {position: why for position, one in enumerate(outgoing) if (why := self.refusal(one)) is not None}
+        largest = self.guarantees.largest_message or math.inf
+        refused: dict[int, str] = {}
+        for position, one in enumerate(outgoing):
+            # Most need not be asked about, which takes as long as all else that is done with them here.
+            if one.delay or len(one.body) > largest or (stamps.demanding and _demands(one)):
+                why = self.refusal(one)
+                if why is not None:
+                    refused[position] = why
         if refused or len(outgoing) > self.guarantees.publish_batch:
             ids = self._store_in_parts(outgoing, refused)
         else:
             ids = self._publish(outgoing)
         name = self.name
         sent = [
-            Envelope(envelope.message, (*envelope.stamps, stamps.Sent(name, id)))
+            Envelope(envelope.message, envelope.stamps + (stamps.Sent(name, id),))  # noqa: RUF005  Twice as fast.
             for envelope, id in zip(envelopes, ids, strict=True)
         ]
         if self._observers:
@@ -137,14 +144,14 @@ class QueueTransport:
         """
         delay, original = 0.0, None
         for stamp in envelope.stamps:  # In one loop, as every message is asked for both.
-            if stamp.header is None:
-                if type(stamp) is stamps.Delay:
-                    delay = max(stamp.seconds, 0.0)
-                elif type(stamp) is stamps.Original:
-                    original = stamp
+            kind = type(stamp)
+            if kind is stamps.Delay:
+                delay = max(cast(stamps.Delay, stamp).seconds, 0.0)
+            elif kind is stamps.Original:
+                original = cast(stamps.Original, stamp)
         if original is not None:
             envelope = envelope.without(stamps.Original)
-        longest = self.guarantees.longest_delay
+        longest = self.guarantees.longest_delay if delay else None
         if longest is not None and longest < delay <= LONGEST_DELAY:
             at = datetime.now(UTC) + timedelta(seconds=delay)
             envelope, delay = envelope.without(stamps.NotBefore).with_(stamps.NotBefore(at)), longest
@@ -505,6 +512,13 @@ class QueueTransport:
         self._found_at = time.monotonic()
         logger.info("Reached %r again.", self.name, extra={"transport": self.name})
         self._observers.notify(TransportRestored(self.name))
+
+
+def _demands(message: Outgoing) -> bool:
+    for stamp in message.stamps:  # noqa: SIM110  A generator takes longer.
+        if type(stamp) in stamps.demanding:
+            return True
+    return False
 
 
 def _fetch(connection: Connection, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:

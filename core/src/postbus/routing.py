@@ -48,7 +48,8 @@ class Router:
         self._own_transports = own_transports if own_transports is not None else dict[type, Sequence[str]]()
         self._types = types
         self._said: set[str] = set()
-        self._found: dict[type, Mapping[str, Sender]] = {}
+        self.found: dict[type, Mapping[str, Sender]] = {}
+        """What `senders_for` has found, by class of message, for who asks again unless its envelope decides."""
 
     def senders_for(self, envelope: Envelope) -> Mapping[str, Sender]:
         """Return the senders of this envelope by name; none means that it is handled here."""
@@ -61,15 +62,11 @@ class Router:
                     "nothing. If that is meant, write stamps.HERE."
                 )
             return {name: self._sender(name) for name in names}
-        return self.routed(envelope.message)
-
-    def routed(self, message: Any) -> Mapping[str, Sender]:
-        """Return the senders of a message that nothing on its envelope decides about."""
-        kind = message.__class__
-        found = self._found.get(kind)
+        kind = envelope.message.__class__
+        found = self.found.get(kind)
         if found is None:
-            names = self.names_for(message)
-            found = self._found[kind] = {name: self._sender(name) for name in names}
+            names = self.names_for(envelope.message)
+            found = self.found[kind] = {name: self._sender(name) for name in names}
             route = self.nearest_route(kind) if not names else None
             if route is not None:
                 self._say_once(
@@ -120,7 +117,7 @@ class Router:
 
     def forget(self) -> None:
         """Look everything up anew: a message class has named its transport since."""
-        self._found.clear()
+        self.found.clear()
 
     def _wildcard(self, kind: type) -> Sequence[str]:
         path = qualified_name(kind)

@@ -46,6 +46,10 @@ class Encoded(NamedTuple):
     headers: dict[str, str]
 
 
+_new_tuple = cast(Callable[[type[Encoded], tuple[bytes, dict[str, str]]], Encoded], cast(Any, tuple).__new__)
+"""Makes one in half the time that its class takes, which calls a function written in Python."""
+
+
 class Undecodable(msgspec.Struct, frozen=True):
     """The message of an envelope that nobody here can read, exactly as it came.
 
@@ -101,7 +105,8 @@ class TypeRegistry:
 
     def __init__(self) -> None:
         self._types: dict[str, type] = {}
-        self._names: dict[type, str] = {}
+        self.names: dict[type, str] = {}
+        """The names of the types that are known; `name_for` has those of all."""
         self._codecs: dict[type, Codec] = {}
         self._given: set[type] = set()
 
@@ -110,7 +115,7 @@ class TypeRegistry:
 
         Registering a type again changes nothing, unless a name is given, which replaces a default one.
         """
-        old = self._names.get(type)
+        old = self.names.get(type)
         if type in self._given and name not in (None, old):
             raise ConfigurationError(
                 f"{type.__qualname__} is registered as {old!r} and as {name!r}. Choose one; names from before go into "
@@ -131,15 +136,15 @@ class TypeRegistry:
             del self._types[old]
         if name is not None:
             self._given.add(type)
-        self._names[type] = wire_name
+        self.names[type] = wire_name
         self._types.update(dict.fromkeys(names, type))
 
     def name_for(self, type: type) -> str:
         """Return the wire name of a type, and register one that is seen for the first time."""
-        name = self._names.get(type)
+        name = self.names.get(type)
         if name is None:
             self.register(type)
-            name = self._names[type]
+            name = self.names[type]
         return name
 
     def type_for(self, name: str) -> type | None:
@@ -161,7 +166,7 @@ class TypeRegistry:
 
     def check(self) -> None:
         """Raise `ConfigurationError` if a registered type cannot be read from JSON."""
-        for type in self._names:
+        for type in self.names:
             try:
                 self.codec_for(type)
             except NameError as error:
@@ -263,12 +268,12 @@ class Serializers:
     def __init__(self, types: TypeRegistry, brought: Callable[[], Mapping[str, SerializerFactory]]) -> None:
         self._types = types
         self._brought = brought
-        self._names: dict[int, str] = {}
+        self.names: dict[int, str] = {}
         self._made: dict[tuple[str, bool], Serializer] = {}
 
     def name_for(self, wanted: str | Serializer | SerializerFactory, transport: str) -> str:
         """Return the name of what a transport is configured with."""
-        return wanted if isinstance(wanted, str) else self._names.setdefault(id(wanted), f"transport:{transport}")
+        return wanted if isinstance(wanted, str) else self.names.setdefault(id(wanted), f"transport:{transport}")
 
     def make(self, wanted: str | Serializer | SerializerFactory, transport: str, *, verify: bool) -> Serializer:
         """Return what a transport is configured with; raise `ConfigurationError` for a name that is unknown."""
@@ -313,16 +318,18 @@ class JsonSerializer:
         self._registry = registry
         self._codec_for = codec_for or registry.codec_for
         self._verifies = registry.verifies
-        self._tried: set[type] = set()
-        """The types of which a message has been read back, and was what it had been."""
+        self._tried: dict[type, Codec] = {}
+        """What writes the types of which a message has been read back, and was what it had been."""
 
     def encode(self, envelope: Envelope) -> Encoded:
         """Return the envelope as JSON; raise `SerializationError` naming what cannot be written, or not be read."""
+        encoded = self._encode_begun(envelope)
+        if encoded is not None:
+            return encoded
         message = envelope.message
         if type(message) is not Undecodable and (written := _write_texts(envelope)) is not None:
             body, headers = self.encode_message(message, None, verify=self._verifies)
-            headers.update(written)
-            return Encoded(body, headers)
+            return Encoded(body, headers | written)
 
         grouped, original, unknown = _sorted_stamps(envelope)
         if type(message) is Undecodable:
@@ -336,6 +343,37 @@ class JsonSerializer:
             headers.update(unknown.headers)
         headers.update(encode_stamps(grouped, verify=verify))
         return Encoded(body, headers)
+
+    def _encode_begun(self, envelope: Envelope) -> Encoded | None:
+        """Return the same, in a third of the time, for what most messages are; None for any other.
+
+        Those that begin a conversation, of a type of which one has been read back. All is done in one place, because
+        what takes time here is to call functions, and to make dictionaries larger.
+        """
+        message, given = envelope.message, cast("tuple[Any, ...]", envelope.stamps)
+        codec = self._tried.get(message.__class__)
+        if codec is None or codec.is_plain is None or len(given) != 3:
+            return None
+        bus, ided, correlation = given
+        if type(bus) is not stamps.BusName or type(ided) is not stamps.MessageId:
+            return None
+        if type(correlation) is not stamps.Correlation or correlation.id is not ided.id:
+            return None
+        try:
+            if not codec.is_plain(message):
+                return None
+            id = f'[{{"id":{_to_json(ided.id).decode()}}}]'
+            headers = {
+                "type": self._registry.names[message.__class__],
+                "Content-Type": "application/json",
+                WIRE: WIRE_VERSION,
+                _BUS: _bus_names.get(bus.name) or _write_bus_name(bus),
+                _ID: id,
+                _CORRELATION: id,
+            }
+            return _new_tuple(Encoded, (codec.encode(message), headers))
+        except Exception:  # A border, as below, where it is told what cannot be written.
+            return None
 
     def encode_message(
         self, message: Any, original: stamps.Encoded | None, *, verify: bool
@@ -387,7 +425,7 @@ class JsonSerializer:
                 f"{name} cannot be sent, because it would not be read as what it is: {sentence(problem)} Let the "
                 "annotations say what the fields hold, and let what its class writes be what it reads."
             )
-        self._tried.add(message.__class__)
+        self._tried[message.__class__] = codec
 
     def has_changed(self, original: stamps.Encoded) -> bool:
         """Say whether a message is not any more what it was read from; if in doubt, it is."""
@@ -493,25 +531,49 @@ def _sorted_stamps(
     return grouped, original, unknown
 
 
-_TEXTS = frozenset({stamps.BusName, stamps.MessageId, stamps.Correlation, stamps.Causation})
-"""The stamps that hold nothing but text, so that there is nothing to be checked."""
+_BUS, _ID, _CORRELATION = (
+    stamps.HEADER + str(kind.wire_name) for kind in (stamps.BusName, stamps.MessageId, stamps.Correlation)
+)
+_IDS: Mapping[type, str | None] = {
+    kind: kind.header for kind in (stamps.MessageId, stamps.Correlation, stamps.Causation)
+}
+"""The headers of the stamps that hold nothing but an id, which is text, so that there is nothing to be checked."""
+
+_bus_names: dict[str, str] = {}
+"""What the header says of a bus, by its name: most programs have one, and write it for every message."""
+
+MOST_BUS_NAMES = 100
+"""How many of them are kept, as any number may have come with messages."""
 
 
 def _write_texts(envelope: Envelope) -> dict[str, str] | None:
     """Return what `encode_stamps` does for an envelope as it is dispatched, in half the time; None for any other."""
     headers: dict[str, str] = {}
+    number = 0
+    stamp: Any
     try:
         for stamp in envelope.stamps:
-            header = stamp.header
+            kind: type[Stamp] = stamp.__class__
+            header = _IDS.get(kind)
             if header is not None:
-                if type(stamp) not in _TEXTS or header in headers:
-                    return None
-                headers[header] = _to_json((stamp,)).decode()
-            elif type(stamp) is stamps.Encoded or type(stamp) is stamps.UnknownHeaders:
+                headers[header] = f'[{{"id":{_to_json(stamp.id).decode()}}}]'
+            elif kind is stamps.BusName:
+                headers[_BUS] = _bus_names.get(stamp.name) or _write_bus_name(stamp)
+            elif stamp.header is None and kind is not stamps.Encoded and kind is not stamps.UnknownHeaders:
+                continue
+            else:
                 return None
+            number += 1
     except Exception:  # A border, as above, where it is told what cannot be written.
         return None
-    return headers
+    return headers if len(headers) == number else None  # Else there is one twice.
+
+
+def _write_bus_name(stamp: stamps.BusName) -> str:
+    text = _to_json((stamp,)).decode()
+    if type(stamp.name) is str and len(_bus_names) < MOST_BUS_NAMES:
+        _bus_names[stamp.name] = text
+    return text
 
 
 _OWN_STAMPS = frozenset(kind for kind in vars(stamps).values() if isinstance(kind, type))

@@ -27,6 +27,10 @@ travelling: dict[str, type[Stamp]] = {}
 """The stamps that travel and are known to this process, by the header in which they do."""
 
 
+demanding: set[type[Stamp]] = set()
+"""The stamps that have `Stamp.requires`; mostly none is known, and no message need be looked at for them."""
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 class Stamp(Struct, frozen=True):
     """A frozen value with metadata about one journey of a message.
@@ -53,6 +57,8 @@ class Stamp(Struct, frozen=True):
             raise TypeError(f'wire_name is a field of {name}. Write it without annotation: wire_name = "...".')
         cls.wire_name = wire_name
         cls.header = None if wire_name is None else HEADER + wire_name
+        if cls.requires is not None:
+            demanding.add(cls)
         if cls.header is None:
             return
         other = travelling.get(cls.header)

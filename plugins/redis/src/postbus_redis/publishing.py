@@ -46,9 +46,12 @@ class Publisher:
         members: dict[int, bytes] = {}
         refused: dict[int, str] = {}
         replies = self._store(self._make_commands(messages, members, refused))
+        if not members and not refused:
+            try:
+                return [reply.decode() for reply in replies]
+            except AttributeError:  # Of an exception, which is looked for only now, as there mostly is none.
+                pass
         failed = next((reply for reply in replies if isinstance(reply, Exception)), None)
-        if failed is None and not members and not refused:
-            return [reply.decode() for reply in replies]
         positions = [position for position in range(len(messages)) if position not in refused]
         stored: dict[int, str | None] = {
             position: delayed_id(reply, members[position]) if position in members else reply.decode()
@@ -67,25 +70,26 @@ class Publisher:
         self, messages: Sequence[Outgoing], members: dict[int, bytes], refused: dict[int, str]
     ) -> Iterator[bytes]:
         """Yield what stores each message; put what is delayed into ``members``, by position, and why not the rest."""
-        add = self._add
+        add, write = self._add, self._write
         for position, message in enumerate(messages):
+            is_delayed = message.delay > 0
             try:
-                value = self._write(message)
+                value = write(message, is_delayed)
             except Unacceptable as why:
                 refused[position] = str(why)
                 continue
-            if message.delay > 0:
+            if is_delayed:
                 members[position] = value
                 yield DELAY(self._keys, b"%.3f" % (message.delay * 1000), value)
             else:
                 yield b"%b$%d\r\n%b\r\n" % (add, len(value), value)
 
-    def _write(self, message: Outgoing) -> bytes:
+    def _write(self, message: Outgoing, is_delayed: bool) -> bytes:
         """Return a message as an entry, or as a member if it is delayed; raise `Unacceptable` for what has no place."""
-        if message.delay > LONGEST_DELAY:
+        if is_delayed and message.delay > LONGEST_DELAY:
             raise Unacceptable(f"Redis keeps no delay of {message.delay:g} s, which is more than a thousand years.")
         try:
-            value = entries.write_member(message) if message.delay > 0 else entries.write(message)
+            value = entries.write_member(message) if is_delayed else entries.write(message)
         except (TypeError, ValueError) as error:
             raise Unacceptable(f"A header has no form in JSON: {describe(error)}.") from error
         if len(value) > UNDOUBTED and len(value) > (largest := self._largest_of_server()):
@@ -115,7 +119,7 @@ class Publisher:
         """
         is_delayed = message.delay > 0
         try:
-            copy = self._write(message)
+            copy = self._write(message, is_delayed)
         except Unacceptable as why:
             raise MessageRefused({0: str(why)}) from why
         delay = b"%.3f" % (message.delay * 1000) if is_delayed else b"0"
