@@ -54,6 +54,29 @@ def test_only_one_worker_is_woken_by_a_delay(client, stream, connect, wait, wake
     assert not any(future.done() for future in fetching)
 
 
+def test_an_idle_worker_asks_once_in_each_of_its_waits(own_redis, connect_to):
+    """One read for messages, which waits for them; there is no other before, and none after."""
+    connection = connect_to(own_redis.dsn)
+    connection.fetch(1, 0.05)
+    with own_redis.client() as client:
+        client.config_resetstat()
+
+        assert not any(connection.fetch(1, 0.05) for _ in range(5))
+
+        assert 5 == client.info("commandstats")["cmdstat_xreadgroup"]["calls"]
+
+
+def test_what_was_released_is_claimed_by_who_begins_to_wait(client, stream, connect, wait):
+    """Also where the wake-up for it is lost, as somebody died who had taken it."""
+    one, other = connect(), connect()
+    one.publish([NOW])
+    [delivery] = one.fetch(1, 10)
+    one.release([delivery.tag])
+    client.xtrim(f"{stream}__wake", maxlen=0)
+
+    assert [b"now"] == [again.body for again in wait(other).result(10)]
+
+
 def test_only_the_first_to_be_due_wakes_somebody(connect, wait, wake_ups):
     """A message that is delayed for longer than another one makes no difference to anybody who waits."""
     connection = connect()

@@ -2,7 +2,8 @@
 
 The read waits for the stream, and for the stream of wake-ups. Who publishes a delayed message that is the first to
 be due, or gives one back, adds a wake-up; one waiting consumer gets it, looks, and waits until that message is due.
-When it leaves with other messages, it adds the wake-up again, for another one to look after the delayed ones.
+When it leaves with other messages, it adds the wake-up again, for another one to look after the delayed ones. An idle
+consumer has one exchange with the server in each of its waits.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ MOVE = b"500"
 
 BEGINNING = b"0-0"
 
-SLACK = 0.002
-"""Seconds that a blocking read may take beyond its time."""
+LATE = 0.15
+"""Seconds that a blocking read may take beyond its time: Redis looks ten times a second, if nothing else happens."""
 
 PATIENCE = 1.0
 """Seconds for which a waiting thread may take to notice that it is to stop, before its connection is cut."""
@@ -107,6 +108,11 @@ class Fetcher:
         with suppress(TransportError):
             self._links.ask(RELEASE(self._keys, self._group_name, self._consumer, RELEASED, *tags))
 
+    def _forget_link(self) -> None:
+        """Use another link from now on, and recover what may be lost with this one."""
+        self._close_link()
+        self._link, self._is_new = None, self._recovers
+
     def _close_link(self) -> None:
         if self._link is not None:
             self._link.close()
@@ -116,7 +122,11 @@ class Fetcher:
             self._group.ensure()
         while not self._is_stopping:
             try:
-                found = self._take(limit)
+                found = self._take_left_behind(limit)
+                # To wait is to look, too, so that whoever is idle asks once in each of its waits. Who was woken looks
+                # after what it was woken for before it waits.
+                if not found and (self._wake_ups or time.monotonic() >= deadline):
+                    found = self._take(limit)
                 if not found and time.monotonic() < deadline:
                     found = self._wait(limit, deadline)
             except Gone:
@@ -124,15 +134,14 @@ class Fetcher:
                 continue
             except BaseException:
                 # There may be a reply under way, which must not be taken for that to the next command.
-                self._close_link()
-                self._link, self._is_new = None, self._recovers
+                self._forget_link()
                 raise
             if found or time.monotonic() >= deadline:
                 return found
         return []
 
-    def _take(self, limit: int) -> list[Delivery]:
-        """Return what is there."""
+    def _take_left_behind(self, limit: int) -> list[Delivery]:
+        """Return what was lost, released or, at its time, left behind by others."""
         self._opened()
         if self._is_stopping:
             return []
@@ -141,8 +150,14 @@ class Fetcher:
             self._is_new = False
         if self._left and (found := self._recover(limit)):
             return self._leave(found)
-        if (self._has_released or time.monotonic() >= self._claim_at) and (found := self._claim(limit)):
-            return self._leave(found)
+        if self._has_released or time.monotonic() >= self._claim_at:
+            return self._leave(self._claim(limit))
+        return []
+
+    def _take(self, limit: int) -> list[Delivery]:
+        """Return what is there."""
+        if self._is_stopping:
+            return []
         now = time.monotonic()
         look, read = self._call([self._make_look(), self._make_read(limit)])
         self._take_note(look)
@@ -158,13 +173,20 @@ class Fetcher:
         # Who stops before there is a link cannot end a wait on it.
         if until <= now or self._is_stopping:
             return []
-        block = b"%d" % max(1, (until - now) * 1000)
-        if error := link.send([self._make_read(limit, block)]):
+        block = b"%d" % math.ceil((until - now) * 1000)  # Not less, or the rest would be another wait.
+        # Both in one exchange; the answer to the first comes at once.
+        if error := link.send([self._make_look(), self._make_read(limit, block)]):
             raise translate(error, str(self._links)) from error
-        until += SLACK
+        [look] = link.receive(1)
+        if is_gone(look):
+            self._forget_link()  # The second answer may come, or wait for somebody who creates the group.
+        self._take_note(self._checked(look))
+        if self._has_released and self._client_id is not None:
+            self._links.call([pack(b"CLIENT", b"UNBLOCK", self._client_id)])
+        until += LATE
         while not link.is_readable(max(0.0, min(until, self._due_at) - time.monotonic())):
-            # What is due is moved into the stream, which wakes somebody. When the wait is over, Redis would notice
-            # that up to a tenth of a second late, if it had nothing else to do.
+            # What is due is moved into the stream, which wakes somebody. And whatever Redis is told, it notices by
+            # that when a wait is over.
             [look] = self._links.call([self._make_look()])
             if is_gone(look) or time.monotonic() >= until:
                 break

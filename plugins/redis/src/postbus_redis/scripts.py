@@ -73,20 +73,30 @@ LOOK = Script(
     NOW
     + """
 local released = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
+local function first()
+    return tonumber(redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2])
+end
+local next_due, is_full = first(), false
+if next_due and next_due <= now then
+    local due = redis.call('ZRANGE', KEYS[2], '-inf', string.format('%.3f', now), 'BYSCORE', 'LIMIT', 0, ARGV[3])
+    for _, member in ipairs(due) do
+        is_full = redis.pcall('XADD', KEYS[1], '*', 'message', member).err
+        if is_full then
+            break
+        end
+        redis.call('ZREM', KEYS[2], member)
+    end
+    next_due = first()
+end
+-- Last, because Redis lets a script that has written something add whatever it likes to a full memory.
 for i = 4, #ARGV do
     redis.call('XACK', KEYS[3], ARGV[1], ARGV[i])
     redis.call('XDEL', KEYS[3], ARGV[i])
 end
-local due = redis.call('ZRANGE', KEYS[2], '-inf', string.format('%.3f', now), 'BYSCORE', 'LIMIT', 0, ARGV[3])
-for _, member in ipairs(due) do
-    local id = redis.pcall('XADD', KEYS[1], '*', 'message', member)
-    if id.err then
-        return {1000, #released}
-    end
-    redis.call('ZREM', KEYS[2], member)
+if is_full then
+    return {1000, #released}
 end
-local first = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')[2]
-return {first and math.max(0, math.ceil(tonumber(first) - now)) or -1, #released}
+return {next_due and math.max(0, math.ceil(next_due - now)) or -1, #released}
 """
 )
 
