@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,9 @@ from benchmarks import machine
 from benchmarks.measuring import Contender, Unavailable
 from postbus import Limits, Postbus, stamps
 from postbus.plugins import installed_plugins
+
+SETTLING = 1.0
+"""Seconds until a worker has connected, and does nothing but wait."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,19 @@ def waiting_cost(seconds: float, *dsns: str) -> float:
     """Return the share of a core that a worker of these transports takes while it waits for so long."""
     with _started(_listener(seconds, dsns), machine.CORES[-1]) as output:
         return float(output.readline())
+
+
+def broker_cost(seconds: float, *dsns: str) -> float:
+    """Return the share of a core that brokers started here take, while a worker of these transports waits for so long.
+
+    Without a transport there is no worker, and it is what they take by themselves.
+    """
+    with ExitStack() as stack:
+        worker = stack.enter_context(_started(_listener(3600, dsns), machine.CORES[-1])).pid if dsns else None
+        time.sleep(SETTLING)
+        before, started = machine.core_of_children(worker), time.monotonic()
+        time.sleep(seconds)
+        return (machine.core_of_children(worker) - before) / (time.monotonic() - started)
 
 
 def memory_of_worker(dsn: str) -> float:
@@ -133,6 +149,11 @@ class _Lines:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
 
     @property
     def resident(self) -> float:

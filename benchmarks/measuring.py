@@ -33,8 +33,9 @@ class Figure:
     comparison: Comparison = "ratio"
     target: float | None = None
     """What is to be reached: at least, for a ratio, and at most for the others. None for information."""
-    unit: Literal["s", "%", "/s", "B"] = "s"
-    """How values are shown; ``B`` are bytes, and ``/s`` shows the seconds for one message as messages in a second."""
+    unit: Literal["s", "%", "/s", "B", ""] = "s"
+    """How values are shown; ``B`` are bytes, ``/s`` shows the seconds for one message as messages in a second, and
+    without a unit they are numbers."""
     rounds: int | None = None
     """How often it is measured; None for as often as was asked for."""
     warm_up: bool = True

@@ -250,6 +250,15 @@ def idle_worker(queues: Queues, wanted: Idle, pings: int = PINGS) -> Iterable[Fi
         warm_up=False,
     )
     yield Figure(
+        name=f"idle worker: share of a core that its broker takes, over {SECONDS_IDLE:.0f} s\nraw: without a worker",
+        ours=lambda: idle.broker_cost(SECONDS_IDLE, ours.dsn),
+        raw=lambda: idle.broker_cost(SECONDS_IDLE),
+        comparison="difference",
+        unit="%",
+        rounds=3,
+        warm_up=False,
+    )
+    yield Figure(
         name="idle worker: memory of its process\nraw: that of the client which waits",
         ours=lambda: idle.memory_of_worker(ours.dsn),
         raw=lambda: idle.memory_of_client(raw.listener, raw.ping),

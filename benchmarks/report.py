@@ -119,6 +119,8 @@ def _scale(value: float, unit: str) -> tuple[float, str]:
         return 100.0, "%"
     if unit == "B":
         return 1e-6, "MB"
+    if not unit:
+        return 1.0, ""
     for factor, name in ((1.0, "s"), (1e3, "ms"), (1e6, "µs")):
         if abs(value) * factor >= 1:
             return factor, name
