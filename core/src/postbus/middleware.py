@@ -324,7 +324,10 @@ class CollectMessages(SendMessage):
                 ((name, sender),) = senders.items()
                 last = self._last = senders, self._batch_for(name, sender)
             batch = last[1]
-            batch.add(self.position, envelope, batch.encode(envelope))
+            if batch.encoder is not None:  # First, as it may raise; here, as each call takes as long as this.
+                batch.outgoing.append(batch.encoder.encode(envelope))
+            batch.positions.append(self.position)
+            batch.envelopes.append(envelope)
         else:
             _add(self.position, envelope, [self._batch_for(name, sender) for name, sender in senders.items()])
         return envelope

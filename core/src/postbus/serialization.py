@@ -437,6 +437,9 @@ class JsonSerializer:
 
     def decode(self, body: bytes, headers: Mapping[str, str]) -> Envelope:
         """Return the envelope; `Undecodable` says why, and where in the body, when it cannot be read."""
+        envelope = self._decode_begun(body, headers)
+        if envelope is not None:
+            return envelope
         known: list[Stamp] = []
         unknown: dict[str, str] = {}
         problem: str | None = None
@@ -447,7 +450,10 @@ class JsonSerializer:
                     unknown[name] = value
                 continue
             try:
-                known += (_decoders.get(type_) or stamp_decoder_for(type_))(value)
+                read: list[Any] = (_decoders.get(type_) or stamp_decoder_for(type_))(value)
+                known += read
+                if type_ is stamps.BusName and len(read) == 1 and _may_be_kept(value, _buses):
+                    _buses[value] = read[0]
             except Exception as error:  # A border: a stamp's own checks may raise anything.
                 problem = f"header {name}: {explain(error)}"
 
@@ -459,6 +465,24 @@ class JsonSerializer:
                     known.append(stamps.UnknownHeaders(unknown))
                 return Envelope(message, tuple(known))
         return Envelope(Undecodable(body, dict(headers), problem), tuple(known))
+
+    def _decode_begun(self, body: bytes, headers: Mapping[str, str]) -> Envelope | None:
+        """Return the same, in half the time, for what `_encode_begun` has written; None for anything else."""
+        if len(headers) != 6:  # It has written each of those below, and so there is nothing else.
+            return None
+        try:
+            bus, id = _buses[headers[_BUS]], headers[_ID]
+            if headers[_CORRELATION] != id or headers[WIRE] != WIRE_VERSION or "Content-Type" not in headers:
+                return None
+            type_ = self._registry.type_for(headers["type"])
+            if type_ is None:
+                return None
+            [ided] = _read_ids(id)
+            message = self._codec_for(type_).decode(body)
+        except Exception:  # A border, as in `decode`, which tells what is wrong.
+            return None
+        encoded = stamps.Encoded(body, message, self)
+        return Envelope(message, (bus, ided, stamps.Correlation(ided.id), encoded))
 
     def decode_message(self, body: bytes, headers: Mapping[str, str]) -> tuple[Any, str | None]:
         """Return the message alone, and None; or anything, and why it cannot be read."""
@@ -542,8 +566,12 @@ _IDS: Mapping[type, str | None] = {
 _bus_names: dict[str, str] = {}
 """What the header says of a bus, by its name: most programs have one, and write it for every message."""
 
+_buses: dict[str, stamps.BusName] = {}
+"""The stamps that such headers hold."""
+
 MOST_BUS_NAMES = 100
-"""How many of them are kept, as any number may have come with messages."""
+LONGEST_BUS_NAME = 200
+"""How many of them are kept, and how long they may be, as whatever may have come with messages."""
 
 
 def _write_texts(envelope: Envelope) -> dict[str, str] | None:
@@ -571,9 +599,13 @@ def _write_texts(envelope: Envelope) -> dict[str, str] | None:
 
 def _write_bus_name(stamp: stamps.BusName) -> str:
     text = _to_json((stamp,)).decode()
-    if type(stamp.name) is str and len(_bus_names) < MOST_BUS_NAMES:
+    if type(stamp.name) is str and _may_be_kept(text, _bus_names):
         _bus_names[stamp.name] = text
     return text
+
+
+def _may_be_kept(text: str, kept: Mapping[str, object]) -> bool:
+    return len(kept) < MOST_BUS_NAMES and len(text) < LONGEST_BUS_NAME
 
 
 _OWN_STAMPS = frozenset(kind for kind in vars(stamps).values() if isinstance(kind, type))
@@ -626,6 +658,9 @@ def stamp_decoder_for(type_: type[S]) -> Callable[[str], list[S]]:
     if decode is None:
         decode = _decoders[type_] = msgspec.json.Decoder(list[type_]).decode  # type: ignore[valid-type]
     return decode
+
+
+_read_ids = stamp_decoder_for(stamps.MessageId)
 
 
 def _read_header(header: str, value: str) -> list[Stamp] | None:
