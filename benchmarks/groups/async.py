@@ -29,7 +29,7 @@ def figures() -> Generator[Prepared]:
 
 def _figures() -> Iterable[Figure]:
     for number in (FEW, MANY):
-        at_once = f"worker, {number:,} at once".replace(",", " ")
+        at_once = f"worker, {_spaced(number)} at once"
         yield Figure(
             name=f"{at_once}: messages a second",
             ours=lambda number=number: measure("worker", number).seconds,
@@ -55,7 +55,7 @@ def _figures() -> Iterable[Figure]:
             rounds=1,
             warm_up=False,
         )
-    nested = f"{FEW:,} parallel dispatch_async, three deep".replace(",", " ")
+    nested = f"{_spaced(FEW)} parallel dispatch_async, three deep"
     yield Figure(
         name=f"{nested}: time of a core for each",
         ours=lambda: measure("nested", FEW).core,
@@ -72,3 +72,7 @@ def _figures() -> Iterable[Figure]:
         rounds=1,
         warm_up=False,
     )
+
+
+def _spaced(number: int) -> str:
+    return f"{number:,}".replace(",", " ")

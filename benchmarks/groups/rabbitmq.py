@@ -24,7 +24,7 @@ def figures() -> Generator[Prepared]:
             partial(Queue, url),
             worker=Part(f"prefetch {PREFETCH}, one ack for {SETTLED} (SelectConnection)", target=0.6),
             dispatch_many=Part(f"confirms in windows of {WINDOW} (SelectConnection)", target=0.6),
-            dispatch=Part("a confirm for each (BlockingChannel)", target=0.85),
+            dispatch=Part("a confirm for each (BlockingChannel)", target=1.0),
         ) as all_figures,
     ):
         conditions = {

@@ -24,8 +24,8 @@ def figures() -> Generator[Prepared]:
         broker.running("redis_plain") as url,
         queues.figures(
             partial(Stream, url),
-            worker=Part(f"XREADGROUP COUNT {BATCH}, and one pipeline of XACK and XDEL", target=0.4),
-            dispatch_many=Part(f"pipelines of {BATCH} XADD", target=0.5),
+            worker=Part(f"XREADGROUP COUNT {BATCH}, and one pipeline of XACK and XDEL", target=0.6),
+            dispatch_many=Part(f"pipelines of {BATCH} XADD", target=0.9),
             dispatch=Part("XADD, one by one", target=0.85),
         ) as all_figures,
     ):
