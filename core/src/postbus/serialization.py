@@ -350,7 +350,8 @@ class JsonSerializer:
         Those that begin a conversation, of a type of which one has been read back. All is done in one place, because
         what takes time here is to call functions, and to make dictionaries larger.
         """
-        message, given = envelope.message, cast("tuple[Any, ...]", envelope.stamps)
+        message = envelope.message
+        given: tuple[Any, ...] = envelope.stamps
         codec = self._tried.get(message.__class__)
         if codec is None or codec.is_plain is None or len(given) != 3:
             return None
