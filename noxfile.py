@@ -27,8 +27,8 @@ PROJECTS = {folder: nox.project.load_toml(ROOT / folder / "pyproject.toml") for 
 # Tests that start processes spend most of their time on imports, unless those are compiled.
 ENV = {"PYTHONDONTWRITEBYTECODE": None}
 
-# Tests mostly wait, so four processes keep two processors busy; each starts the brokers that its tests ask for. What
-# takes longest begins first. One that dies ends the run.
+# Tests mostly wait, so four processes keep two processors busy; each starts the brokers that its tests ask for, and one
+# of them those that are heavy. What takes longest begins first. One that dies ends the run.
 IN_PARALLEL = [
     *("--numprocesses=4", "--dist=loadscope", "--no-loadscope-reorder", "--max-worker-restart=0"),
     "--override-ini=testpaths=tests plugins/*/tests core/tests",

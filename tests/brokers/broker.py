@@ -30,6 +30,10 @@ class Broker:
     """The environment variable with the DSN of one that runs already."""
     own: ClassVar[bool] = False
     """Whether it is for tests that break it: never given by the environment, and mended before each test."""
+    heavy: ClassVar[bool] = False
+    """Whether it takes so much that one process of a run starts it, for all tests that have its kind in their names."""
+    part_of: ClassVar[str | None] = None
+    """The variant whose servers it uses, if it has none of its own."""
 
     dsn: str
 
@@ -38,6 +42,11 @@ class Broker:
             cls.variant = variant
             cls.variable = variable or f"POSTBUS_TEST_{variant.upper()}_DSN"
             variants[variant] = cls
+
+    @classmethod
+    def kind(cls) -> str:
+        """Return the name of its module: ``redis``."""
+        return cls.__module__.rpartition(".")[2]
 
     def __init__(self, brokers: Brokers) -> None:
         self.brokers = brokers
@@ -147,6 +156,11 @@ class Brokers:
         guarded = Guarded("certificates")
         self._stack.callback(guarded.close)
         return make_certificates(guarded.folder)
+
+    def end(self, variant: str) -> None:
+        """End one, if it was started; who asks for it later gets another."""
+        if variant in self._started:
+            self._started.pop(variant).close()
 
     def close(self) -> None:
         """End all of them."""

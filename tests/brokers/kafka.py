@@ -236,13 +236,6 @@ def admin_of(addresses: str, **options: Any) -> Generator[Any]:
         admin.close()
 
 
-ASKED_FOR = "POSTBUS_TEST_KAFKA"
-"""The variable that has the tests of Kafka run.
-
-Each process of a run would start servers of its own, each of which takes half a minute of a processor, so that the run
-of all tests would take longer than it may.
-"""
-
 THOROUGHLY = "POSTBUS_TEST_KAFKA_THOROUGHLY"
 
 thorough = pytest.mark.skipif(
@@ -253,6 +246,8 @@ thorough = pytest.mark.skipif(
 
 class Kafka(Broker):
     """One or several brokers of Kafka."""
+
+    heavy = True
 
     servers: list[KafkaServer]  # type: ignore[assignment]
 
@@ -289,8 +284,6 @@ class Kafka(Broker):
 
     def launch_servers(self, number: int) -> None:
         """Start so many brokers, which form a cluster."""
-        if os.environ.get(ASKED_FOR) != "1":
-            pytest.skip(f"Kafka takes long to start, so it is only where {ASKED_FOR}=1 asks for it.")
         certificates = self.brokers.certificates  # Before the thread that loads classes wants them.
         archive = maven.archive(maven.java(), jars(), self._write_classes)
 
@@ -379,9 +372,11 @@ class KafkaCluster(Kafka, variant="kafka_cluster"):
 class _Shared(Kafka):
     """Another way into the broker of the variant `kafka_plain`."""
 
+    part_of = "kafka_plain"
+
     def share(self) -> KafkaServer:
         """Return that, and act on it from now on."""
-        origin = self.brokers["kafka_plain"]
+        origin = self.brokers[self.part_of]
         assert isinstance(origin, KafkaPlain)
         if origin.given:
             missing(f"{origin.variable} is set, and {self.variable} is not. Set both, or neither.")

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.once, pytest.mark.timeout(600)]
 
 
 SUBJECTS = [
-    pytest.param(subject, id=subject.name, marks=[pytest.mark.broker] if subject.broker is not None else [])
+    pytest.param(subject, id=subject.name, marks=[pytest.mark.broker(subject.broker)] if subject.broker else [])
     for subject in find_subjects()
 ]
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.brokers.broker import find_variants
+
 
 class Process:
     """One of the processes that run tests."""
@@ -45,13 +47,20 @@ def _with_whole_characters(value: Any) -> Any:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """Keep the tests of a class in one process, and give any other test to the first process that is free."""
+    """Keep the tests of a class in one process, and give any other test to the first process that is free.
+
+    So are all that have a broker that is too heavy to be started by each process; they are known by their names.
+    """
     if config.getoption("dist") != "loadscope":
         return None
     from xdist.scheduler import LoadScopeScheduling
 
+    heavy = {variant.kind() for variant in find_variants().values() if variant.heavy}
+
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if kinds := [kind for kind in heavy if kind in nodeid]:
+                return kinds[0]
             scope = super()._split_scope(nodeid)
             return scope if "::" in scope else nodeid
 

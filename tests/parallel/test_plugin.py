@@ -74,6 +74,33 @@ def test_half_a_character_is_shown(tmp_path):
     assert "ValueError: \\udcea" in done.stdout
 
 
+def test_the_tests_of_a_heavy_broker_stay_together(tmp_path):
+    """Those with its name in theirs run in one process, whatever is between them."""
+    tests = """\
+import pathlib
+import time
+import pytest
+
+@pytest.mark.parametrize("part", [1, 2, 3])
+def test_on_kafka(part):
+    while not pathlib.Path("other").exists():
+        time.sleep(0.01)
+
+def test_other():
+    pathlib.Path("other").touch()
+
+class TestMore:
+    def test_kafka_too(self):
+        pass
+"""
+
+    done = run(tmp_path, tests)
+
+    assert 0 == done.returncode, done.stdout
+    processes = [line.split("]")[0] for line in done.stdout.splitlines() if "PASSED" in line and "kafka" in line]
+    assert (4, 1) == (len(processes), len(set(processes)))
+
+
 def test_the_tests_of_a_class_stay_together(tmp_path):
     """They run in one process; tests that are functions run in the one that is free."""
     tests = """\

@@ -26,8 +26,9 @@ QUICK: dict[str, object] = {
     "metadata_interval": "2",
     "commit_interval": "0.1",
     "delays": ["0.5", "5"],
+    "timeout": "20",
 }
-"""Options by which the members of a group hear of each other soon, and by which there are few topics."""
+"""Options by which the members of a group hear of each other soon, there are few topics, and a machine may be busy."""
 
 
 @pytest.fixture

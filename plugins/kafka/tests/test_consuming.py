@@ -19,7 +19,7 @@ from postbus_kafka.stamps import KafkaKey, KafkaRecord
 from tests.brokers.kafka import Kafka
 from tests.brokers.server import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 Connect = Callable[..., KafkaConnection]
 MIB = 1024 * 1024

@@ -29,11 +29,13 @@ class OnKafka(Workbench):
 
     plugin = "postbus_kafka"
     guarantees = GUARANTEES
+    patience = 30.0
+    """Seconds that a busy machine may take to divide partitions anew, which any fetch by another client begins with."""
     load = 1000
     refused = Outgoing(b"refused", {}, delay=float("inf"))
 
     kafka: Kafka
-    options = QUICK
+    options = f"{QUICK}&timeout=20"
 
     def dsn(self) -> str:
         return f"{self.kafka.dsn}/{uuid4()}?{self.options}"
@@ -82,7 +84,7 @@ class TestHistories(OnKafka, TransportHistories):
     @pytest.fixture(autouse=True)
     def _use(self, kafka_plain: Kafka) -> None:
         self.kafka = kafka_plain
-        self.options = QUICK.replace("partitions=2", "partitions=1")
+        self.options = self.options.replace("partitions=2", "partitions=1")
 
 
 def _as_bytes(value: object) -> bytes:

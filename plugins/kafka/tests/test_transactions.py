@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from plugins.kafka.tests.foreign import read
-from plugins.kafka.tests.test_contract import QUICK, OnKafka
+from plugins.kafka.tests.test_contract import OnKafka
 from postbus import stamps
 from postbus.dsn import Dsn
 from postbus.errors import TransportError
@@ -30,7 +30,7 @@ COPY = Outgoing(b"copy", {}, 0.0, (stamps.Retried(1, datetime.now(UTC)),))
 class TestContract(OnKafka, Failures):
     """The rules about copies, with transactions."""
 
-    options: ClassVar[str] = QUICK + "&transactional=1"
+    options: ClassVar[str] = f"{OnKafka.options}&transactional=1"
 
     @pytest.fixture(autouse=True)
     def use(self, kafka_plain: Kafka) -> None:
