@@ -208,21 +208,24 @@ class Assignment:
         self, base: int, limit: int, declared: frozenset[Entry], settled: Entry | None, *, is_last: bool
     ) -> Iterable[Run]:
         assert self.position is not None
-        at = base
+        at, of_most = base, State(is_in_hand=not is_last)
         for entry in self._entries:
             if entry.end <= base:
                 continue
             if entry.offset > at:  # What is not there, such as a marker, or what compaction has taken away.
                 yield Run(entry.offset - at, DONE)
-            is_settled = entry.state == SETTLED or entry is settled
-            is_in_hand = not is_last and (not entry.deaths or entry.is_declared or entry in declared)
-            yield Run(entry.end - entry.offset, DONE if is_settled else State(False, is_in_hand, entry.deaths))
+            state = of_most
+            if entry.state == SETTLED or entry is settled:
+                state = DONE
+            elif entry.deaths:
+                state = State(False, not is_last and (entry.is_declared or entry in declared), entry.deaths)
+            yield Run(entry.end - entry.offset, state)
             at = entry.end
         for start, end, state in self._restored:
             start = max(start, self.position)
             if start < end:
                 if start > at:
-                    yield Run(start - at, State(is_in_hand=not is_last))
+                    yield Run(start - at, of_most)
                 yield Run(end - start, state if state.is_done or state.deaths or is_last else State(is_in_hand=True))
                 at = end
         if limit > at:
