@@ -46,6 +46,9 @@ appender.0.name=C
 appender.0.layout.type=PatternLayout
 appender.0.layout.pattern=%d %p %c %m%n
 """
+PATIENCE = 200
+"""Seconds that the first start may take, before Java has its classes as it had loaded them, on a busy machine."""
+
 CLUSTER_ID = "UG9zdGJ1cy10ZXN0cy1ubw"
 
 
@@ -312,7 +315,7 @@ class Kafka(Broker):
             if not server.running:
                 server.launch()
         for server in self.servers:
-            server.wait_until_ready(100)
+            server.wait_until_ready(PATIENCE)
         everyone = {server.number for server in self.servers}
         wait_until(
             lambda: all(server.known() == everyone for server in self.servers), "The brokers do not form a cluster."

@@ -61,6 +61,7 @@ class TestPlain(OnKafka, TransportContract):
 @pytest.mark.once
 class TestBreakable(OnKafka, Restarts):
     broker_options: ClassVar = "&timeout=3&lost_after=1"
+    quiet = 2.0  # Longer than it takes to hear of a loss: a fetch that ends before simply has nothing.
 
     @pytest.fixture(autouse=True)
     def _use(self, own_kafka: OwnKafka) -> None:
