@@ -387,28 +387,31 @@ class Postbus(Handlers):
                 receivers[name] = transport
             elif names:
                 raise ConfigurationError(f"Transport {name!r} handles at once, so there is nothing to consume.")
-        from postbus.worker.worker import Worker  # noqa: PLC0415  Who only dispatches has none.
+        from postbus.worker.options import Options  # noqa: PLC0415  Who only dispatches has no worker.
+        from postbus.worker.worker import Worker  # noqa: PLC0415
 
         return Worker(
             receivers,
             self.handle if bus is None else partial(self.handle, bus=bus),
             self.failures,
-            limits=limits,
-            queues=queues,
-            concurrency=concurrency,
-            fetch_size=fetch_size,
-            prefetch_bytes=prefetch_bytes,
-            strategy=strategy,
-            weights=weights,
-            rates={name: rate for name in receivers if (rate := self._rate_limit(name)) is not None},
-            kill_switches={
-                name: config.kill_switch
-                for name in receivers
-                if isinstance(config := self.config.transports[name], TransportConfig) and config.kill_switch
-            },
-            grace=grace,
-            max_outage=max_outage,
-            health_file=None if health_file is None else Path(health_file),
+            Options(
+                limits=limits or Limits(),
+                queues=queues,
+                concurrency=concurrency,
+                fetch_size=fetch_size,
+                prefetch_bytes=prefetch_bytes,
+                strategy=strategy,
+                weights=weights or {},
+                rates={name: rate for name in receivers if (rate := self._rate_limit(name)) is not None},
+                kill_switches={
+                    name: config.kill_switch
+                    for name in receivers
+                    if isinstance(config := self.config.transports[name], TransportConfig) and config.kill_switch
+                },
+                grace=grace,
+                max_outage=max_outage,
+                health_file=None if health_file is None else Path(health_file),
+            ),
             observers=self.observers,
             stop_signal=self.stop_signal(),
             hooks=self.hooks,

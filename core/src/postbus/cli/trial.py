@@ -22,6 +22,7 @@ from postbus.errors import ConfigurationError
 from postbus.events import Event, MessageFailed, MessageHandled
 from postbus.queue_transport import QueueTransport
 from postbus.transport import Delivery, Outgoing, Transport, TransportContext
+from postbus.worker.options import Options
 from postbus.worker.signals import StopSignals
 from postbus.worker.trials import Channel, Verdict
 from postbus.worker.worker import Worker
@@ -140,7 +141,7 @@ def worker_for(app: Postbus, summons: Summons, *, bus: str | None, grace: float)
         {broker.name: transport},
         app.handle if bus is None else partial(app.handle, bus=bus),
         app.failures_among(transports),
-        grace=grace,
+        Options(grace=grace),
         observers=app.observers,
         hooks=app.hooks,
     )

@@ -6,14 +6,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, Interrupted, TransportError
 from postbus.events import Observers, WorkerStarted, WorkerStopped
 from postbus.failures import Failures
-from postbus.limits import GRACE, PREFETCH_BYTES, Counters, Limits, Stopping, StopSignal
+from postbus.limits import Counters, Stopping, StopSignal
 from postbus.transport import Receiver
 from postbus.worker.concurrent import Concurrent
 from postbus.worker.handling import Handling
@@ -21,11 +20,10 @@ from postbus.worker.health import Health
 from postbus.worker.holdings import Holding
 from postbus.worker.hooks import Hooks
 from postbus.worker.idleness import Idleness
-from postbus.worker.kill_switch import KillSwitch
-from postbus.worker.rates import RateLimit
+from postbus.worker.options import Options
 from postbus.worker.sequential import Sequential
 from postbus.worker.signals import StopSignals
-from postbus.worker.strategies import Strategy, Turns, check
+from postbus.worker.strategies import Turns, check
 
 if TYPE_CHECKING:
     from postbus.worker.trials import Isolate
@@ -47,47 +45,22 @@ class Worker:
         receivers: Mapping[str, Receiver],
         dispatch: Callable[[Envelope], Envelope],
         failures: Failures,
+        options: Options,
         *,
-        limits: Limits | None = None,
-        queues: Sequence[str] = (),
-        concurrency: int = 1,
-        fetch_size: int | None = None,
-        prefetch_bytes: int | None = PREFETCH_BYTES,
-        strategy: Strategy = "strict",
-        weights: Mapping[str, int] | None = None,
-        rates: Mapping[str, RateLimit] | None = None,
-        kill_switches: Mapping[str, KillSwitch] | None = None,
-        grace: float | None = GRACE,
-        max_outage: float | None = None,
-        health_file: Path | None = None,
         observers: Observers | None = None,
         stop_signal: StopSignal | None = None,
         hooks: Hooks | None = None,
     ) -> None:
         if not receivers:
             raise ConfigurationError("There is no transport to consume. Name at least one.")
-        if concurrency < 1:
-            raise ConfigurationError(f"The concurrency must be 1 or more, got {concurrency}.")
-        if prefetch_bytes is not None and prefetch_bytes < 1:
-            raise ConfigurationError(f"The bytes to prefetch must be 1 or more, got {prefetch_bytes}.")
-        check(strategy, weights or {}, [*receivers, *queues])
+        check(options.strategy, options.weights, [*receivers, *options.queues])
         self._receivers = receivers
         self._dispatch = dispatch
         self._failures = failures
-        self._limits = limits or Limits()
-        self._queues = queues
-        self._concurrency = concurrency
-        self._fetch_size = fetch_size
-        self._prefetch_bytes = math.inf if prefetch_bytes is None else prefetch_bytes
-        self._strategy: Strategy = strategy
-        self._weights = weights or {}
-        self._rates = rates or {}
-        self._kill_switches = kill_switches or {}
-        self._max_outage = max_outage
-        self._health_file = health_file
+        self._options = options
         self._observers = observers if observers is not None else Observers()
-        self._stopping = Stopping(stop_signal, grace)
-        self._counters = Counters(self._limits)
+        self._stopping = Stopping(stop_signal, options.grace)
+        self._counters = Counters(options.limits)
         self._holdings: list[Holding] = []
         self._arrangement: Sequential | Concurrent | None = None
         self._abandon: Callable[[WorkerStopped], object] | None = None
@@ -115,21 +88,21 @@ class Worker:
         """
         self.prepare()
         self._is_prepared = False
-        self._counters = Counters(self._limits)
+        self._counters = Counters(self._options.limits)
         self._abandon = abandon
         self._isolate = isolate
         logger.debug("Consuming %s.", ", ".join(map(repr, self._receivers)))
-        self._observers.notify(WorkerStarted(tuple(self._receivers), self._concurrency))
+        self._observers.notify(WorkerStarted(tuple(self._receivers), self._options.concurrency))
         reason: str | None = None
-        patient = self._fetch_size is not None
+        patient = self._options.fetch_size is not None
         self._holdings = holdings = [
             Holding(
                 name,
                 receiver,
                 self._observers,
                 patient=patient,
-                rate=self._rates.get(name),
-                kill_switch=self._kill_switches.get(name),
+                rate=self._options.rates.get(name),
+                kill_switch=self._options.kill_switches.get(name),
             )
             for name, receiver in self._receivers.items()
         ]
@@ -148,8 +121,8 @@ class Worker:
                 Health(
                     holdings,
                     lambda: self._stopping.told is not None,
-                    file=self._health_file,
-                    max_outage=self._max_outage,
+                    file=self._options.health_file,
+                    max_outage=self._options.max_outage,
                 ) as health,
             ):
                 self._arrangement = self._arrange(holdings, handling, signals, health)
@@ -196,10 +169,12 @@ class Worker:
     def _arrange(
         self, holdings: Sequence[Holding], handling: Handling, signals: StopSignals, health: Health
     ) -> Sequential | Concurrent:
-        turns = Turns(tuple(self._receivers), self._strategy, self._weights)
-        queue_turns = Turns(self._queues, self._strategy, self._weights)
-        idleness = Idleness(self._limits.idle, holdings, self._counters, self._stopping, counts=not self._queues)
-        if self._concurrency == 1 and len(holdings) == 1:
+        options = self._options
+        turns = Turns(tuple(self._receivers), options.strategy, options.weights)
+        queue_turns = Turns(options.queues, options.strategy, options.weights)
+        idleness = Idleness(options.limits.idle, holdings, self._counters, self._stopping, counts=not options.queues)
+        prefetch_bytes = math.inf if options.prefetch_bytes is None else options.prefetch_bytes
+        if options.concurrency == 1 and len(holdings) == 1:
             return Sequential(
                 holdings[0],
                 handling,
@@ -211,8 +186,8 @@ class Worker:
                 self._be_abandoned,
                 idleness,
                 queue_turns=queue_turns,
-                fetch_size=self._fetch_size,
-                prefetch_bytes=self._prefetch_bytes,
+                fetch_size=options.fetch_size,
+                prefetch_bytes=prefetch_bytes,
             )
         return Concurrent(
             holdings,
@@ -224,9 +199,9 @@ class Worker:
             turns,
             idleness,
             queue_turns=queue_turns,
-            concurrency=self._concurrency,
-            fetch_size=self._fetch_size,
-            prefetch_bytes=self._prefetch_bytes,
+            concurrency=options.concurrency,
+            fetch_size=options.fetch_size,
+            prefetch_bytes=prefetch_bytes,
             isolate=self._isolate,
         )
 
