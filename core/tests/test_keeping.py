@@ -21,8 +21,9 @@ from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
 from postbus.queue_transport import QueueTransport
 from postbus.transport import Guarantees
+from postbus.worker.controller import Controller
 from postbus.worker.holdings import Holding
-from postbus.worker.keeper import Keeper
+from postbus.worker.receivers import WAIT
 from postbus_in_memory.connection import InMemoryConnection
 from postbus_in_memory.queue import Queue
 
@@ -263,23 +264,25 @@ def test_a_worker_that_gave_back_fetches_one_by_one_again() -> None:
     assert [8, 1, 2, 4, 8] == sizes[:5]
 
 
-def test_a_keeper_sleeps_while_nothing_is_in_hand() -> None:
-    """Without messages nobody looks: an idle worker costs nothing."""
+def test_the_controller_sleeps_while_nothing_is_in_hand(concurrency: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without messages nobody looks more often than a broker is asked: an idle worker costs nothing."""
     app = make_app()
-    looks: list[float] = []
-    holding = Holding("tasks", transport(app))
-    with Keeper(holding, looks.append) as keeper:
-        assert until(lambda: keeper._is_asleep)
-        app.dispatch(Task(1))
-        holding.take_in(transport(app).receive(1, 0), time.monotonic())
-        holding.is_busy = True
-        keeper.wake()
-        assert until(lambda: looks)
-        holding.is_busy = False
-        assert until(lambda: keeper._is_asleep)
-        before = len(looks)
-        sleep(3 * Keeper.LOOK)
-        assert before == len(looks)
+    naps: list[float] = []
+    take_in = Controller._take_in
+    monkeypatch.setattr(Controller, "_take_in", lambda one, patience: naps.append(patience) or take_in(one, patience))
+
+    @app.handler
+    def handle(task: Task) -> None:
+        assert until(lambda: naps[-1] < WAIT)
+
+    worker = app.worker("tasks", concurrency=concurrency)
+    working = threading.Thread(target=worker.run)
+    working.start()
+    app.dispatch(Task(1))
+    assert until(lambda: 1 == len(transport(app).acknowledged))
+    assert until(lambda: naps[-1] >= WAIT)
+    worker.stop()
+    working.join(PATIENCE)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -55,8 +56,14 @@ class Counters:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._started = time.monotonic()
+        self._lock = threading.Lock()
         self.handled = 0
         self.failed = 0
+
+    def note_failed(self) -> None:
+        """Count a message that failed; in any thread."""
+        with self._lock:
+            self.failed += 1
 
     @property
     def left(self) -> int | None:

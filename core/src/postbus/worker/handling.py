@@ -44,9 +44,10 @@ class Unstored(Struct, frozen=True):
     reason: str
 
 
-Outcome = Literal["handled", "failed", "postponed", "owed", "gone"] | Unstored
+Outcome = Literal["handled", "failed", "postponed", "owed", "gone", "left"] | Unstored
 """What its worker has to do yet: acknowledge what was handled, and what is dealt with while that is owed; no more with
-what is dealt with and settled, or sent on and settled, or not ours any more; let rest what is unstored.
+what is dealt with and settled, or sent on and settled, or not ours any more; let rest what is unstored; begin later
+what was left.
 """
 
 

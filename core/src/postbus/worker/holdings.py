@@ -122,7 +122,7 @@ class Holding:
         self._guarantees = receiver.guarantees if isinstance(receiver, QueueTransport) else None
         # What is given back to nobody else need not be given back so that others get it.
         self.is_shared = self._guarantees is None or self._guarantees.release != "own"
-        self._has_groups = self._guarantees is not None and self._guarantees.groups
+        self.has_groups = self.keeps_groups = self._guarantees is not None and self._guarantees.groups
         counts = self._guarantees is not None and (self._guarantees.delivery_count or self._guarantees.lease)
         self._last_chance = self.LAST_CHANCE if counts else math.inf
         self._survived: dict[str, int] = {}
@@ -136,7 +136,8 @@ class Holding:
         self._leased_at = 0.0
         self._extend_at = 0.0
         self._mark: Envelope | None = None
-        self._look_at = 0.0
+        self.look_at = 0.0
+        """When it is to be asked next whether what waits does so for too long."""
         self._is_owed = False
         self._settle_again_at = 0.0
 
@@ -147,6 +148,15 @@ class Holding:
     def is_paused(self) -> bool:
         """Whether its transport is paused, so that what is not begun is to be given back."""
         return self.switch is not None and self.switch.is_open
+
+    @property
+    def is_delicate(self) -> bool:
+        """Whether it must be looked at each message that waits, and not only at the next one, before it is begun."""
+        return bool(self.has_suspects or self.keeps_groups or self.lost)
+
+    def bars(self, envelope: Envelope) -> bool:
+        """Say whether a message must not be begun: its transport is paused, or somebody else has the message."""
+        return (self.switch is not None and self.switch.is_open) or id(envelope) in self.lost
 
     @property
     def lost_since(self) -> float | None:
@@ -210,7 +220,7 @@ class Holding:
             self._shortest = math.inf
             self._leased_at = self._extend_at = since
             self._mark = envelopes[min(1, len(envelopes) - 1)] if self._patient else envelopes[-1]
-            self._look_at = time.monotonic() + self.TOO_LONG
+            self.look_at = time.monotonic() + self.TOO_LONG
         self._look_into(envelopes, since)
         self.waiting.extend(envelopes)
 
@@ -247,7 +257,7 @@ class Holding:
         A message waits as long as another one of its group is begun; others overtake it. One that fails does not hold
         up its group: it is another message that comes later.
         """
-        if not self._has_groups:
+        if not self.keeps_groups:
             return self.waiting[0] if self.waiting else None
         busy = {_received(envelope).group for envelope in self.begun.values()} - {None}
         return next((envelope for envelope in self.waiting if _received(envelope).group not in busy), None)
@@ -356,13 +366,13 @@ class Holding:
         if self._is_owed and not last and not self._may_be_back():
             return
         self._is_owed = False
-        for owed in _all_of(self._owed):
+        for owed in all_of(self._owed):
             self.release(owed.envelopes, begun=owed.begun, last=last)
         if self.done:
             self._acknowledge(last=last)
 
     def _acknowledge(self, *, last: bool) -> None:
-        done = _all_of(self.done)
+        done = all_of(self.done)
         try:
             if time.monotonic() - self._leased_at > self._known_lease():
                 self._note_lost(done)
@@ -443,15 +453,15 @@ class Holding:
 
     def release_waiting(self) -> int:
         """Give back what was not begun; return how many messages that were."""
-        waiting = _all_of(self.waiting)
+        waiting = all_of(self.waiting)
         self.release(waiting)
         return len(waiting)
 
     def release_overdue(self, now: float) -> bool:
         """Give back what waits, if it does so for too long; say whether that was done."""
-        if now < self._look_at or not self.is_shared:
+        if now < self.look_at or not self.is_shared:
             return False
-        self._look_at = now + self.TOO_LONG
+        self.look_at = now + self.TOO_LONG
         waiting = self.waiting.copy()
         is_overdue = self._mark is not None and any(envelope is self._mark for envelope in waiting)
         self._mark = waiting[0 if self._patient else -1] if waiting else None
@@ -558,7 +568,7 @@ def _warn(error: Exception, what: str, number: int, name: str) -> None:
     logger.warning(text, number, name, error if is_foreseen else describe(error), exc_info=not is_foreseen)
 
 
-def _all_of(envelopes: deque[T]) -> list[T]:
+def all_of(envelopes: deque[T]) -> list[T]:
     """Take everything out, each in one piece, so that of two who do this at once only one gets it.
 
     From the end, so that who takes the next one meanwhile overtakes none.

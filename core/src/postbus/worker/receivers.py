@@ -27,12 +27,14 @@ class FetchSize:
 
     AHEAD = 0.2
     MOST = 500
+    MANY = 32
+    """From this on, the next are fetched while these are handled."""
     UNKNOWN = 256 * 2**10
     """How large messages are taken to be of which none has come yet, in bytes."""
 
-    def __init__(self, fixed: int | None = None, most_bytes: float = math.inf) -> None:
+    def __init__(self, fixed: int | None = None, most_bytes: int | None = None) -> None:
         self._fixed = fixed
-        self.most_bytes = most_bytes
+        self.most_bytes = math.inf if most_bytes is None else most_bytes
         self.limit = fixed or 1
 
     def limit_for(self, size: float | None) -> int:
@@ -66,15 +68,17 @@ class Arrived(Struct, frozen=True):
 class WaitingReceiver:
     """A thread that fetches from one transport, as many messages as it was asked for; and the holding they come to.
 
-    While there is nothing, it waits, and has asked the broker for a single message: so the receivers of
+    While there is nothing, it waits; beside others, it has asked the broker for a single message: so the receivers of
     many idle transports hold next to nothing. All but the thread itself belongs to who asks.
     """
 
     PATIENCE = 1.0
     """Seconds after which a transport that has not answered is taken for empty."""
 
-    def __init__(self, holding: Holding, inbox: SimpleQueue[Any]) -> None:
+    def __init__(self, holding: Holding, inbox: SimpleQueue[Any], *, is_alone: bool = False) -> None:
+        """One that is alone waits for as many as it was asked for, because none of them is brought too soon."""
         self.holding = holding
+        self._is_alone = is_alone
         self._inbox = inbox
         self._asked: SimpleQueue[tuple[int, Sequence[str]] | None] = SimpleQueue()
         self._is_stopping = False
@@ -140,11 +144,11 @@ class WaitingReceiver:
 
     def _fetch(self, limit: int, queues: Sequence[str]) -> None:
         fetch = self.holding.fetch
-        envelopes, since = fetch(limit, 0.0, queues)
+        envelopes, since = fetch(limit, WAIT if self._is_alone else 0.0, queues)
         if not envelopes:
             self._inbox.put(Arrived(self, (), since, is_waiting=True))
         while not envelopes and not (self._is_recalled or self._is_stopping):
-            envelopes, since = fetch(1, WAIT, queues)
+            envelopes, since = fetch(limit if self._is_alone else 1, WAIT, queues)
         if self._is_abandoned:
             self.holding.release(envelopes, last=True)
             return

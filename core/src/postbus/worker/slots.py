@@ -1,22 +1,24 @@
-"""The slots of a worker: threads, each of which handles one message at a time."""
+"""The line of messages that may be begun, and the slots, which take from it: each handles one message at a time."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from queue import Empty, SimpleQueue
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from postbus.envelope import Envelope
 from postbus.errors import Interrupted
 from postbus.event_loop import interrupt
-from postbus.time_limits import TimedRun, is_any_timed, stuck
-from postbus.worker.handling import Outcome
-from postbus.worker.holdings import Holding
+from postbus.time_limits import TimedRun, expire, is_any_timed, stuck
+from postbus.worker.handling import Outcome, Unstored
+from postbus.worker.holdings import Holding, all_of
 
 logger = logging.getLogger("postbus")
 
@@ -24,22 +26,40 @@ logger = logging.getLogger("postbus")
 class Handles(Protocol):
     """What handles a message in a slot."""
 
-    def handle(self, holding: Holding, envelope: Envelope) -> Outcome | Literal["paused"] | None:
-        """Return what is to be done with it: see `Finished`."""
+    def handle(self, holding: Holding, envelope: Envelope) -> Outcome | None:
+        """Return what is to be done with it; None if it was interrupted, "left" if it was not begun."""
         ...
 
 
-class Finished(Struct, frozen=True):
-    """A message has left its slot."""
+class Run(Struct, eq=False):
+    """Messages of one transport that a slot takes at once, and handles one after the other.
 
-    slots: Slots
+    The slot takes from the beginning of ``waiting``; the controller may take back what is there yet, from its end.
+    """
+
+    holding: Holding
+    waiting: deque[Envelope]
+    done: deque[Envelope] = field(default_factory=deque[Envelope])
+    """What was handled."""
+    number: int = 0
+    """Once it has ended: how many messages a handler had."""
+    seconds: float = 0.0
+    """And how long that took."""
+
+
+class Finished(Struct, frozen=True):
+    """What a slot tells of a message that was not simply handled."""
+
     holding: Holding
     envelope: Envelope
-    outcome: Outcome | Literal["paused"] | None
-    """None if it was interrupted; "paused" if it was not begun, because its transport is, and waits on."""
-    seconds: float
+    outcome: Outcome | None
     error: BaseException | None = None
     """What is no failure of the message, but the end of the worker."""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its handler has failed; one that was given up before has not."""
+        return isinstance(self.outcome, Unstored) or self.outcome in ("failed", "owed")
 
 
 class Stuck(Struct, frozen=True):
@@ -50,101 +70,245 @@ class Stuck(Struct, frozen=True):
     run: TimedRun
 
 
-class Slots:
-    """Handles up to so many messages at once, and puts each in the inbox of the worker when it is finished.
+class Line:
+    """What slots are told, and what they tell: runs of messages that may be begun, in order, and what came of them.
 
-    An ``async def`` handler runs on the event loop, and its slot waits for it: so a message takes the same
-    way through the bus whatever its handlers are. A message sees the context variables of the worker, and
-    what it changes in them nobody else sees. Threads are started as they are needed.
+    A slot takes the next run by itself, and wakes nobody before the line runs low. What is in line, or in a slot, is
+    in the ``begun`` of its holding, which is the controller's: so nothing is lost, wherever a slot ends.
     """
 
-    def __init__(self, number: int, handling: Handles, inbox: SimpleQueue[Any]) -> None:
+    def __init__(self, wake: Callable[[], None], note_failed: Callable[[], bool]) -> None:
+        """``wake`` wakes the controller; ``note_failed`` counts a failure, and says whether it was one too many."""
+        self._wake = wake
+        self._note_failed = note_failed
+        self._runs: SimpleQueue[Run | None] = SimpleQueue()
+        self.put = self._runs.put
+        """Let a slot take a run; one that gets None ends."""
+        self.take = self._runs.get
+        """Wait for the next run, and return it."""
+        self.finished: deque[Finished] = deque()
+        self.ended: deque[Run] = deque()
+        """Runs that a slot has done with; it may have left some of their messages."""
+        self.is_open = True
+        """Whether messages may be begun; at once, also for what is in a slot."""
+        self.low = 0
+        """How many runs are left in line when the controller is woken."""
+        self.is_woken = False
+        """Whether it has been, and does not know yet."""
+
+    def __len__(self) -> int:
+        return self._runs.qsize()
+
+    def take_back(self) -> list[Run]:
+        """Return the runs that no slot has taken."""
+        taken: list[Run] = []
+        try:
+            while run := self._runs.get_nowait():
+                taken.append(run)
+        except Empty:
+            pass
+        return taken
+
+    def tell(self, finished: Finished) -> None:
+        """Take note of what has come of a message; in the thread of its slot."""
+        self.finished.append(finished)
+        if finished.has_failed and self._note_failed():
+            self.is_open = False
+        self._call()
+
+    def end(self, run: Run) -> None:
+        """Take note of the end of a run; in the thread of its slot."""
+        self.ended.append(run)
+        if self._runs.qsize() <= self.low:
+            self._call()
+
+    def _call(self) -> None:
+        if not self.is_woken:
+            self.is_woken = True
+            self._wake()
+
+
+class Slot:
+    """One thread that handles messages, one after the other."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self.thread = 0
+        self.run: Run | None = None
+        """What it has taken from the line."""
+        self.current: Envelope | None = None
+        """What it handles at present, of that run."""
+        self.is_over = False
+        """Whether it handles nothing any more."""
+        self._is_to_be_interrupted = False
+
+    def work(self, handle: Callable[[Holding, Envelope], Outcome | None]) -> None:
+        """Handle what is in line, in this thread, until the line is closed.
+
+        What a handler lets out, or a signal raises here, ends this too; but `Interrupted` that message alone.
+        """
+        line, monotonic = self._line, time.monotonic
+        self.thread = threading.get_ident()
+        try:
+            while line.is_open and (run := line.take()) is not None:
+                self.run = run
+                holding, waiting, done, number = run.holding, run.waiting, run.done, 0
+                lost, may_pause = holding.lost, holding.switch is not None
+                envelope: Envelope | None = None
+                started = monotonic()
+                while waiting and line.is_open:
+                    try:
+                        envelope = waiting.popleft()
+                    except IndexError:  # The controller has taken it back.
+                        break
+                    if (lost or may_pause) and holding.bars(envelope):
+                        waiting.appendleft(envelope)
+                        break
+                    number += 1
+                    self.current = envelope
+                    try:
+                        outcome = handle(holding, envelope)
+                    except Interrupted:  # The controller gives the message back.
+                        outcome = None
+                    self.current = None
+                    if outcome == "handled":
+                        done.append(envelope)
+                    else:
+                        line.tell(Finished(holding, envelope, outcome))
+                run.number, run.seconds = number, monotonic() - started
+                line.end(run)
+                self.run = None
+                del run, waiting, done, envelope  # Else they would be kept until the next ones come.
+        finally:
+            self.is_over = True
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no handler runs in it."""
+        return self.current is None or self.is_over
+
+    def nudged(self) -> None:
+        """Raise `Interrupted` in a handler that is to be interrupted; called in its thread, by a signal."""
+        if self.is_free:
+            return
+        if self._is_to_be_interrupted or expire():
+            self._is_to_be_interrupted = False
+            raise Interrupted
+
+    def interrupt(self, nudge: Callable[[], bool], *, surely: bool) -> bool:
+        """Interrupt its handler, if that is possible; say so. One that is cancelled may clear up, unless ``surely``.
+
+        ``nudge`` has its thread call `nudged`, which may come to nothing: so `press` is to be called again and again.
+        """
+        if self.is_free:
+            return False
+        is_cancelled = interrupt(self.thread)
+        if is_cancelled and not surely:
+            return True
+        self._is_to_be_interrupted = True
+        return nudge() or is_cancelled
+
+    def press(self, nudge: Callable[[], bool]) -> None:
+        """Nudge its thread again, if it has not been interrupted yet."""
+        if self._is_to_be_interrupted and not self.is_free:
+            nudge()
+
+
+class Slots:
+    """Handles up to so many messages at once.
+
+    One slot is the thread that made this, so that a signal can interrupt what it handles; several are threads of their
+    own, started as they are needed. An ``async def`` handler runs on the event loop, and its slot waits for it: so a
+    message takes the same way through the bus whatever its handlers are. Beside others, a message sees the context
+    variables of the worker, and what it changes in them nobody else sees.
+    """
+
+    def __init__(self, number: int, handling: Handles, line: Line, nudge: Callable[[], bool] | None = None) -> None:
+        """``nudge`` has the main thread call `Slot.nudged`; with it, that thread is the one slot, and is to `work`."""
         self._number = number
         self._handling = handling
-        self._inbox = inbox
-        self._ready: SimpleQueue[tuple[Holding, Envelope] | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self.line = line
+        self._nudge = nudge or (lambda: False)
+        self.main = Slot(line) if nudge is not None else None
+        self._all = [self.main] if self.main is not None else []
         self._context = copy_context()
-        self._current: dict[int, tuple[Holding, Envelope]] = {}
-        """What each thread handles at present."""
         self.begun = 0
-        """How many messages are in slots, or next in line for one."""
+        """How many messages are in slots, or in line."""
 
-    def begin(self, holding: Holding, envelope: Envelope) -> None:
-        """Handle a message as soon as a slot is free."""
-        holding.begun[id(envelope)] = envelope
-        self.begun += 1
-        self._ready.put((holding, envelope))
-        if len(self._threads) < min(self.begun, self._number):
+    def begin(self, holding: Holding, envelopes: Sequence[Envelope]) -> None:
+        """Handle messages, one after the other, as soon as a slot is free."""
+        holding.begun.update(zip(map(id, envelopes), envelopes, strict=True))
+        self.begun += len(envelopes)
+        self.line.put(Run(holding, deque(envelopes)))
+        if len(self._all) < min(self.begun, self._number):
             self._start_thread()
 
     def finish(self, holding: Holding, envelope: Envelope) -> bool:
-        """Take note that a slot is free again, or was given up; say whether that is news."""
+        """Take note that a message has left its slot, or was given up; say whether that is news."""
         if holding.begun.pop(id(envelope), None) is None:
             return False
         self.begun -= 1
         return True
 
-    def take_back(self) -> list[tuple[Holding, Envelope]]:
-        """Return what no slot has begun yet; it stays with its holding, as if it had never been given away."""
-        taken: list[tuple[Holding, Envelope]] = []
-        try:
-            while work := self._ready.get_nowait():
-                taken.append(work)
-        except Empty:
-            pass
-        for holding, envelope in taken:
-            del holding.begun[id(envelope)]
-        self.begun -= len(taken)
-        return taken
+    def take_back(self) -> None:
+        """Return what no slot has begun yet to its holdings, as if it had never been given away."""
+        runs = self.line.take_back()
+        if self.main is not None and self.main.run is not None:
+            runs.insert(0, self.main.run)
+        for run in reversed(runs):
+            self.put_back(run)
 
-    def interrupt(self) -> bool:
-        """Cancel every ``async def`` handler, and say whether there is any; a thread cannot be interrupted."""
-        return sum(interrupt(thread.ident or 0) for thread in self._threads) > 0
+    def put_back(self, run: Run) -> None:
+        """Return what a run has not begun to its holding."""
+        for envelope in reversed(all_of(run.waiting)):
+            if self.finish(run.holding, envelope):
+                run.holding.waiting.appendleft(envelope)
+
+    def interrupt(self, *, surely: bool = False) -> bool:
+        """Interrupt what can be, as `Slot.interrupt` does, and say whether there is anything; most threads cannot."""
+        return sum(slot.interrupt(self._nudge, surely=surely) for slot in self._all) > 0
+
+    def press(self) -> None:
+        """Interrupt what was to be, and has not been yet."""
+        if self.main is not None:
+            self.main.press(self._nudge)
 
     def stuck(self, now: float) -> list[Stuck]:
-        """Cancel what is over its time limit; return what cannot be cancelled, or has not ended all the same."""
+        """Interrupt what is over its time limit; return what cannot be, or has not ended all the same."""
         if not is_any_timed():
             return []
-        current = self._current.copy().items()
-        found = [(work, stuck(thread, now, lambda: False)) for thread, work in current]
-        return [Stuck(*work, run) for work, run in found if run is not None]
+        found: list[Stuck] = []
+        for slot in self._all:
+            run, envelope = slot.run, slot.current
+            if run is not None and envelope is not None and (timed := stuck(slot.thread, now, self._nudge)):
+                found.append(Stuck(run.holding, envelope, timed))
+        return found
 
     def close(self) -> None:
         """Let the threads end, each once it is free."""
-        for _ in self._threads:
-            self._ready.put(None)
+        self.line.is_open = False
+        for _ in self._all:
+            self.line.put(None)
 
     def _start_thread(self) -> None:
-        name = f"postbus-slot-{len(self._threads) + 1}"
-        thread = threading.Thread(target=self._run, args=(self._context,), name=name, daemon=True)
+        slot = Slot(self.line)
+        name = f"postbus-slot-{len(self._all) + 1}"
+        thread = threading.Thread(target=self._run, args=(slot, self._context), name=name, daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
-            if not self._threads:
+            if not self._all:
                 raise
-            self._number = len(self._threads)
+            self._number = len(self._all)
             logger.error("Handling no more than %d messages at once from now on: %s.", self._number, error)
         else:
-            self._threads.append(thread)
+            self._all.append(slot)
 
-    def _run(self, context: Context) -> None:
-        handle, inbox, current, me = self._handling.handle, self._inbox, self._current, threading.get_ident()
-        while (work := self._ready.get()) is not None:
-            holding, envelope = work
-            if holding.is_paused:
-                inbox.put(Finished(self, holding, envelope, "paused", 0.0))
-                continue
-            current[me] = work
-            outcome: Outcome | Literal["paused"] | None = None
-            error: BaseException | None = None
-            started = time.monotonic()
-            try:
-                outcome = context.copy().run(handle, holding, envelope)
-            except Interrupted:
-                pass
-            except BaseException as problem:  # A border: it comes out in the thread of the worker.
-                error = problem
-            del current[me]
-            inbox.put(Finished(self, holding, envelope, outcome, time.monotonic() - started, error))
-            del work, envelope, holding, error
+    def _run(self, slot: Slot, context: Context) -> None:
+        handle = self._handling.handle
+        try:
+            slot.work(lambda holding, envelope: context.copy().run(handle, holding, envelope))
+        except BaseException as error:  # A border: it comes out in the thread of the controller.
+            assert slot.run is not None
+            assert slot.current is not None
+            self.line.tell(Finished(slot.run.holding, slot.current, None, error))

@@ -97,13 +97,13 @@ class Trials:
         self.is_possible = True
         """Whether such a process can do anything; it may not be able to begin."""
 
-    def handle(self, holding: Holding, envelope: Envelope) -> Outcome | Literal["paused"] | None:
+    def handle(self, holding: Holding, envelope: Envelope) -> Outcome | None:
         """Have a message handled; return what its worker has to do yet, None if it was interrupted."""
         if isinstance(envelope.message, Undecodable) or holding.deaths(envelope):
             return self._handling.handle(holding, envelope)
         chamber = self._chamber_for(holding) if self.is_possible else None
         if chamber is None:
-            return "paused"
+            return "left"
         is_taken = False
         try:
             chamber.channel.send(_as_delivery(holding, envelope))
@@ -122,10 +122,9 @@ class Trials:
                 holding.switch.note_handled()
             return "handled"
         if verdict == "released":
-            return "paused"
+            return "left"
         if verdict == "failed":
-            holding.done.append(envelope)
-            return "failed"
+            return "owed"
         try:
             holding.receiver.reject([envelope])
         except TransportError as error:
@@ -184,9 +183,7 @@ class Trials:
         if is_news:
             logger.error("No process can be started for messages that workers died of, so each is alone: %s", why)
 
-    def _take_note_of_death(
-        self, holding: Holding, envelope: Envelope, *, is_taken: bool
-    ) -> Outcome | Literal["paused"] | None:
+    def _take_note_of_death(self, holding: Holding, envelope: Envelope, *, is_taken: bool) -> Outcome | None:
         """Deal with a message whose process has died, unless it was ended by this one, or before it had begun."""
         with self._lock:
             chamber = self._chambers.pop(_key_of(holding), None)
@@ -195,7 +192,7 @@ class Trials:
         chamber.channel.close()
         code = chamber.process.wait()
         if not is_taken:
-            return "paused"
+            return "left"
         logger.error(
             "The process in which %s was handled by itself has died (%s).",
             label(envelope),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from postbus.envelope import Envelope
@@ -14,16 +13,14 @@ from postbus.events import Observers, WorkerStarted, WorkerStopped
 from postbus.failures import Failures
 from postbus.limits import Counters, Stopping, StopSignal
 from postbus.transport import Receiver
-from postbus.worker.concurrent import Concurrent
+from postbus.worker.controller import Controller
 from postbus.worker.handling import Handling
 from postbus.worker.health import Health
 from postbus.worker.holdings import Holding
 from postbus.worker.hooks import Hooks
-from postbus.worker.idleness import Idleness
 from postbus.worker.options import Options
-from postbus.worker.sequential import Sequential
 from postbus.worker.signals import StopSignals
-from postbus.worker.strategies import Turns, check
+from postbus.worker.strategies import check
 
 if TYPE_CHECKING:
     from postbus.worker.trials import Isolate
@@ -34,10 +31,10 @@ logger = logging.getLogger("postbus")
 class Worker:
     """Handles what arrives at some transports.
 
-    With one transport and a concurrency of 1, all happens in the thread that calls `run`, one message after
-    the other. Otherwise messages are handled in threads, up to ``concurrency`` at once, and ``async def``
-    handlers on one event loop. ``strategy`` says which transport has its turn, if several have messages. A
-    message is settled after it was handled; several are settled together.
+    A thread of its own controls it; with a concurrency of 1, messages are handled in the thread that calls `run`, one
+    after the other, and otherwise in threads, up to so many at once; ``async def`` handlers on one event loop. The
+    strategy says which transport has its turn, if several have messages. A message is settled after it was handled;
+    several are settled together.
     """
 
     def __init__(
@@ -62,9 +59,8 @@ class Worker:
         self._stopping = Stopping(stop_signal, options.grace)
         self._counters = Counters(options.limits)
         self._holdings: list[Holding] = []
-        self._arrangement: Sequential | Concurrent | None = None
+        self._controller: Controller | None = None
         self._abandon: Callable[[WorkerStopped], object] | None = None
-        self._isolate: Isolate | None = None
         self._hooks = hooks
         self._is_prepared = False
 
@@ -90,7 +86,6 @@ class Worker:
         self._is_prepared = False
         self._counters = Counters(self._options.limits)
         self._abandon = abandon
-        self._isolate = isolate
         logger.debug("Consuming %s.", ", ".join(map(repr, self._receivers)))
         self._observers.notify(WorkerStarted(tuple(self._receivers), self._options.concurrency))
         reason: str | None = None
@@ -106,7 +101,7 @@ class Worker:
             )
             for name, receiver in self._receivers.items()
         ]
-        signals = StopSignals(self.stop, self._interrupt)
+        signals = StopSignals(self.stop, self._nudged)
         handling = Handling(
             self._dispatch,
             self._failures,
@@ -125,10 +120,21 @@ class Worker:
                     max_outage=self._options.max_outage,
                 ) as health,
             ):
-                self._arrangement = self._arrange(holdings, handling, signals, health)
+                self._controller = Controller(
+                    holdings,
+                    self._options,
+                    handling,
+                    self._stopping,
+                    self._counters,
+                    self._observers,
+                    health,
+                    signals,
+                    self._be_abandoned,
+                    isolate=isolate,
+                )
                 try:
-                    reason = self._arrangement.work()
-                except Interrupted:  # The grace was over, or a handler came to its end when it had been given up.
+                    reason = self._controller.work()
+                except Interrupted:  # A handler came to its end when it had been given up.
                     reason = self._stopping.told
             if handling.exit is not None:
                 raise handling.exit
@@ -163,47 +169,8 @@ class Worker:
     def stop(self, reason: str = "it was told to") -> None:
         """Stop after the messages in hand. From any thread, and from a signal handler."""
         self._stopping.tell(reason)
-        if isinstance(self._arrangement, Concurrent):
-            self._arrangement.wake()
-
-    def _arrange(
-        self, holdings: Sequence[Holding], handling: Handling, signals: StopSignals, health: Health
-    ) -> Sequential | Concurrent:
-        options = self._options
-        turns = Turns(tuple(self._receivers), options.strategy, options.weights)
-        queue_turns = Turns(options.queues, options.strategy, options.weights)
-        idleness = Idleness(options.limits.idle, holdings, self._counters, self._stopping, counts=not options.queues)
-        prefetch_bytes = math.inf if options.prefetch_bytes is None else options.prefetch_bytes
-        if options.concurrency == 1 and len(holdings) == 1:
-            return Sequential(
-                holdings[0],
-                handling,
-                self._stopping,
-                self._counters,
-                signals,
-                self._observers,
-                health,
-                self._be_abandoned,
-                idleness,
-                queue_turns=queue_turns,
-                fetch_size=options.fetch_size,
-                prefetch_bytes=prefetch_bytes,
-            )
-        return Concurrent(
-            holdings,
-            handling,
-            self._stopping,
-            self._counters,
-            self._observers,
-            health,
-            turns,
-            idleness,
-            queue_turns=queue_turns,
-            concurrency=options.concurrency,
-            fetch_size=options.fetch_size,
-            prefetch_bytes=prefetch_bytes,
-            isolate=self._isolate,
-        )
+        if self._controller is not None:
+            self._controller.look()
 
     def _tell_stopped(self, reason: str | None) -> WorkerStopped:
         stopped = WorkerStopped(
@@ -222,6 +189,6 @@ class Worker:
         if self._abandon is not None:
             self._abandon(self._tell_stopped(reason))
 
-    def _interrupt(self) -> None:
-        if isinstance(self._arrangement, Sequential):
-            self._arrangement.interrupt()
+    def _nudged(self) -> None:
+        if self._controller is not None:
+            self._controller.nudged()

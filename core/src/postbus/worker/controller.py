@@ -1,0 +1,555 @@
+"""The thread that decides: it gives out the work that slots do, and settles what comes of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from postbus.envelope import Envelope
+from postbus.events import Observers, WorkerStopping
+from postbus.limits import STUCK, Counters, Stopping
+from postbus.worker.handling import Handling, Unstored
+from postbus.worker.health import Health
+from postbus.worker.holdings import Holding, all_of
+from postbus.worker.idleness import Idleness
+from postbus.worker.last_chance import LastChance
+from postbus.worker.options import Options
+from postbus.worker.receivers import WAIT, Arrived, FetchSize, WaitingReceiver
+from postbus.worker.signals import StopSignals
+from postbus.worker.slots import Finished, Line, Run, Slots, Stuck
+from postbus.worker.strategies import Turns
+
+if TYPE_CHECKING:
+    from postbus.worker.trials import Isolate, Trials
+
+logger = logging.getLogger("postbus")
+
+
+class Controller:
+    """Asks receivers for messages, puts them into the line, and settles what slots have made of them.
+
+    All that is decided is decided in its thread, and everybody else puts what has happened in its inbox. What is in
+    the worker's hands belongs to that thread, too: see `Holding`.
+    """
+
+    SETTLE_AFTER = 0.05
+    """Seconds after which what is done is settled, if slots are still busy."""
+    NEXT_IN_LINE = 0.02
+    """Seconds' worth of messages in line, so that no slot is idle while this thread settles."""
+    MERCY = 1.0
+    """Seconds for which interrupted handlers may clear up before their messages are given away."""
+    MOST_ON_TRIAL = 1000
+    """How many messages may wait for a process of their own; nothing is fetched then."""
+    LAST_ARRIVALS = 2.0
+    """Seconds to wait, at the end, for what receivers may still bring; one that hangs brings nothing."""
+
+    def __init__(
+        self,
+        holdings: Sequence[Holding],
+        options: Options,
+        handling: Handling,
+        stopping: Stopping,
+        counters: Counters,
+        observers: Observers,
+        health: Health,
+        signals: StopSignals,
+        abandon: Callable[[str | None], None],
+        *,
+        isolate: Isolate | None = None,
+    ) -> None:
+        """Handle what workers may have died of in processes that ``isolate`` starts; without it, alone.
+
+        ``abandon`` is told why the worker ends if the main thread is held in a handler that is not ours any more.
+        """
+        self._handling = handling
+        self._stopping = stopping
+        self._counters = counters
+        self._observers = observers
+        self._health = health
+        self._signals = signals
+        self._call_abandon = abandon
+        names = [holding.name for holding in holdings]
+        self._turns = Turns(names, options.strategy, options.weights)
+        self._queue_turns = Turns(options.queues, options.strategy, options.weights)
+        self._idleness = Idleness(options.limits.idle, holdings, counters, stopping, counts=not options.queues)
+        self._concurrency = options.concurrency
+        self._size = FetchSize(options.fetch_size, options.prefetch_bytes)
+        self._is_alone = len(holdings) == 1
+        """Whether there is but one transport, so that nothing can come before what is in line."""
+        self._is_exact = self._turns.is_strict and not self._is_alone
+        self._inbox: SimpleQueue[Arrived | None] = SimpleQueue()
+        line = Line(self._wake, self._note_failed)
+        self._slots = Slots(options.concurrency, handling, line, signals.nudge if options.concurrency == 1 else None)
+        self._trials: Trials | None = None
+        self._trial_slots: Slots | None = None
+        if isolate is not None and not (self._is_alone and options.concurrency == 1):
+            from postbus.worker.trials import Trials  # noqa: PLC0415  Only a worker that starts processes needs it.
+
+            self._trials = Trials(handling, isolate)
+            line = Line(self._wake, self._note_failed)
+            self._trial_slots = Slots(min(options.concurrency, Trials.AT_ONCE), self._trials, line)
+        for holding in holdings:
+            holding.tries_suspects = self._trials is not None
+            # One slot handles everything in order; nothing may overtake what is in another one.
+            holding.keeps_groups = holding.has_groups and (options.concurrency > 1 or self._trials is not None)
+        self._receivers = {
+            holding.name: WaitingReceiver(holding, self._inbox, is_alone=self._is_alone) for holding in holdings
+        }
+        self._seconds = 0.0
+        """How long a message takes in its slot, of late."""
+        self._learned = (0, 0.0)
+        """How many messages have left their slots since the size was learned last, and the seconds they were there."""
+        self._has_given_back = False
+        self._settle_at = 0.0
+        self._arrivals_end = math.inf
+        self._last_chance = LastChance()
+        self._stuck: list[Stuck] = []
+        self._is_abandoned = False
+        self._reason: str | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="postbus-controller", daemon=True)
+        # Not `Thread.join`, which takes a thread for ended if a signal interrupts it (CPython 3.11.7, bpo-45274).
+        self._is_over = threading.Event()
+
+    def work(self) -> str:
+        """Work until there is a reason to stop, finish what is running, and return the reason; or raise why not.
+
+        In this thread handlers run, one at a time; or it waits for the others.
+        """
+        try:
+            self._thread.start()
+            if self._slots.main is not None:
+                self._slots.main.work(self._handling.handle)
+            self._is_over.wait()
+        except BaseException:  # What a signal raises, mostly: nothing is waited for any more.
+            self._is_abandoned = True
+            self._wake()
+            raise
+        finally:
+            if self._thread.ident is not None:
+                self._is_over.wait()
+        if self._error is not None:
+            raise self._error
+        assert self._reason is not None
+        return self._reason
+
+    def look(self) -> None:
+        """See whether there is a reason to stop, and begin nothing before. From any thread, and a signal handler."""
+        self._slots.line.is_open = False
+        self._wake()
+
+    def nudged(self) -> None:
+        """Interrupt what the main thread handles, if that is to be; called in it."""
+        if self._slots.main is not None and self._slots.main.thread == threading.get_ident():
+            self._slots.main.nudged()
+
+    def _wake(self) -> None:
+        self._inbox.put(None)
+
+    def _note_failed(self) -> bool:
+        self._counters.note_failed()
+        return self._stopping.reason(self._counters) is not None
+
+    def _run(self) -> None:
+        try:
+            self._reason = self._control()
+        except BaseException as error:  # A border: it comes out in the thread that runs the worker.
+            self._error = error
+        finally:
+            try:
+                self._abandon()
+            except BaseException as error:  # A border, as above.
+                self._error = self._error or error
+            finally:
+                self._slots.close()
+        try:
+            self._free_main_thread()
+        except BaseException as error:  # A border, as above.
+            self._error = self._error or error
+        finally:
+            self._is_over.set()
+
+    def _control(self) -> str | None:
+        """Work until there is a reason to stop, and return it; None if nothing is waited for."""
+        reason: str | None = None
+        try:
+            while not self._is_abandoned and (reason := self._stopping.reason(self._counters)) is None:
+                self._handling.look_who_watches()
+                if not self._last_chance.is_taken:
+                    self._ask()
+                    self._begin()
+                self._take_in(self._patience())
+                self._keep()
+                self._idleness.look()
+                self._health.turn()
+        except Exception as error:
+            self._stopping.tell(str(error))
+            self._finish()
+            raise
+        if reason is not None:
+            self._observers.notify(WorkerStopping(reason))
+            self._health.note_stopping()
+            self._finish()
+        return reason
+
+    # giving out
+
+    def _ask(self) -> None:
+        """Ask receivers for as much as there is room for, in the order of turns."""
+        left = self._left()
+        if left == 0 or self._last_chance.is_awaited or self._on_trial >= self.MOST_ON_TRIAL:
+            return
+        free = max(0, self._concurrency - self._slots.begun)
+        bytes_left = self._size.most_bytes - self._bytes_ahead()
+        for name in self._turns.order(self._receivers):
+            receiver = self._receivers[name]
+            waiting = len(receiver.holding.waiting) + (self._in_line if self._is_alone else 0)
+            limit = self._size.limit_for(receiver.holding.size)
+            room = min(free + limit - 1, math.inf if left is None else left) - waiting
+            if receiver.holding.size:
+                # One may be as large as it likes.
+                room = min(room, max(bytes_left // receiver.holding.size, 0 if waiting else 1))
+            # Not for each message by itself, unless one is needed now; and one slot that is slow gets no more before it
+            # has done with all.
+            is_much = 2 * room >= limit and (self._concurrency > 1 or limit >= FetchSize.MANY)
+            if not receiver.is_asked and room > 0 and (waiting < free or is_much):
+                receiver.ask(int(room), self._queue_turns.rotation())
+                bytes_left -= room * (receiver.holding.size or 0.0)
+            # What comes behind gets nothing before this is empty; by turns, that is so where nothing is fetched ahead.
+            if (self._turns.is_strict or self._size.limit == 1) and receiver.has_next:
+                return
+
+    def _bytes_ahead(self) -> float:
+        """Return how many bytes messages have, about, that no handler has: before it, after it, and on their way."""
+        holdings = [receiver.holding for receiver in self._receivers.values()]
+        ahead = sum(
+            (receiver.holding.size or 0.0)
+            * (len(receiver.holding.waiting) + len(receiver.holding.done) + receiver.asked)
+            for receiver in self._receivers.values()
+        )
+        in_line = self._in_line + self._on_trial
+        return ahead + in_line * max(holding.size or 0.0 for holding in holdings) if in_line else ahead
+
+    def _begin(self) -> None:
+        """Put messages in line, each from the transport whose turn it is."""
+        most: float = self._concurrency
+        if self._is_alone and self._concurrency == 1:
+            most = math.inf  # A signal reaches this slot before its next message.
+        elif not self._is_exact and self._seconds:
+            ahead = self.NEXT_IN_LINE * self._concurrency / self._seconds
+            most += int(min(ahead, self._size.limit - 1))
+        left = self._left()
+        if left is not None:
+            most = min(most, self._slots.begun + left)
+        receivers = self._receivers.values()
+        if self._is_alone and not any(receiver.holding.is_delicate for receiver in receivers):
+            for receiver in receivers:
+                self._begin_runs(receiver.holding.waiting, receiver.holding, most)
+            return
+        while self._slots.begun < most:
+            # A transport that may have more keeps its turn, although none of its messages is here yet.
+            wanting = [name for name, one in self._receivers.items() if one.has_next]
+            holding = self._receivers[self._turns.order(wanting)[0]].holding if wanting else None
+            envelope = holding.next() if holding is not None else None
+            if holding is None or envelope is None:
+                return
+            trial_slots = self._trial_slots_for(holding, envelope) if holding.has_suspects else None
+            has_last_chance = holding.has_suspects and trial_slots is None and holding.has_last_chance(envelope)
+            if has_last_chance and not self._last_chance.may_begin(receivers, is_busy=self._slots.begun > 0):
+                return
+            self._turns.next(wanting)
+            holding.begin(envelope)
+            if holding.lost and holding.has_lost(envelope, begun=False):
+                continue
+            if has_last_chance:
+                self._give_back()
+                self._last_chance.begin(envelope)
+                most = 0
+            if trial_slots is not None:
+                trial_slots.begin(holding, [envelope])
+                if left is not None:
+                    most -= 1
+                continue
+            self._slots.begin(holding, [envelope])
+
+    def _begin_runs(self, waiting: deque[Envelope], holding: Holding, most: float) -> None:
+        """Put messages in line that need not be looked at one by one: for one slot in runs, which takes less time."""
+        longest = max(1, self._size.limit // 2) if self._concurrency == 1 else 1
+        while waiting and self._slots.begun < most:
+            number = int(min(longest, len(waiting), most - self._slots.begun))
+            self._slots.begin(holding, [waiting.popleft() for _ in range(number)])
+
+    def _trial_slots_for(self, holding: Holding, envelope: Envelope) -> Slots | None:
+        """Return where a message is handled that workers may have died of; None for all others."""
+        if self._trials is None or not self._trials.is_possible:
+            return None
+        return self._trial_slots if holding.is_suspect(envelope) else None
+
+    @property
+    def _in_line(self) -> int:
+        """How many messages wait for a slot, about."""
+        return max(0, self._slots.begun - self._concurrency)
+
+    @property
+    def _on_trial(self) -> int:
+        return self._trial_slots.begun if self._trial_slots is not None else 0
+
+    def _left(self) -> int | None:
+        """Return how many more messages may be begun; None for any number."""
+        left = self._counters.left
+        return None if left is None else max(0, left - self._slots.begun - self._on_trial)
+
+    # taking in
+
+    def _take_in(self, patience: float) -> None:
+        """Wait until something has happened, and take in all that has."""
+        line = self._slots.line
+        line.low = max(1, len(line) // 2)
+        try:
+            item = self._inbox.get(timeout=patience)
+            while True:
+                if item is not None:
+                    self._take_in_arrived(item)
+                item = self._inbox.get_nowait()
+        except Empty:
+            pass
+        for slots in (self._slots, self._trial_slots):
+            if slots is not None:
+                self._take_in_all_finished(slots)
+
+    def _take_in_all_finished(self, slots: Slots) -> None:
+        line = slots.line
+        line.is_woken = False  # First, so that what is told meanwhile is not overlooked.
+        if slots.main is not None and (run := slots.main.run) is not None:
+            self._take_in_done(slots, run)
+        while line.finished:
+            self._take_in_finished(slots, line.finished.popleft())
+        ended = all_of(line.ended)
+        for run in ended:
+            self._take_in_done(slots, run)
+            if slots is self._slots:
+                self._learn(run)
+        if any(run.waiting for run in ended):
+            self._take_back()  # What is behind it, first.
+            for run in reversed(ended):
+                slots.put_back(run)
+        if ended and self._trials is not None and slots is self._trial_slots:
+            self._take_in_tried(self._trials)
+
+    def _take_in_done(self, slots: Slots, run: Run) -> None:
+        """Take in what was handled."""
+        holding, done = run.holding, run.done
+        while done:
+            envelope = done.popleft()
+            if slots.finish(holding, envelope):  # Else it came to its end too late, when it had been given up.
+                self._last_chance.end(envelope)
+                holding.done.append(envelope)
+                self._counters.handled += 1
+
+    def _patience(self) -> float:
+        """Return how long nothing need be done, as far as is known; all that is due is due within this."""
+        if self._slots.begun or any(receiver.holding for receiver in self._receivers.values()):
+            return self.SETTLE_AFTER
+        return WAIT if all(receiver.is_empty for receiver in self._receivers.values()) else WaitingReceiver.PATIENCE
+
+    def _take_in_arrived(self, arrived: Arrived) -> None:
+        if arrived.error is not None:
+            raise arrived.error
+        arrived.receiver.take_in(arrived)
+
+    def _take_in_finished(self, slots: Slots, finished: Finished) -> None:
+        holding, envelope, outcome = finished.holding, finished.envelope, finished.outcome
+        if not slots.finish(holding, envelope):
+            return  # As above.
+        self._last_chance.end(envelope)
+        if outcome == "left":
+            holding.waiting.appendleft(envelope)
+        elif isinstance(outcome, Unstored):
+            holding.rest(envelope, outcome.reason)
+        elif outcome == "owed":
+            holding.done.append(envelope)
+        elif outcome is None:
+            holding.give_up([envelope])
+        else:
+            if outcome == "gone":
+                self._note_failed()
+            holding.lost.pop(id(envelope), None)
+        if finished.error is not None:
+            raise finished.error
+
+    def _learn(self, run: Run) -> None:
+        """Take note of how long messages take, whenever as many were handled as are fetched at once."""
+        number, seconds = self._learned[0] + run.number, self._learned[1] + run.seconds
+        self._learned = number, seconds
+        if not number or (number < self._size.limit and self._slots.begun):
+            return
+        self._seconds += (seconds / number - self._seconds) * (min(1.0, number / 8) if self._seconds else 1.0)
+        self._size.learn(self._concurrency, self._seconds, given_back=self._has_given_back)
+        self._learned, self._has_given_back = (0, 0.0), False
+
+    def _take_in_tried(self, trials: Trials) -> None:
+        if not self._on_trial:
+            trials.end()
+        if not trials.is_possible:
+            for receiver in self._receivers.values():
+                receiver.holding.tries_suspects = False
+
+    # keeping
+
+    def _keep(self) -> None:
+        """Settle what is done, and look after what is not."""
+        now = time.monotonic()
+        self._signals.look()
+        is_due = now >= self._settle_at or not self._slots.begun or self._is_much_done()
+        if is_due:
+            self._settle_at = now + self.SETTLE_AFTER
+            self._look_for_stuck(now)
+            self._handling.report_blocked(now)
+        for receiver in self._receivers.values():
+            try:
+                self._keep_one(receiver.holding, now, is_due=is_due)
+            except Exception:  # A border: without this, the leases of the others would run out.
+                logger.exception("Keeping what is in hand failed; trying again.")
+        if self._last_chance.is_taken:
+            self._give_back_waiting()
+
+    def _keep_one(self, holding: Holding, now: float, *, is_due: bool) -> None:
+        holding.note_revoked()
+        if is_due:
+            holding.settle()
+        holding.extend_leases(now)
+        holding.release_rested(now)
+        if holding.is_paused:
+            self._take_back()
+            holding.release_waiting()
+        if now >= holding.look_at and holding.is_shared:
+            # What is in line waits as well; it gets there again at once, unless it is given back.
+            self._take_back()
+            if holding.release_overdue(now):
+                self._size.learn(0, 0, given_back=True)
+                self._has_given_back = True
+
+    def _is_much_done(self) -> bool:
+        """Say whether what is done holds up what could be fetched, because it is large."""
+        done = sum((one.holding.size or 0.0) * len(one.holding.done) for one in self._receivers.values())
+        return done > self._size.most_bytes / 4
+
+    def _give_back(self) -> None:
+        """Give back all that is not begun."""
+        self._take_back()
+        self._give_back_waiting()
+
+    def _take_back(self) -> None:
+        """Take out of the line what no slot has begun."""
+        for slots in (self._slots, self._trial_slots):
+            if slots is not None:
+                slots.take_back()
+
+    def _give_back_waiting(self) -> None:
+        for receiver in self._receivers.values():
+            receiver.holding.release_waiting()
+
+    def _look_for_stuck(self, now: float) -> None:
+        """Find handlers that do not end although their time is over: their worker is to be replaced, with them."""
+        self._stuck = self._slots.stuck(now)
+        for stuck in self._stuck:
+            self._handling.report_stuck(stuck.run, stuck.holding, stuck.envelope)
+        if self._stuck and self._arrivals_end == math.inf:
+            self._stopping.tell(STUCK, is_stuck=True)
+
+    def _give_up_stuck(self) -> None:
+        """Deal with the messages of these handlers, as late as can be, so that they are not tried again meanwhile."""
+        for stuck in self._stuck:
+            outcome = self._handling.give_up(stuck.run, stuck.holding, stuck.envelope)
+            if outcome is None:
+                continue
+            self._slots.finish(stuck.holding, stuck.envelope)
+            self._counters.note_failed()
+            if isinstance(outcome, Unstored):
+                stuck.holding.release([stuck.envelope], begun=True)
+            elif outcome == "owed":
+                stuck.holding.done.append(stuck.envelope)
+        self._stuck = []
+
+    # stopping
+
+    def _finish(self) -> None:
+        """Let what is running finish, as long as it may, and what is being fetched arrive; give back the rest."""
+        self._stop_receivers()
+        end = math.inf
+        while (self._slots.begun or self._on_trial or self._may_arrive()) and not self._is_abandoned:
+            self._give_back()
+            now = time.monotonic()
+            self._stopping.look(now, self._counters)  # After a limit, which gives all the time, it may be told to.
+            if now >= self._stopping.deadline or self._signals.is_second:
+                if end == math.inf:
+                    is_any = self._slots.interrupt(surely=self._signals.is_second)
+                    are_tried = self._trials is not None and self._trials.interrupt()
+                    end = now + self.MERCY if is_any or are_tried else now
+                self._slots.press()  # At each look, because a signal may come to nothing: see `StopSignals`.
+            if now >= end and not self._may_arrive():
+                break
+            self._take_in_last(self._patience())
+            self._keep()
+            self._health.show(now)
+            if self._slots.begun + self._on_trial == len(self._stuck) and not self._may_arrive():
+                self._give_up_stuck()
+
+    def _abandon(self) -> None:
+        """Wait for no handler: settle what is done, and give back everything else."""
+        self._stop_receivers()
+        # As long as one of them waits, it might get back what is given back here.
+        while self._may_arrive():
+            self._take_in_last(WAIT)
+        for receiver in self._receivers.values():
+            receiver.abandon()
+        self._take_in_last(0.0)
+        self._give_back()
+        self._give_up_stuck()
+        for receiver in self._receivers.values():
+            receiver.holding.release_rested(math.inf)
+            receiver.holding.settle(last=True)
+            receiver.holding.give_up(list(receiver.holding.begun.values()))
+        if self._trials is not None and self._trial_slots is not None:
+            self._trials.interrupt()
+            self._trial_slots.close()
+
+    def _free_main_thread(self) -> None:
+        """Get the main thread out of a handler whose message is somebody else's by now, or say that it cannot be."""
+        slot, end = self._slots.main, time.monotonic()
+        if not self._stopping.is_stuck:  # Else it was interrupted for long.
+            end += self.MERCY
+        if slot is None or slot.is_free:
+            return
+        self._slots.interrupt(surely=True)
+        while not slot.is_free:
+            self._signals.look()
+            self._slots.press()
+            if time.monotonic() >= end:
+                end = math.inf
+                self._slots.interrupt(surely=True)
+                self._call_abandon(None if self._signals.is_second else self._stopping.told)
+            time.sleep(self.SETTLE_AFTER)
+
+    def _stop_receivers(self) -> None:
+        if self._arrivals_end == math.inf:
+            self._arrivals_end = time.monotonic() + self.LAST_ARRIVALS
+            for receiver in self._receivers.values():
+                receiver.stop()
+
+    def _may_arrive(self) -> bool:
+        """Say whether a receiver may still bring something; one that hangs does not."""
+        all_ended = all(receiver.has_ended for receiver in self._receivers.values())
+        return not all_ended and time.monotonic() < self._arrivals_end
+
+    def _take_in_last(self, patience: float) -> None:
+        try:
+            self._take_in(patience)
+        except Exception as error:  # A border: there is one reason to stop, and this is only the second.
+            logger.error("While the worker ended: %s", error)
