@@ -18,6 +18,8 @@ import pytest
 from postbus import Envelope, Limits, Postbus, StopWorker, TransportError, stamps
 from postbus.errors import ConfigurationError
 from postbus.events import MessageHandled, MessageReceived, MessageReleased, WorkerStopped
+from postbus.worker.controller import Controller
+from postbus.worker.handling import Handling
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
@@ -545,3 +547,33 @@ def test_a_failed_message_keeps_its_ids(app: Postbus) -> None:
     run(app, 1, concurrency=3)
     [buried] = transport(app, "failed").receive(1, 0)
     assert sent.last(stamps.MessageId) == buried.last(stamps.MessageId)
+
+
+@pytest.mark.parametrize("where", ["controller", "slot"])
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_a_thread_that_dies_ends_the_worker(
+    app: Postbus, concurrency: int, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever thread of the worker's fails, `run` raises that, and what it had in hand is back with its broker."""
+    begun: list[int] = []
+
+    def break_down(*_: Any) -> Any:
+        raise MemoryError("no more")
+
+    @app.handler
+    def handle(task: Task) -> None:
+        begun.append(task.number)
+
+    def break_down_later(controller: Controller, *_: Any) -> None:
+        if begun:
+            raise MemoryError("no more")
+
+    if where == "slot":
+        monkeypatch.setattr(Handling, "handle", break_down)
+    else:
+        monkeypatch.setattr(Controller, "_take_in_done", break_down_later)
+    app.dispatch_many(Task(n) for n in range(10))
+    with pytest.raises(MemoryError, match="no more"):
+        app.worker("tasks", concurrency=concurrency, fetch_size=10, grace=0.1).run()
+    counts = transport(app, "tasks").connection.count()
+    assert (10, 0) == (counts.waiting, counts.in_flight)

@@ -341,6 +341,9 @@ class Controller:
                 slots.put_back(run)
         if ended and self._trials is not None and slots is self._trial_slots:
             self._take_in_tried(self._trials)
+        if line.error is not None:
+            error, line.error = line.error, None
+            raise error
 
     def _take_in_done(self, slots: Slots, run: Run) -> None:
         """Take in what was handled."""
@@ -380,8 +383,6 @@ class Controller:
             if outcome == "gone":
                 self._note_failed()
             holding.lost.pop(id(envelope), None)
-        if finished.error is not None:
-            raise finished.error
 
     def _learn(self, run: Run) -> None:
         """Take note of how long messages take, whenever as many were handled as are fetched at once."""

@@ -53,8 +53,6 @@ class Finished(Struct, frozen=True):
     holding: Holding
     envelope: Envelope
     outcome: Outcome | None
-    error: BaseException | None = None
-    """What is no failure of the message, but the end of the worker."""
 
     @property
     def has_failed(self) -> bool:
@@ -95,6 +93,8 @@ class Line:
         """How many runs are left in line when the controller is woken."""
         self.is_woken = False
         """Whether it has been, and does not know yet."""
+        self.error: BaseException | None = None
+        """What ended a slot, and is to end the worker."""
 
     def __len__(self) -> int:
         return self._runs.qsize()
@@ -121,6 +121,16 @@ class Line:
         self.ended.append(run)
         if self._runs.qsize() <= self.low:
             self._call()
+
+    def break_off(self, slot: Slot, error: BaseException) -> None:
+        """Take note of the end of a slot; in its thread."""
+        run, envelope = slot.run, slot.current
+        if run is not None and envelope is not None:
+            self.finished.append(Finished(run.holding, envelope, None))
+        if run is not None:
+            self.ended.append(run)
+        self.error = error
+        self._call()
 
     def _call(self) -> None:
         if not self.is_woken:
@@ -309,6 +319,4 @@ class Slots:
         try:
             slot.work(lambda holding, envelope: context.copy().run(handle, holding, envelope))
         except BaseException as error:  # A border: it comes out in the thread of the controller.
-            assert slot.run is not None
-            assert slot.current is not None
-            self.line.tell(Finished(slot.run.holding, slot.current, None, error))
+            self.line.break_off(slot, error)
