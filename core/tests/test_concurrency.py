@@ -19,7 +19,7 @@ from postbus import Envelope, Limits, Postbus, StopWorker, TransportError, stamp
 from postbus.errors import ConfigurationError
 from postbus.events import MessageHandled, MessageReceived, MessageReleased, WorkerStopped
 from postbus.worker.controller import Controller
-from postbus.worker.handling import Handling
+from postbus.worker.dispatching import Dispatcher
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
@@ -569,7 +569,7 @@ def test_a_thread_that_dies_ends_the_worker(
             raise MemoryError("no more")
 
     if where == "slot":
-        monkeypatch.setattr(Handling, "handle", break_down)
+        monkeypatch.setattr(Dispatcher, "handle", break_down)
     else:
         monkeypatch.setattr(Controller, "_take_in_done", break_down_later)
     app.dispatch_many(Task(n) for n in range(10))

@@ -17,7 +17,7 @@ from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
 from postbus.queue_transport import QueueTransport
 from postbus.transport import Delivery, Guarantees
-from postbus.worker.holdings import Holding
+from postbus.worker.deliveries import Deliveries
 from postbus_in_memory.connection import InMemoryConnection
 from postbus_in_memory.queue import Queue
 
@@ -169,7 +169,7 @@ def test_a_message_that_fails_does_not_hold_up_its_group() -> None:
 
 def test_what_is_given_back_is_so_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """When a worker stops, what was in line and what waited go back in the order in which they came."""
-    monkeypatch.setattr(Holding, "TOO_LONG", 3600.0)  # Or some of it goes back before, and comes again.
+    monkeypatch.setattr(Deliveries, "TOO_LONG", 3600.0)  # Or some of it goes back before, and comes again.
     broker = Broker()
     app = broker.app()
     running, over = threading.Event(), threading.Event()
@@ -207,7 +207,7 @@ def test_what_only_comes_back_to_us_is_not_given_back() -> None:
 
     app.dispatch_many(Task("a", number) for number in range(10))
     worker = app.worker("tasks", limits=Limits(messages=10), fetch_size=10)
-    slow = threading.Timer(4 * Holding.TOO_LONG, over.set)
+    slow = threading.Timer(4 * Deliveries.TOO_LONG, over.set)
     slow.start()
     worker.run()
     slow.join()

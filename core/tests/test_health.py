@@ -21,8 +21,8 @@ from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
 from postbus.queue_transport import QueueTransport
 from postbus.transport import Guarantees
+from postbus.worker.deliveries import Deliveries
 from postbus.worker.health import Health, ailment
-from postbus.worker.holdings import Holding
 
 GUARANTEES = Guarantees(durable=True)
 
@@ -262,8 +262,8 @@ def test_a_worker_with_what_nobody_takes_is_alive_and_can_be_stopped(
         raise TransportError("The store is full.")
 
     monkeypatch.setenv("POSTBUS_STATE_DIR", str(tmp_path))
-    monkeypatch.setattr(Holding, "FIRST_REST", 3600.0)
-    monkeypatch.setattr(Holding, "LONGEST_REST", 3600.0)
+    monkeypatch.setattr(Deliveries, "FIRST_REST", 3600.0)
+    monkeypatch.setattr(Deliveries, "LONGEST_REST", 3600.0)
     app = Postbus(transports={"tasks": "in-memory://"}, routing={Task: "tasks"})
     tasks: Any = app.transport("tasks")
     tasks.replace = take_nothing

@@ -22,8 +22,8 @@ from postbus.plugins import Plugin, Plugins
 from postbus.queue_transport import QueueTransport
 from postbus.transport import Guarantees
 from postbus.worker.controller import Controller
-from postbus.worker.holdings import Holding
-from postbus.worker.receivers import WAIT
+from postbus.worker.deliveries import Deliveries
+from postbus.worker.fetching import WAIT
 from postbus_in_memory.connection import InMemoryConnection
 from postbus_in_memory.queue import Queue
 
@@ -175,15 +175,15 @@ def test_a_lost_lease_is_somebody_elses_message(
 def test_a_lost_lease_is_noticed_before_the_ack_even_if_nobody_looked(caplog: pytest.LogCaptureFixture) -> None:
     """After a standstill of the whole process, the first thing done is not to acknowledge what may be another's."""
     app = make_app(LEASE)
-    holding = Holding("tasks", transport(app))
+    deliveries = Deliveries("tasks", transport(app))
     app.dispatch(Task(1))
     since = time.monotonic()
-    holding.take_in(transport(app).receive(1, 0), since)
+    deliveries.take_in(transport(app).receive(1, 0), since)
     [delivery] = rob(app)
     assert until(lambda: time.monotonic() > since + LEASE)
-    holding.done.append(holding.waiting.popleft())
+    deliveries.done.append(deliveries.waiting.popleft())
 
-    holding.settle()
+    deliveries.settle()
 
     assert "Lost the lease of Task" in caplog.text
     assert [] == transport(app).acknowledged
@@ -365,7 +365,7 @@ def test_what_was_handled_while_the_broker_went_away_is_settled_when_it_is_back(
     concurrency: int, is_back: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message does not come again where it can be settled later."""
-    monkeypatch.setattr(Holding, "SETTLE_AGAIN_AFTER", 0.1)
+    monkeypatch.setattr(Deliveries, "SETTLE_AGAIN_AFTER", 0.1)
     broker = Broker()
     app = broker.app()
     handled: list[int] = []
@@ -404,18 +404,18 @@ def test_what_cannot_be_settled_is_not_kept_for_ever(end: str, caplog: pytest.Lo
     app = broker.app()
     app.dispatch(Task(1))
     tasks = transport(app)
-    holding = Holding("tasks", tasks)
-    holding.take_in(tasks.receive(1, 0), time.monotonic())
-    holding.done.append(holding.waiting.popleft())
+    deliveries = Deliveries("tasks", tasks)
+    deliveries.take_in(tasks.receive(1, 0), time.monotonic())
+    deliveries.done.append(deliveries.waiting.popleft())
     broker.is_up = False
 
-    holding.settle()
-    assert ("come again" in caplog.text, len(holding)) == (False, 1)
+    deliveries.settle()
+    assert ("come again" in caplog.text, len(deliveries)) == (False, 1)
     if end == "somebody else may have it":
-        holding._leased_at -= 2 * broker.lease  # As if that time had passed.
-        holding._settle_again_at = 0.0
-    holding.settle(last=end == "the worker ends")
-    assert ("come again" in caplog.text, len(holding)) == (True, 0)
+        deliveries._leased_at -= 2 * broker.lease  # As if that time had passed.
+        deliveries._settle_again_at = 0.0
+    deliveries.settle(last=end == "the worker ends")
+    assert ("come again" in caplog.text, len(deliveries)) == (True, 0)
 
 
 def test_what_was_given_back_in_an_outage_is_so_when_the_broker_is_back(caplog: pytest.LogCaptureFixture) -> None:
@@ -426,16 +426,16 @@ def test_what_was_given_back_in_an_outage_is_so_when_the_broker_is_back(caplog: 
     app.observe(told.append)
     app.dispatch_many(Task(n) for n in range(52))
     tasks = transport(app)
-    holding = Holding("tasks", tasks, app.observers)
-    holding.take_in(tasks.receive(50, 0), time.monotonic())
+    deliveries = Deliveries("tasks", tasks, app.observers)
+    deliveries.take_in(tasks.receive(50, 0), time.monotonic())
     broker.is_up = False
-    holding.release_waiting()
+    deliveries.release_waiting()
     assert "Could not give" not in caplog.text
     assert [] == [event for event in told if isinstance(event, MessageReleased)]
 
     broker.is_up = True
     assert 2 == len(tasks.receive(2, 0))  # Whoever fetches finds out that it is back.
-    holding.settle()
+    deliveries.settle()
     assert 50 == tasks.connection.count().waiting
     assert list(range(50)) == [event.envelope.message.number for event in told if isinstance(event, MessageReleased)]
     assert [1] * 50 == [delivery.count for delivery in tasks.connection.fetch(50, 0)]
@@ -443,8 +443,8 @@ def test_what_was_given_back_in_an_outage_is_so_when_the_broker_is_back(caplog: 
 
 def test_a_worker_gives_back_later_what_it_could_not(concurrency: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a handler takes long and the broker is away, what waits behind it goes to others as soon as it is back."""
-    monkeypatch.setattr(Holding, "SETTLE_AGAIN_AFTER", 0.1)
-    monkeypatch.setattr(Holding, "TOO_LONG", 0.1)
+    monkeypatch.setattr(Deliveries, "SETTLE_AGAIN_AFTER", 0.1)
+    monkeypatch.setattr(Deliveries, "TOO_LONG", 0.1)
     broker = Broker()
     app = broker.app()
     handled: list[int] = []
@@ -570,25 +570,28 @@ def test_what_a_worker_lost_before_it_began_it_is_no_death() -> None:
     app = make_app(LEASE)
     app.dispatch(Task(1))
     tasks = transport(app)
-    holding = Holding("tasks", tasks)
+    deliveries = Deliveries("tasks", tasks)
     for _ in range(5):
-        holding.take_in(tasks.receive(1, 0), time.monotonic())
+        deliveries.take_in(tasks.receive(1, 0), time.monotonic())
         tasks.clock.move(2 * LEASE)
         assert 1 == tasks.connection.count().waiting
-        holding._note_lost(list(holding.waiting))
-        assert holding.has_lost(holding.waiting.popleft(), begun=False)
-    holding.take_in(tasks.receive(1, 0), time.monotonic())
-    [envelope] = holding.waiting
+        deliveries._note_lost(list(deliveries.waiting))
+        assert deliveries.has_lost(deliveries.waiting.popleft(), begun=False)
+    deliveries.take_in(tasks.receive(1, 0), time.monotonic())
+    [envelope] = deliveries.waiting
     assert 6 == envelope.stamps[-1].count
-    assert (False, None) == (holding.has_last_chance(envelope), holding.deaths(envelope))
+    assert (False, None) == (deliveries.suspects.has_last_chance(envelope), deliveries.suspects.deaths(envelope))
 
     # While it is in hand, and while others have it, it counts.
     for count in (7, 8):
-        holding.waiting.clear()
+        deliveries.waiting.clear()
         tasks.clock.move(2 * LEASE)
-        holding.take_in(tasks.receive(1, 0), time.monotonic())
-        [envelope] = holding.waiting
-        assert (count == 8, None) == (holding.has_last_chance(envelope), holding.deaths(envelope))
+        deliveries.take_in(tasks.receive(1, 0), time.monotonic())
+        [envelope] = deliveries.waiting
+        assert (count == 8, None) == (
+            deliveries.suspects.has_last_chance(envelope),
+            deliveries.suspects.deaths(envelope),
+        )
 
 
 def test_what_is_in_hand_twice_is_no_death() -> None:
@@ -596,12 +599,12 @@ def test_what_is_in_hand_twice_is_no_death() -> None:
     app = make_app(LEASE)
     app.dispatch(Task(1))
     tasks = transport(app)
-    holding = Holding("tasks", tasks)
+    deliveries = Deliveries("tasks", tasks)
     for _ in range(4):
-        holding.take_in(tasks.receive(1, 0), time.monotonic())
+        deliveries.take_in(tasks.receive(1, 0), time.monotonic())
         tasks.clock.move(2 * LEASE)
-    assert [1, 2, 3, 4] == [envelope.stamps[-1].count for envelope in holding.waiting]
-    assert [None] * 4 == [holding.deaths(envelope) for envelope in holding.waiting]
+    assert [1, 2, 3, 4] == [envelope.stamps[-1].count for envelope in deliveries.waiting]
+    assert [None] * 4 == [deliveries.suspects.deaths(envelope) for envelope in deliveries.waiting]
 
 
 def test_a_delivery_may_have_a_lease_of_its_own() -> None:
@@ -611,18 +614,18 @@ def test_a_delivery_may_have_a_lease_of_its_own() -> None:
     app.observe(told.append)
     app.dispatch_many(Task(n) for n in range(2))
     tasks = transport(app)
-    holding = Holding("tasks", tasks, app.observers)
+    deliveries = Deliveries("tasks", tasks, app.observers)
     long, short = tasks.receive(2, 0)
     short = Envelope(short.message, (*short.stamps[:-1], replace(short.stamps[-1], lease=30.0)))
     now = time.monotonic()
-    holding.take_in([long], now)
-    holding.take_in([short], now)
+    deliveries.take_in([long], now)
+    deliveries.take_in([short], now)
     for seconds, times in [(9, 0), (11, 1), (20, 1), (22, 2)]:
-        holding.extend_leases(now + seconds)
+        deliveries.extend_leases(now + seconds)
         assert [LeasesExtended("tasks", 2)] * times == told[2:]
-    holding.waiting.pop()
+    deliveries.waiting.pop()
     for seconds, times in [(33, 1), (100, 1), (1000, 1), (1300, 2)]:
-        holding.extend_leases(now + seconds)
+        deliveries.extend_leases(now + seconds)
         assert [LeasesExtended("tasks", 1)] * times == told[4:]
 
 
@@ -633,7 +636,7 @@ def test_a_lease_that_could_not_be_asked_for_is_kept_all_the_same(monkeypatch: p
     app.observe(told.append)
     app.dispatch(Task(1))
     tasks = transport(app)
-    holding = Holding("tasks", tasks, app.observers)
+    deliveries = Deliveries("tasks", tasks, app.observers)
     since = time.monotonic()
     received = tasks.receive(1, 0)
     with monkeypatch.context() as patch:
@@ -642,9 +645,9 @@ def test_a_lease_that_could_not_be_asked_for_is_kept_all_the_same(monkeypatch: p
             raise TransportError("The broker is away.")
 
         patch.setattr(type(tasks), "lease", property(away))
-        holding.take_in(received, since)
-        holding.extend_leases(since + 1)
-    holding.extend_leases(since + 2)
+        deliveries.take_in(received, since)
+        deliveries.extend_leases(since + 1)
+    deliveries.extend_leases(since + 2)
     assert [LeasesExtended("tasks", 1)] == [event for event in told if isinstance(event, LeasesExtended)]
 
 

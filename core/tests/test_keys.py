@@ -26,7 +26,7 @@ from postbus.hookspecs import RegisterTransport, hookimpl
 from postbus.plugins import Plugin, Plugins
 from postbus.queue_transport import QueueTransport
 from postbus.transport import Delivery, Guarantees, Outgoing
-from postbus.worker.holdings import Holding
+from postbus.worker.deliveries import Deliveries
 from postbus.worker.trials import Channel, _as_delivery
 from postbus_in_memory.connection import InMemoryConnection
 from postbus_in_memory.queue import Message, Queue
@@ -433,7 +433,7 @@ def test_a_process_of_its_own_is_told_the_group(broker: Broker) -> None:
     [envelope] = transport.receive(1, 0)
     here, there = map(Channel, socket.socketpair())
 
-    here.send(_as_delivery(Holding("orders", transport), envelope))
+    here.send(_as_delivery(Deliveries("orders", transport), envelope))
     delivery = there.receive()
 
     here.close()

@@ -21,7 +21,7 @@ from postbus.plugins import Plugin, Plugins
 from postbus.queue_transport import QueueTransport
 from postbus.serialization import Undecodable
 from postbus.transport import Outgoing
-from postbus.worker.holdings import Holding
+from postbus.worker.deliveries import Deliveries
 from postbus_in_memory import GUARANTEES, InMemoryConnection
 from postbus_in_memory.queue import Queue
 
@@ -420,8 +420,8 @@ def test_while_nobody_takes_a_copy_others_are_handled(concurrency: int, caplog: 
 
 def test_what_rests_is_in_nobodys_way(concurrency: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a message rests that nobody takes, what comes behind it is handled, and it does not come again."""
-    monkeypatch.setattr(Holding, "FIRST_REST", 3600.0)
-    monkeypatch.setattr(Holding, "LONGEST_REST", 3600.0)
+    monkeypatch.setattr(Deliveries, "FIRST_REST", 3600.0)
+    monkeypatch.setattr(Deliveries, "LONGEST_REST", 3600.0)
     stage = Stage(failed=None)
     stage.refuse("tasks", no_copies)
     handled = threading.Event()
@@ -451,7 +451,7 @@ def test_what_rests_is_in_nobodys_way(concurrency: int, monkeypatch: pytest.Monk
 
 def test_what_rested_is_given_back(concurrency: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """After its rest it comes again, and is dealt with when that is possible."""
-    monkeypatch.setattr(Holding, "FIRST_REST", 0.05)
+    monkeypatch.setattr(Deliveries, "FIRST_REST", 0.05)
     stage = Stage()
     stage.refuse("tasks", no_copies)
     stage.refuse("failed", no_copies)

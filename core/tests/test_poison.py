@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from postbus import Limits, Postbus, stamps
-from postbus.worker.holdings import Holding
+from postbus.worker.deliveries import Deliveries
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
@@ -179,7 +179,7 @@ def test_the_last_chance_waits_for_what_runs_but_not_for_ever() -> None:
 
 def test_a_last_chance_that_is_given_back_leaves_nobody_deaf(monkeypatch: pytest.MonkeyPatch) -> None:
     """If it waits for so long that it goes back to its broker, the worker goes on, and gets it again."""
-    monkeypatch.setattr(Holding, "TOO_LONG", 0.1)
+    monkeypatch.setattr(Deliveries, "TOO_LONG", 0.1)
     app = make_app()
     app.dispatch(Task(13))
     for _ in range(2):
@@ -219,12 +219,12 @@ def test_where_the_broker_counts_what_is_given_back_there_are_more_tries() -> No
     app.dispatch(Task(1))
     for _ in range(19):
         die_with(app, 1)
-    holding = Holding("tasks", tasks)
-    holding.take_in(tasks.receive(1, 0), time.monotonic())
-    [envelope] = holding.waiting
-    assert not holding.has_last_chance(envelope)
-    assert holding.deaths(envelope) is None
-    holding.release_waiting()
+    deliveries = Deliveries("tasks", tasks)
+    deliveries.take_in(tasks.receive(1, 0), time.monotonic())
+    [envelope] = deliveries.waiting
+    assert not deliveries.suspects.has_last_chance(envelope)
+    assert deliveries.suspects.deaths(envelope) is None
+    deliveries.release_waiting()
     die_with(app, 1)
-    holding.take_in(tasks.receive(1, 0), time.monotonic())
-    assert 20 == holding.deaths(holding.waiting[0])
+    deliveries.take_in(tasks.receive(1, 0), time.monotonic())
+    assert 20 == deliveries.suspects.deaths(deliveries.waiting[0])

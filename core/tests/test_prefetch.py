@@ -12,8 +12,8 @@ import pytest
 from postbus import ConfigurationError, Limits, Postbus, stamps
 from postbus.envelope import Envelope
 from postbus.testing import RecordingTransport
-from postbus.worker.holdings import Holding
-from postbus.worker.receivers import FetchSize
+from postbus.worker.deliveries import Deliveries
+from postbus.worker.fetching import FetchSize
 
 KIB = 1024
 
@@ -108,14 +108,14 @@ def test_larger_messages_than_before(concurrency: int) -> None:
 
 def test_the_size_is_that_of_the_largest_of_late() -> None:
     """One large message makes all count as large, and is forgotten after a while; headers count too."""
-    holding = Holding("pages", RecordingTransport("pages"))
-    assert holding.size is None
+    deliveries = Deliveries("pages", RecordingTransport("pages"))
+    assert deliveries.size is None
 
     def come(*sizes: int) -> float:
-        holding.take_in([envelope(size) for size in sizes], 0.0)
-        holding.waiting.clear()
-        assert holding.size is not None
-        return holding.size
+        deliveries.take_in([envelope(size) for size in sizes], 0.0)
+        deliveries.waiting.clear()
+        assert deliveries.size is not None
+        return deliveries.size
 
     assert 100 == come(100)
     assert 5000 == come(100, 5000, 200)

@@ -17,7 +17,7 @@ import pytest
 from postbus import Limits, Postbus
 from postbus.errors import Interrupted
 from postbus.events import Event, MessageFailed, MessageReleased, WorkerStopped, WorkerStopping
-from postbus.worker.holdings import Holding
+from postbus.worker.deliveries import Deliveries
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
@@ -309,7 +309,7 @@ def test_what_was_fetched_ahead_is_back_while_the_last_handler_runs(
     app: Postbus, concurrency: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When it is told to stop, a worker gives back at once what it has not begun, not only if that waits for long."""
-    monkeypatch.setattr(Holding, "TOO_LONG", 3600.0)
+    monkeypatch.setattr(Deliveries, "TOO_LONG", 3600.0)
     seen: list[bool] = []
     begun = threading.Barrier(concurrency)
 

@@ -36,7 +36,7 @@ from postbus.limits import Stopping, resident_memory
 from postbus.plugins import Plugin, Plugins
 from postbus.queue_transport import QueueTransport
 from postbus.transport import Delivery, Guarantees, Outgoing
-from postbus.worker.receivers import FetchSize
+from postbus.worker.fetching import FetchSize
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
@@ -364,7 +364,7 @@ def test_strict_priority(app: Postbus) -> None:
         order.append(message)
         if message.order_id % 100 == 1:
             app.dispatch(Other(message.order_id))
-            [urgent] = [holding for holding in worker._holdings if holding.name == "urgent"]
+            [urgent] = [holding for holding in worker._all_deliveries if holding.name == "urgent"]
             end = time.monotonic() + PATIENCE
             while not urgent.waiting and time.monotonic() < end:
                 threading.Event().wait(0.001)

@@ -131,7 +131,7 @@ def expire() -> bool:
     return True
 
 
-def stuck(thread: int, now: float, nudge: Callable[[], bool]) -> TimedRun | None:
+def enforce(thread: int, now: float, nudge: Callable[[], bool]) -> TimedRun | None:
     """Interrupt what is late in a thread; return it if nothing can, or if it has not ended all the same.
 
     ``nudge`` has that thread call `expire`, if that is possible.

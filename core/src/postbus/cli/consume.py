@@ -39,7 +39,7 @@ from postbus.errors import ConfigurationError, PostbusError, TransportError, des
 from postbus.events import WorkerStopped
 from postbus.limits import GRACE, PREFETCH_BYTES, Limits
 from postbus.queue_transport import QueueTransport
-from postbus.worker.handling import exit_code
+from postbus.worker.dispatching import exit_code
 from postbus.worker.signals import Standby
 from postbus.worker.strategies import STRATEGIES, Strategy
 

@@ -21,7 +21,7 @@ from postbus.cli.output import escape_what_has_no_form
 from postbus.display import printable
 from postbus.errors import ConfigurationError, NoHandler, NoRoute, PostbusError, describe
 from postbus.plugins import installed_plugins
-from postbus.worker.handling import exit_code
+from postbus.worker.dispatching import exit_code
 
 COMMANDS: Mapping[str, str] = {
     "init": "postbus.cli.init:init",

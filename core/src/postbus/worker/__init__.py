@@ -1,4 +1,4 @@
-"""The worker, in parts: `worker` is where to begin, `sequential` and `concurrent` are its two ways to work.
+"""The worker, in parts: `worker` is where to begin, then `controller`, the thread that decides, and `slots`.
 
 Nothing is imported here, as who only dispatches needs two or three of them.
 """

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from postbus.envelope import Envelope
 from postbus.events import Observers, WorkerStopping
 from postbus.limits import STUCK, Counters, Stopping
-from postbus.worker.handling import Handling, Unstored
+from postbus.worker.deliveries import Deliveries, all_of
+from postbus.worker.dispatching import Dispatcher, Unstored
+from postbus.worker.fetching import WAIT, Arrived, Fetcher, FetchSize
 from postbus.worker.health import Health
-from postbus.worker.holdings import Holding, all_of
 from postbus.worker.idleness import Idleness
-from postbus.worker.last_chance import LastChance
 from postbus.worker.options import Options
-from postbus.worker.receivers import WAIT, Arrived, FetchSize, WaitingReceiver
+from postbus.worker.quarantine import Quarantine
 from postbus.worker.signals import StopSignals
 from postbus.worker.slots import Finished, Line, Run, Slots, Stuck
 from postbus.worker.strategies import Turns
@@ -32,10 +32,10 @@ logger = logging.getLogger("postbus")
 
 
 class Controller:
-    """Asks receivers for messages, puts them into the line, and settles what slots have made of them.
+    """Asks fetchers for messages, puts them into the line, and settles what slots have made of them.
 
     All that is decided is decided in its thread, and everybody else puts what has happened in its inbox. What is in
-    the worker's hands belongs to that thread, too: see `Holding`.
+    the worker's hands belongs to that thread, too: see `Deliveries`.
     """
 
     SETTLE_AFTER = 0.05
@@ -47,13 +47,13 @@ class Controller:
     MOST_ON_TRIAL = 1000
     """How many messages may wait for a process of their own; nothing is fetched then."""
     LAST_ARRIVALS = 2.0
-    """Seconds to wait, at the end, for what receivers may still bring; one that hangs brings nothing."""
+    """Seconds to wait, at the end, for what fetchers may still bring; one that hangs brings nothing."""
 
     def __init__(
         self,
-        holdings: Sequence[Holding],
+        all_deliveries: Sequence[Deliveries],
         options: Options,
-        handling: Handling,
+        dispatcher: Dispatcher,
         stopping: Stopping,
         counters: Counters,
         observers: Observers,
@@ -67,39 +67,39 @@ class Controller:
 
         ``abandon`` is told why the worker ends if the main thread is held in a handler that is not ours any more.
         """
-        self._handling = handling
+        self._dispatcher = dispatcher
         self._stopping = stopping
         self._counters = counters
         self._observers = observers
         self._health = health
         self._signals = signals
         self._call_abandon = abandon
-        names = [holding.name for holding in holdings]
+        names = [deliveries.name for deliveries in all_deliveries]
         self._turns = Turns(names, options.strategy, options.weights)
         self._queue_turns = Turns(options.queues, options.strategy, options.weights)
-        self._idleness = Idleness(options.limits.idle, holdings, counters, stopping, counts=not options.queues)
+        self._idleness = Idleness(options.limits.idle, all_deliveries, counters, stopping, counts=not options.queues)
         self._concurrency = options.concurrency
         self._size = FetchSize(options.fetch_size, options.prefetch_bytes)
-        self._is_alone = len(holdings) == 1
+        self._is_alone = len(all_deliveries) == 1
         """Whether there is but one transport, so that nothing can come before what is in line."""
         self._is_exact = self._turns.is_strict and not self._is_alone
         self._inbox: SimpleQueue[Arrived | None] = SimpleQueue()
         line = Line(self._wake, self._note_failed)
-        self._slots = Slots(options.concurrency, handling, line, signals.nudge if options.concurrency == 1 else None)
+        self._slots = Slots(options.concurrency, dispatcher, line, signals.nudge if options.concurrency == 1 else None)
         self._trials: Trials | None = None
         self._trial_slots: Slots | None = None
         if isolate is not None and not (self._is_alone and options.concurrency == 1):
             from postbus.worker.trials import Trials  # noqa: PLC0415  Only a worker that starts processes needs it.
 
-            self._trials = Trials(handling, isolate)
+            self._trials = Trials(dispatcher, isolate)
             line = Line(self._wake, self._note_failed)
             self._trial_slots = Slots(min(options.concurrency, Trials.AT_ONCE), self._trials, line)
-        for holding in holdings:
-            holding.tries_suspects = self._trials is not None
+        for deliveries in all_deliveries:
+            deliveries.suspects.are_tried = self._trials is not None
             # One slot handles everything in order; nothing may overtake what is in another one.
-            holding.keeps_groups = holding.has_groups and (options.concurrency > 1 or self._trials is not None)
-        self._receivers = {
-            holding.name: WaitingReceiver(holding, self._inbox, is_alone=self._is_alone) for holding in holdings
+            deliveries.keeps_groups = deliveries.has_groups and (options.concurrency > 1 or self._trials is not None)
+        self._fetchers = {
+            deliveries.name: Fetcher(deliveries, self._inbox, is_alone=self._is_alone) for deliveries in all_deliveries
         }
         self._seconds = 0.0
         """How long a message takes in its slot, of late."""
@@ -108,7 +108,7 @@ class Controller:
         self._has_given_back = False
         self._settle_at = 0.0
         self._arrivals_end = math.inf
-        self._last_chance = LastChance()
+        self._quarantine = Quarantine()
         self._stuck: list[Stuck] = []
         self._is_abandoned = False
         self._reason: str | None = None
@@ -125,7 +125,7 @@ class Controller:
         try:
             self._thread.start()
             if self._slots.main is not None:
-                self._slots.main.work(self._handling.handle)
+                self._slots.main.work(self._dispatcher.handle)
             self._is_over.wait()
         except BaseException:  # What a signal raises, mostly: nothing is waited for any more.
             self._is_abandoned = True
@@ -163,7 +163,7 @@ class Controller:
             self._error = error
         finally:
             try:
-                self._abandon()
+                self._let_go()
             except BaseException as error:  # A border, as above.
                 self._error = self._error or error
             finally:
@@ -180,8 +180,8 @@ class Controller:
         reason: str | None = None
         try:
             while not self._is_abandoned and (reason := self._stopping.reason(self._counters)) is None:
-                self._handling.look_who_watches()
-                if not self._last_chance.is_taken:
+                self._dispatcher.look_who_watches()
+                if not self._quarantine.is_taken:
                     self._ask()
                     self._begin()
                 self._take_in(self._patience())
@@ -201,40 +201,40 @@ class Controller:
     # giving out
 
     def _ask(self) -> None:
-        """Ask receivers for as much as there is room for, in the order of turns."""
+        """Ask fetchers for as much as there is room for, in the order of turns."""
         left = self._left()
-        if left == 0 or self._last_chance.is_awaited or self._on_trial >= self.MOST_ON_TRIAL:
+        if left == 0 or self._quarantine.is_awaited or self._on_trial >= self.MOST_ON_TRIAL:
             return
         free = max(0, self._concurrency - self._slots.begun)
         bytes_left = self._size.most_bytes - self._bytes_ahead()
-        for name in self._turns.order(self._receivers):
-            receiver = self._receivers[name]
-            waiting = len(receiver.holding.waiting) + (self._in_line if self._is_alone else 0)
-            limit = self._size.limit_for(receiver.holding.size)
+        for name in self._turns.order(self._fetchers):
+            fetcher = self._fetchers[name]
+            waiting = len(fetcher.deliveries.waiting) + (self._in_line if self._is_alone else 0)
+            limit = self._size.limit_for(fetcher.deliveries.size)
             room = min(free + limit - 1, math.inf if left is None else left) - waiting
-            if receiver.holding.size:
+            if fetcher.deliveries.size:
                 # One may be as large as it likes.
-                room = min(room, max(bytes_left // receiver.holding.size, 0 if waiting else 1))
+                room = min(room, max(bytes_left // fetcher.deliveries.size, 0 if waiting else 1))
             # Not for each message by itself, unless one is needed now; and one slot that is slow gets no more before it
             # has done with all.
             is_much = 2 * room >= limit and (self._concurrency > 1 or limit >= FetchSize.MANY)
-            if not receiver.is_asked and room > 0 and (waiting < free or is_much):
-                receiver.ask(int(room), self._queue_turns.rotation())
-                bytes_left -= room * (receiver.holding.size or 0.0)
+            if not fetcher.is_asked and room > 0 and (waiting < free or is_much):
+                fetcher.ask(int(room), self._queue_turns.rotation())
+                bytes_left -= room * (fetcher.deliveries.size or 0.0)
             # What comes behind gets nothing before this is empty; by turns, that is so where nothing is fetched ahead.
-            if (self._turns.is_strict or self._size.limit == 1) and receiver.has_next:
+            if (self._turns.is_strict or self._size.limit == 1) and fetcher.has_next:
                 return
 
     def _bytes_ahead(self) -> float:
         """Return how many bytes messages have, about, that no handler has: before it, after it, and on their way."""
-        holdings = [receiver.holding for receiver in self._receivers.values()]
+        all_deliveries = [fetcher.deliveries for fetcher in self._fetchers.values()]
         ahead = sum(
-            (receiver.holding.size or 0.0)
-            * (len(receiver.holding.waiting) + len(receiver.holding.done) + receiver.asked)
-            for receiver in self._receivers.values()
+            (fetcher.deliveries.size or 0.0)
+            * (len(fetcher.deliveries.waiting) + len(fetcher.deliveries.done) + fetcher.asked)
+            for fetcher in self._fetchers.values()
         )
         in_line = self._in_line + self._on_trial
-        return ahead + in_line * max(holding.size or 0.0 for holding in holdings) if in_line else ahead
+        return ahead + in_line * max(deliveries.size or 0.0 for deliveries in all_deliveries) if in_line else ahead
 
     def _begin(self) -> None:
         """Put messages in line, each from the transport whose turn it is."""
@@ -247,49 +247,51 @@ class Controller:
         left = self._left()
         if left is not None:
             most = min(most, self._slots.begun + left)
-        receivers = self._receivers.values()
-        if self._is_alone and not any(receiver.holding.is_delicate for receiver in receivers):
-            for receiver in receivers:
-                self._begin_runs(receiver.holding.waiting, receiver.holding, most)
+        fetchers = self._fetchers.values()
+        if self._is_alone and not any(fetcher.deliveries.is_delicate for fetcher in fetchers):
+            for fetcher in fetchers:
+                self._begin_runs(fetcher.deliveries.waiting, fetcher.deliveries, most)
             return
         while self._slots.begun < most:
             # A transport that may have more keeps its turn, although none of its messages is here yet.
-            wanting = [name for name, one in self._receivers.items() if one.has_next]
-            holding = self._receivers[self._turns.order(wanting)[0]].holding if wanting else None
-            envelope = holding.next() if holding is not None else None
-            if holding is None or envelope is None:
+            wanting = [name for name, one in self._fetchers.items() if one.has_next]
+            deliveries = self._fetchers[self._turns.order(wanting)[0]].deliveries if wanting else None
+            envelope = deliveries.next() if deliveries is not None else None
+            if deliveries is None or envelope is None:
                 return
-            trial_slots = self._trial_slots_for(holding, envelope) if holding.has_suspects else None
-            has_last_chance = holding.has_suspects and trial_slots is None and holding.has_last_chance(envelope)
-            if has_last_chance and not self._last_chance.may_begin(receivers, is_busy=self._slots.begun > 0):
+            trial_slots = self._trial_slots_for(deliveries, envelope) if deliveries.suspects.are_there else None
+            has_last_chance = (
+                deliveries.suspects.are_there and trial_slots is None and deliveries.suspects.has_last_chance(envelope)
+            )
+            if has_last_chance and not self._quarantine.may_begin(fetchers, is_busy=self._slots.begun > 0):
                 return
             self._turns.next(wanting)
-            holding.begin(envelope)
-            if holding.lost and holding.has_lost(envelope, begun=False):
+            deliveries.begin(envelope)
+            if deliveries.lost and deliveries.has_lost(envelope, begun=False):
                 continue
             if has_last_chance:
                 self._give_back()
-                self._last_chance.begin(envelope)
+                self._quarantine.begin(envelope)
                 most = 0
             if trial_slots is not None:
-                trial_slots.begin(holding, [envelope])
+                trial_slots.begin(deliveries, [envelope])
                 if left is not None:
                     most -= 1
                 continue
-            self._slots.begin(holding, [envelope])
+            self._slots.begin(deliveries, [envelope])
 
-    def _begin_runs(self, waiting: deque[Envelope], holding: Holding, most: float) -> None:
+    def _begin_runs(self, waiting: deque[Envelope], deliveries: Deliveries, most: float) -> None:
         """Put messages in line that need not be looked at one by one: for one slot in runs, which takes less time."""
         longest = max(1, self._size.limit // 2) if self._concurrency == 1 else 1
         while waiting and self._slots.begun < most:
             number = int(min(longest, len(waiting), most - self._slots.begun))
-            self._slots.begin(holding, [waiting.popleft() for _ in range(number)])
+            self._slots.begin(deliveries, [waiting.popleft() for _ in range(number)])
 
-    def _trial_slots_for(self, holding: Holding, envelope: Envelope) -> Slots | None:
+    def _trial_slots_for(self, deliveries: Deliveries, envelope: Envelope) -> Slots | None:
         """Return where a message is handled that workers may have died of; None for all others."""
         if self._trials is None or not self._trials.is_possible:
             return None
-        return self._trial_slots if holding.is_suspect(envelope) else None
+        return self._trial_slots if deliveries.suspects.is_suspect(envelope) else None
 
     @property
     def _in_line(self) -> int:
@@ -347,42 +349,42 @@ class Controller:
 
     def _take_in_done(self, slots: Slots, run: Run) -> None:
         """Take in what was handled."""
-        holding, done = run.holding, run.done
+        deliveries, done = run.deliveries, run.done
         while done:
             envelope = done.popleft()
-            if slots.finish(holding, envelope):  # Else it came to its end too late, when it had been given up.
-                self._last_chance.end(envelope)
-                holding.done.append(envelope)
+            if slots.finish(deliveries, envelope):  # Else it came to its end too late, when it had been given up.
+                self._quarantine.end(envelope)
+                deliveries.done.append(envelope)
                 self._counters.handled += 1
 
     def _patience(self) -> float:
         """Return how long nothing need be done, as far as is known; all that is due is due within this."""
-        if self._slots.begun or any(receiver.holding for receiver in self._receivers.values()):
+        if self._slots.begun or any(fetcher.deliveries for fetcher in self._fetchers.values()):
             return self.SETTLE_AFTER
-        return WAIT if all(receiver.is_empty for receiver in self._receivers.values()) else WaitingReceiver.PATIENCE
+        return WAIT if all(fetcher.is_empty for fetcher in self._fetchers.values()) else Fetcher.PATIENCE
 
     def _take_in_arrived(self, arrived: Arrived) -> None:
         if arrived.error is not None:
             raise arrived.error
-        arrived.receiver.take_in(arrived)
+        arrived.fetcher.take_in(arrived)
 
     def _take_in_finished(self, slots: Slots, finished: Finished) -> None:
-        holding, envelope, outcome = finished.holding, finished.envelope, finished.outcome
-        if not slots.finish(holding, envelope):
+        deliveries, envelope, outcome = finished.deliveries, finished.envelope, finished.outcome
+        if not slots.finish(deliveries, envelope):
             return  # As above.
-        self._last_chance.end(envelope)
+        self._quarantine.end(envelope)
         if outcome == "left":
-            holding.waiting.appendleft(envelope)
+            deliveries.waiting.appendleft(envelope)
         elif isinstance(outcome, Unstored):
-            holding.rest(envelope, outcome.reason)
+            deliveries.rest(envelope, outcome.reason)
         elif outcome == "owed":
-            holding.done.append(envelope)
+            deliveries.done.append(envelope)
         elif outcome is None:
-            holding.give_up([envelope])
+            deliveries.release_unfinished([envelope])
         else:
             if outcome == "gone":
                 self._note_failed()
-            holding.lost.pop(id(envelope), None)
+            deliveries.lost.pop(id(envelope), None)
 
     def _learn(self, run: Run) -> None:
         """Take note of how long messages take, whenever as many were handled as are fetched at once."""
@@ -398,8 +400,8 @@ class Controller:
         if not self._on_trial:
             trials.end()
         if not trials.is_possible:
-            for receiver in self._receivers.values():
-                receiver.holding.tries_suspects = False
+            for fetcher in self._fetchers.values():
+                fetcher.deliveries.suspects.are_tried = False
 
     # keeping
 
@@ -411,34 +413,34 @@ class Controller:
         if is_due:
             self._settle_at = now + self.SETTLE_AFTER
             self._look_for_stuck(now)
-            self._handling.report_blocked(now)
-        for receiver in self._receivers.values():
+            self._dispatcher.report_blocked(now)
+        for fetcher in self._fetchers.values():
             try:
-                self._keep_one(receiver.holding, now, is_due=is_due)
+                self._keep_one(fetcher.deliveries, now, is_due=is_due)
             except Exception:  # A border: without this, the leases of the others would run out.
                 logger.exception("Keeping what is in hand failed; trying again.")
-        if self._last_chance.is_taken:
+        if self._quarantine.is_taken:
             self._give_back_waiting()
 
-    def _keep_one(self, holding: Holding, now: float, *, is_due: bool) -> None:
-        holding.note_revoked()
+    def _keep_one(self, deliveries: Deliveries, now: float, *, is_due: bool) -> None:
+        deliveries.note_revoked()
         if is_due:
-            holding.settle()
-        holding.extend_leases(now)
-        holding.release_rested(now)
-        if holding.is_paused:
+            deliveries.settle()
+        deliveries.extend_leases(now)
+        deliveries.release_rested(now)
+        if deliveries.is_paused:
             self._take_back()
-            holding.release_waiting()
-        if now >= holding.look_at and holding.is_shared:
+            deliveries.release_waiting()
+        if now >= deliveries.look_at and deliveries.is_shared:
             # What is in line waits as well; it gets there again at once, unless it is given back.
             self._take_back()
-            if holding.release_overdue(now):
+            if deliveries.release_overdue(now):
                 self._size.learn(0, 0, given_back=True)
                 self._has_given_back = True
 
     def _is_much_done(self) -> bool:
         """Say whether what is done holds up what could be fetched, because it is large."""
-        done = sum((one.holding.size or 0.0) * len(one.holding.done) for one in self._receivers.values())
+        done = sum((one.deliveries.size or 0.0) * len(one.deliveries.done) for one in self._fetchers.values())
         return done > self._size.most_bytes / 4
 
     def _give_back(self) -> None:
@@ -453,36 +455,36 @@ class Controller:
                 slots.take_back()
 
     def _give_back_waiting(self) -> None:
-        for receiver in self._receivers.values():
-            receiver.holding.release_waiting()
+        for fetcher in self._fetchers.values():
+            fetcher.deliveries.release_waiting()
 
     def _look_for_stuck(self, now: float) -> None:
         """Find handlers that do not end although their time is over: their worker is to be replaced, with them."""
-        self._stuck = self._slots.stuck(now)
+        self._stuck = self._slots.enforce_time_limits(now)
         for stuck in self._stuck:
-            self._handling.report_stuck(stuck.run, stuck.holding, stuck.envelope)
+            self._dispatcher.report_stuck(stuck.run, stuck.deliveries, stuck.envelope)
         if self._stuck and self._arrivals_end == math.inf:
             self._stopping.tell(STUCK, is_stuck=True)
 
-    def _give_up_stuck(self) -> None:
+    def _fail_stuck(self) -> None:
         """Deal with the messages of these handlers, as late as can be, so that they are not tried again meanwhile."""
         for stuck in self._stuck:
-            outcome = self._handling.give_up(stuck.run, stuck.holding, stuck.envelope)
+            outcome = self._dispatcher.fail_stuck(stuck.run, stuck.deliveries, stuck.envelope)
             if outcome is None:
                 continue
-            self._slots.finish(stuck.holding, stuck.envelope)
+            self._slots.finish(stuck.deliveries, stuck.envelope)
             self._counters.note_failed()
             if isinstance(outcome, Unstored):
-                stuck.holding.release([stuck.envelope], begun=True)
+                stuck.deliveries.release([stuck.envelope], begun=True)
             elif outcome == "owed":
-                stuck.holding.done.append(stuck.envelope)
+                stuck.deliveries.done.append(stuck.envelope)
         self._stuck = []
 
     # stopping
 
     def _finish(self) -> None:
         """Let what is running finish, as long as it may, and what is being fetched arrive; give back the rest."""
-        self._stop_receivers()
+        self._stop_fetchers()
         end = math.inf
         while (self._slots.begun or self._on_trial or self._may_arrive()) and not self._is_abandoned:
             self._give_back()
@@ -500,23 +502,23 @@ class Controller:
             self._keep()
             self._health.show(now)
             if self._slots.begun + self._on_trial == len(self._stuck) and not self._may_arrive():
-                self._give_up_stuck()
+                self._fail_stuck()
 
-    def _abandon(self) -> None:
+    def _let_go(self) -> None:
         """Wait for no handler: settle what is done, and give back everything else."""
-        self._stop_receivers()
+        self._stop_fetchers()
         # As long as one of them waits, it might get back what is given back here.
         while self._may_arrive():
             self._take_in_last(WAIT)
-        for receiver in self._receivers.values():
-            receiver.abandon()
+        for fetcher in self._fetchers.values():
+            fetcher.abandon()
         self._take_in_last(0.0)
         self._give_back()
-        self._give_up_stuck()
-        for receiver in self._receivers.values():
-            receiver.holding.release_rested(math.inf)
-            receiver.holding.settle(last=True)
-            receiver.holding.give_up(list(receiver.holding.begun.values()))
+        self._fail_stuck()
+        for fetcher in self._fetchers.values():
+            fetcher.deliveries.release_rested(math.inf)
+            fetcher.deliveries.settle(last=True)
+            fetcher.deliveries.release_unfinished(list(fetcher.deliveries.begun.values()))
         if self._trials is not None and self._trial_slots is not None:
             self._trials.interrupt()
             self._trial_slots.close()
@@ -538,15 +540,15 @@ class Controller:
                 self._call_abandon(None if self._signals.is_second else self._stopping.told)
             time.sleep(self.SETTLE_AFTER)
 
-    def _stop_receivers(self) -> None:
+    def _stop_fetchers(self) -> None:
         if self._arrivals_end == math.inf:
             self._arrivals_end = time.monotonic() + self.LAST_ARRIVALS
-            for receiver in self._receivers.values():
-                receiver.stop()
+            for fetcher in self._fetchers.values():
+                fetcher.stop()
 
     def _may_arrive(self) -> bool:
-        """Say whether a receiver may still bring something; one that hangs does not."""
-        all_ended = all(receiver.has_ended for receiver in self._receivers.values())
+        """Say whether a fetcher may still bring something; one that hangs does not."""
+        all_ended = all(fetcher.has_ended for fetcher in self._fetchers.values())
         return not all_ended and time.monotonic() < self._arrivals_end
 
     def _take_in_last(self, patience: float) -> None:

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 
 from postbus.display import sentence
 from postbus.errors import TransportError
-from postbus.worker.holdings import Holding
+from postbus.worker.deliveries import Deliveries
 
 logger = logging.getLogger("postbus")
 
@@ -45,13 +45,13 @@ class Health:
 
     def __init__(
         self,
-        holdings: Sequence[Holding],
+        all_deliveries: Sequence[Deliveries],
         is_told_to_stop: Callable[[], bool] = lambda: False,
         *,
         file: Path | None,
         max_outage: float | None,
     ) -> None:
-        self._holdings = holdings
+        self._all_deliveries = all_deliveries
         self._is_told_to_stop = is_told_to_stop
         self._file = file
         self._max_outage = max_outage
@@ -65,11 +65,11 @@ class Health:
         self.show(now)
         if self._max_outage is None:
             return
-        for holding in self._holdings:
-            since = min(holding.lost_since or now, holding.fetching_since or now)
+        for deliveries in self._all_deliveries:
+            since = min(deliveries.lost_since or now, deliveries.fetching_since or now)
             if now - since > self._max_outage:
                 raise TransportError(
-                    f"Transport {holding.name!r} could not be reached for {self._max_outage:g} s. Look whether its "
+                    f"Transport {deliveries.name!r} could not be reached for {self._max_outage:g} s. Look whether its "
                     "broker runs, or allow for a longer outage."
                 )
 
@@ -80,15 +80,15 @@ class Health:
         if now < self._next:
             return
         self._next = now + self.INTERVAL
-        turned_at = min([now, *(holding.fetching_since or now for holding in self._holdings)])
+        turned_at = min([now, *(deliveries.fetching_since or now for deliveries in self._all_deliveries)])
         if now - turned_at < 2 * self.INTERVAL:
             self._systemd.tell("WATCHDOG=1")
         if self._file is not None:
             offset = time.time() - now
-            away = {one.name: one.lost_since + offset for one in self._holdings if one.lost_since is not None}
-            switches = {one.name: one.switch for one in self._holdings if one.switch is not None}
+            away = {one.name: one.lost_since + offset for one in self._all_deliveries if one.lost_since is not None}
+            switches = {one.name: one.switch for one in self._all_deliveries if one.switch is not None}
             paused = {name: one.paused_until + offset for name, one in switches.items() if one.is_open}
-            self._write(Report(os.getpid(), turned_at + offset, sum(map(len, self._holdings)), away, paused))
+            self._write(Report(os.getpid(), turned_at + offset, sum(map(len, self._all_deliveries)), away, paused))
 
     def note_stopping(self) -> None:
         """Tell systemd, once, that the worker receives no more, though handlers may run for a while."""

@@ -9,7 +9,7 @@ from postbus.errors import TransportError
 from postbus.limits import Counters, Stopping
 from postbus.queue_transport import QueueTransport
 from postbus.transport import SupportsCount, supports
-from postbus.worker.holdings import Holding
+from postbus.worker.deliveries import Deliveries
 
 
 class Idleness:
@@ -23,7 +23,7 @@ class Idleness:
     def __init__(
         self,
         limit: float | None,
-        holdings: Sequence[Holding],
+        all_deliveries: Sequence[Deliveries],
         counters: Counters,
         stopping: Stopping,
         *,
@@ -31,7 +31,7 @@ class Idleness:
     ) -> None:
         """Not ``counts`` is for a worker of some queues of a transport, which counts them all."""
         self._limit = limit
-        self._holdings = holdings
+        self._all_deliveries = all_deliveries
         self._counters = counters
         self._stopping = stopping
         self._counts = counts
@@ -44,27 +44,29 @@ class Idleness:
             return
         now = time.monotonic()
         dealt_with = self._counters.handled + self._counters.failed
-        if dealt_with != self._dealt_with or any(self._holdings):
+        if dealt_with != self._dealt_with or any(self._all_deliveries):
             self._dealt_with, self._busy_at = dealt_with, now
             return
-        if now - self._busy_at < self._limit or not all(self._has_nothing(holding) for holding in self._holdings):
+        if now - self._busy_at < self._limit or not all(
+            self._has_nothing(deliveries) for deliveries in self._all_deliveries
+        ):
             return
-        if self._counts and any(map(_waiting, self._holdings)):
+        if self._counts and any(map(_waiting, self._all_deliveries)):
             self._busy_at = now  # It comes, if not for this worker, and may have others dispatched.
             return
         since = f" for {self._limit:g} s" if self._limit else ""
         self._stopping.tell(f"there was nothing to do{since}")
 
-    def _has_nothing(self, holding: Holding) -> bool:
-        return holding.asked_in_vain_at is not None and holding.asked_in_vain_at >= self._busy_at
+    def _has_nothing(self, deliveries: Deliveries) -> bool:
+        return deliveries.asked_in_vain_at is not None and deliveries.asked_in_vain_at >= self._busy_at
 
 
-def _waiting(holding: Holding) -> bool:
+def _waiting(deliveries: Deliveries) -> bool:
     """Say whether there are messages that could be handled; one that is not told of does not count."""
-    receiver = holding.receiver
+    receiver = deliveries.receiver
     try:
         connection = receiver.connection if isinstance(receiver, QueueTransport) else receiver
         return supports(connection, SupportsCount) and connection.count().waiting > 0
     except TransportError:
         # Whether the broker was lost is found out by who fetches, and who must not count is not kept from stopping.
-        return holding.lost_since is not None
+        return deliveries.lost_since is not None

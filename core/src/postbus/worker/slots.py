@@ -16,9 +16,9 @@ from msgspec import Struct, field
 from postbus.envelope import Envelope
 from postbus.errors import Interrupted
 from postbus.event_loop import interrupt
-from postbus.time_limits import TimedRun, expire, is_any_timed, stuck
-from postbus.worker.handling import Outcome, Unstored
-from postbus.worker.holdings import Holding, all_of
+from postbus.time_limits import TimedRun, enforce, expire, is_any_timed
+from postbus.worker.deliveries import Deliveries, all_of
+from postbus.worker.dispatching import Outcome, Unstored
 
 logger = logging.getLogger("postbus")
 
@@ -26,7 +26,7 @@ logger = logging.getLogger("postbus")
 class Handles(Protocol):
     """What handles a message in a slot."""
 
-    def handle(self, holding: Holding, envelope: Envelope) -> Outcome | None:
+    def handle(self, deliveries: Deliveries, envelope: Envelope) -> Outcome | None:
         """Return what is to be done with it; None if it was interrupted, "left" if it was not begun."""
         ...
 
@@ -37,7 +37,7 @@ class Run(Struct, eq=False):
     The slot takes from the beginning of ``waiting``; the controller may take back what is there yet, from its end.
     """
 
-    holding: Holding
+    deliveries: Deliveries
     waiting: deque[Envelope]
     done: deque[Envelope] = field(default_factory=deque[Envelope])
     """What was handled."""
@@ -50,7 +50,7 @@ class Run(Struct, eq=False):
 class Finished(Struct, frozen=True):
     """What a slot tells of a message that was not simply handled."""
 
-    holding: Holding
+    deliveries: Deliveries
     envelope: Envelope
     outcome: Outcome | None
 
@@ -63,7 +63,7 @@ class Finished(Struct, frozen=True):
 class Stuck(Struct, frozen=True):
     """A message whose handler does not end although its time is over."""
 
-    holding: Holding
+    deliveries: Deliveries
     envelope: Envelope
     run: TimedRun
 
@@ -72,7 +72,7 @@ class Line:
     """What slots are told, and what they tell: runs of messages that may be begun, in order, and what came of them.
 
     A slot takes the next run by itself, and wakes nobody before the line runs low. What is in line, or in a slot, is
-    in the ``begun`` of its holding, which is the controller's: so nothing is lost, wherever a slot ends.
+    in the ``begun`` of its deliveries, which is the controller's: so nothing is lost, wherever a slot ends.
     """
 
     def __init__(self, wake: Callable[[], None], note_failed: Callable[[], bool]) -> None:
@@ -126,7 +126,7 @@ class Line:
         """Take note of the end of a slot; in its thread."""
         run, envelope = slot.run, slot.current
         if run is not None and envelope is not None:
-            self.finished.append(Finished(run.holding, envelope, None))
+            self.finished.append(Finished(run.deliveries, envelope, None))
         if run is not None:
             self.ended.append(run)
         self.error = error
@@ -152,7 +152,7 @@ class Slot:
         """Whether it handles nothing any more."""
         self._is_to_be_interrupted = False
 
-    def work(self, handle: Callable[[Holding, Envelope], Outcome | None]) -> None:
+    def work(self, handle: Callable[[Deliveries, Envelope], Outcome | None]) -> None:
         """Handle what is in line, in this thread, until the line is closed.
 
         What a handler lets out, or a signal raises here, ends this too; but `Interrupted` that message alone.
@@ -162,8 +162,8 @@ class Slot:
         try:
             while line.is_open and (run := line.take()) is not None:
                 self.run = run
-                holding, waiting, done, number = run.holding, run.waiting, run.done, 0
-                lost, may_pause = holding.lost, holding.switch is not None
+                deliveries, waiting, done, number = run.deliveries, run.waiting, run.done, 0
+                lost, may_pause = deliveries.lost, deliveries.switch is not None
                 envelope: Envelope | None = None
                 started = monotonic()
                 while waiting and line.is_open:
@@ -171,20 +171,20 @@ class Slot:
                         envelope = waiting.popleft()
                     except IndexError:  # The controller has taken it back.
                         break
-                    if (lost or may_pause) and holding.bars(envelope):
+                    if (lost or may_pause) and deliveries.bars(envelope):
                         waiting.appendleft(envelope)
                         break
                     number += 1
                     self.current = envelope
                     try:
-                        outcome = handle(holding, envelope)
+                        outcome = handle(deliveries, envelope)
                     except Interrupted:  # The controller gives the message back.
                         outcome = None
                     self.current = None
                     if outcome == "handled":
                         done.append(envelope)
                     else:
-                        line.tell(Finished(holding, envelope, outcome))
+                        line.tell(Finished(deliveries, envelope, outcome))
                 run.number, run.seconds = number, monotonic() - started
                 line.end(run)
                 self.run = None
@@ -233,10 +233,10 @@ class Slots:
     variables of the worker, and what it changes in them nobody else sees.
     """
 
-    def __init__(self, number: int, handling: Handles, line: Line, nudge: Callable[[], bool] | None = None) -> None:
+    def __init__(self, number: int, dispatcher: Handles, line: Line, nudge: Callable[[], bool] | None = None) -> None:
         """``nudge`` has the main thread call `Slot.nudged`; with it, that thread is the one slot, and is to `work`."""
         self._number = number
-        self._handling = handling
+        self._dispatcher = dispatcher
         self.line = line
         self._nudge = nudge or (lambda: False)
         self.main = Slot(line) if nudge is not None else None
@@ -245,23 +245,23 @@ class Slots:
         self.begun = 0
         """How many messages are in slots, or in line."""
 
-    def begin(self, holding: Holding, envelopes: Sequence[Envelope]) -> None:
+    def begin(self, deliveries: Deliveries, envelopes: Sequence[Envelope]) -> None:
         """Handle messages, one after the other, as soon as a slot is free."""
-        holding.begun.update(zip(map(id, envelopes), envelopes, strict=True))
+        deliveries.begun.update(zip(map(id, envelopes), envelopes, strict=True))
         self.begun += len(envelopes)
-        self.line.put(Run(holding, deque(envelopes)))
+        self.line.put(Run(deliveries, deque(envelopes)))
         if len(self._all) < min(self.begun, self._number):
             self._start_thread()
 
-    def finish(self, holding: Holding, envelope: Envelope) -> bool:
+    def finish(self, deliveries: Deliveries, envelope: Envelope) -> bool:
         """Take note that a message has left its slot, or was given up; say whether that is news."""
-        if holding.begun.pop(id(envelope), None) is None:
+        if deliveries.begun.pop(id(envelope), None) is None:
             return False
         self.begun -= 1
         return True
 
     def take_back(self) -> None:
-        """Return what no slot has begun yet to its holdings, as if it had never been given away."""
+        """Return what no slot has begun yet to its all_deliveries, as if it had never been given away."""
         runs = self.line.take_back()
         if self.main is not None and self.main.run is not None:
             runs.insert(0, self.main.run)
@@ -269,10 +269,10 @@ class Slots:
             self.put_back(run)
 
     def put_back(self, run: Run) -> None:
-        """Return what a run has not begun to its holding."""
+        """Return what a run has not begun to its deliveries."""
         for envelope in reversed(all_of(run.waiting)):
-            if self.finish(run.holding, envelope):
-                run.holding.waiting.appendleft(envelope)
+            if self.finish(run.deliveries, envelope):
+                run.deliveries.waiting.appendleft(envelope)
 
     def interrupt(self, *, surely: bool = False) -> bool:
         """Interrupt what can be, as `Slot.interrupt` does, and say whether there is anything; most threads cannot."""
@@ -283,15 +283,15 @@ class Slots:
         if self.main is not None:
             self.main.press(self._nudge)
 
-    def stuck(self, now: float) -> list[Stuck]:
+    def enforce_time_limits(self, now: float) -> list[Stuck]:
         """Interrupt what is over its time limit; return what cannot be, or has not ended all the same."""
         if not is_any_timed():
             return []
         found: list[Stuck] = []
         for slot in self._all:
             run, envelope = slot.run, slot.current
-            if run is not None and envelope is not None and (timed := stuck(slot.thread, now, self._nudge)):
-                found.append(Stuck(run.holding, envelope, timed))
+            if run is not None and envelope is not None and (timed := enforce(slot.thread, now, self._nudge)):
+                found.append(Stuck(run.deliveries, envelope, timed))
         return found
 
     def close(self) -> None:
@@ -315,8 +315,8 @@ class Slots:
             self._all.append(slot)
 
     def _run(self, slot: Slot, context: Context) -> None:
-        handle = self._handling.handle
+        handle = self._dispatcher.handle
         try:
-            slot.work(lambda holding, envelope: context.copy().run(handle, holding, envelope))
+            slot.work(lambda deliveries, envelope: context.copy().run(handle, deliveries, envelope))
         except BaseException as error:  # A border: it comes out in the thread of the controller.
             self.line.break_off(slot, error)

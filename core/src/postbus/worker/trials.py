@@ -23,8 +23,8 @@ from postbus.queue_transport import QueueTransport
 from postbus.serialization import Undecodable
 from postbus.stamps import Stamp
 from postbus.transport import Delivery
-from postbus.worker.handling import Handling, Outcome
-from postbus.worker.holdings import Holding
+from postbus.worker.deliveries import Deliveries
+from postbus.worker.dispatching import Dispatcher, Outcome
 
 logger = logging.getLogger("postbus")
 
@@ -79,7 +79,7 @@ class Chamber(Struct):
 class Trials:
     """Handles messages in other processes, one after the other in each, so that none endangers another.
 
-    It takes the place of `Handling` for them. Each of its threads starts such a process when it needs it first, and
+    It takes the place of `Dispatcher` for them. Each of its threads starts such a process when it needs it first, and
     all end when no such message is left. They deal with failures as any worker; deliveries are settled by this one.
     """
 
@@ -88,8 +88,8 @@ class Trials:
     BEGINS_WITHIN = 120.0
     """Seconds in which such a process must have begun."""
 
-    def __init__(self, handling: Handling, isolate: Isolate) -> None:
-        self._handling = handling
+    def __init__(self, dispatcher: Dispatcher, isolate: Isolate) -> None:
+        self._dispatcher = dispatcher
         self._isolate = isolate
         self._chambers: dict[tuple[int, str], Chamber] = {}
         self._lock = threading.Lock()
@@ -97,36 +97,36 @@ class Trials:
         self.is_possible = True
         """Whether such a process can do anything; it may not be able to begin."""
 
-    def handle(self, holding: Holding, envelope: Envelope) -> Outcome | None:
+    def handle(self, deliveries: Deliveries, envelope: Envelope) -> Outcome | None:
         """Have a message handled; return what its worker has to do yet, None if it was interrupted."""
-        if isinstance(envelope.message, Undecodable) or holding.deaths(envelope):
-            return self._handling.handle(holding, envelope)
-        chamber = self._chamber_for(holding) if self.is_possible else None
+        if isinstance(envelope.message, Undecodable) or deliveries.suspects.deaths(envelope):
+            return self._dispatcher.handle(deliveries, envelope)
+        chamber = self._chamber_for(deliveries) if self.is_possible else None
         if chamber is None:
             return "left"
         is_taken = False
         try:
-            chamber.channel.send(_as_delivery(holding, envelope))
+            chamber.channel.send(_as_delivery(deliveries, envelope))
             verdict = cast(Verdict, chamber.channel.receive())
             if verdict == "taken":
                 is_taken = True
                 verdict = cast(Verdict, chamber.channel.receive())
         except (OSError, EOFError):
-            return self._take_note_of_death(holding, envelope, is_taken=is_taken)
+            return self._take_note_of_death(deliveries, envelope, is_taken=is_taken)
         except Exception:  # A border: something of a plugin's cannot be written down.
             verdict = "unreadable"
         if verdict == "unreadable":
-            return self._handling.handle(holding, envelope)
+            return self._dispatcher.handle(deliveries, envelope)
         if verdict == "handled":
-            if holding.switch is not None:
-                holding.switch.note_handled()
+            if deliveries.switch is not None:
+                deliveries.switch.note_handled()
             return "handled"
         if verdict == "released":
             return "left"
         if verdict == "failed":
             return "owed"
         try:
-            holding.receiver.reject([envelope])
+            deliveries.receiver.reject([envelope])
         except TransportError as error:
             logger.warning("Could not reject %s; it comes again: %s", label(envelope), error)
         return "failed"
@@ -145,9 +145,9 @@ class Trials:
         self.end()
         return is_any
 
-    def _chamber_for(self, holding: Holding) -> Chamber | None:
+    def _chamber_for(self, deliveries: Deliveries) -> Chamber | None:
         """Return the process for a transport, which has begun; None if it cannot."""
-        key = _key_of(holding)
+        key = _key_of(deliveries)
         chamber = self._chambers.get(key)
         if chamber is not None and chamber.process.poll() is None:
             return chamber
@@ -157,7 +157,7 @@ class Trials:
             with theirs:
                 theirs.set_inheritable(True)
                 ours.settimeout(self.BEGINS_WITHIN)
-                chamber = Chamber(self._isolate(holding.name, theirs.fileno()), Channel(ours))
+                chamber = Chamber(self._isolate(deliveries.name, theirs.fileno()), Channel(ours))
             threading.Thread(
                 target=chamber.channel.close_after, args=(chamber.process,), name="postbus-trial", daemon=True
             ).start()
@@ -173,20 +173,20 @@ class Trials:
             if chamber is not None:
                 chamber.process.kill()
             if not self._is_over:
-                self._give_up(describe(error) if str(error) else "it ended before it had begun")
+                self._note_impossible(describe(error) if str(error) else "it ended before it had begun")
             return None
         return chamber
 
-    def _give_up(self, why: str) -> None:
+    def _note_impossible(self, why: str) -> None:
         with self._lock:
             is_news, self.is_possible = self.is_possible, False
         if is_news:
             logger.error("No process can be started for messages that workers died of, so each is alone: %s", why)
 
-    def _take_note_of_death(self, holding: Holding, envelope: Envelope, *, is_taken: bool) -> Outcome | None:
+    def _take_note_of_death(self, deliveries: Deliveries, envelope: Envelope, *, is_taken: bool) -> Outcome | None:
         """Deal with a message whose process has died, unless it was ended by this one, or before it had begun."""
         with self._lock:
-            chamber = self._chambers.pop(_key_of(holding), None)
+            chamber = self._chambers.pop(_key_of(deliveries), None)
         if chamber is None:
             return None
         chamber.channel.close()
@@ -199,19 +199,19 @@ class Trials:
             f"exit code {code}" if code >= 0 else signal.Signals(-code).name,
             extra=identifiers(envelope),
         )
-        holding.condemn(envelope)
-        return self._handling.handle(holding, envelope)
+        deliveries.suspects.condemn(envelope)
+        return self._dispatcher.handle(deliveries, envelope)
 
 
-def _key_of(holding: Holding) -> tuple[int, str]:
-    return threading.get_ident(), holding.name
+def _key_of(deliveries: Deliveries) -> tuple[int, str]:
+    return threading.get_ident(), deliveries.name
 
 
-def _as_delivery(holding: Holding, envelope: Envelope) -> Delivery:
+def _as_delivery(deliveries: Deliveries, envelope: Envelope) -> Delivery:
     """Return a message as it came, for another process."""
-    assert isinstance(holding.receiver, QueueTransport)
-    encoded = holding.receiver.encode(envelope)
-    received = envelope.last(stamps.Received) or stamps.Received(holding.name)
+    assert isinstance(deliveries.receiver, QueueTransport)
+    encoded = deliveries.receiver.encode(envelope)
+    received = envelope.last(stamps.Received) or stamps.Received(deliveries.name)
     return Delivery(
         encoded.body, encoded.headers, None, received.id, received.count, _staying(envelope), group=received.group
     )

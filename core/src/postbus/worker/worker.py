@@ -14,9 +14,9 @@ from postbus.failures import Failures
 from postbus.limits import Counters, Stopping, StopSignal
 from postbus.transport import Receiver
 from postbus.worker.controller import Controller
-from postbus.worker.handling import Handling
+from postbus.worker.deliveries import Deliveries
+from postbus.worker.dispatching import Dispatcher
 from postbus.worker.health import Health
-from postbus.worker.holdings import Holding
 from postbus.worker.hooks import Hooks
 from postbus.worker.options import Options
 from postbus.worker.signals import StopSignals
@@ -58,7 +58,7 @@ class Worker:
         self._observers = observers if observers is not None else Observers()
         self._stopping = Stopping(stop_signal, options.grace)
         self._counters = Counters(options.limits)
-        self._holdings: list[Holding] = []
+        self._all_deliveries: list[Deliveries] = []
         self._controller: Controller | None = None
         self._abandon: Callable[[WorkerStopped], object] | None = None
         self._hooks = hooks
@@ -90,8 +90,8 @@ class Worker:
         self._observers.notify(WorkerStarted(tuple(self._receivers), self._options.concurrency))
         reason: str | None = None
         patient = self._options.fetch_size is not None
-        self._holdings = holdings = [
-            Holding(
+        self._all_deliveries = all_deliveries = [
+            Deliveries(
                 name,
                 receiver,
                 self._observers,
@@ -102,7 +102,7 @@ class Worker:
             for name, receiver in self._receivers.items()
         ]
         signals = StopSignals(self.stop, self._nudged)
-        handling = Handling(
+        dispatcher = Dispatcher(
             self._dispatch,
             self._failures,
             self._observers,
@@ -114,16 +114,16 @@ class Worker:
             with (
                 signals,
                 Health(
-                    holdings,
+                    all_deliveries,
                     lambda: self._stopping.told is not None,
                     file=self._options.health_file,
                     max_outage=self._options.max_outage,
                 ) as health,
             ):
                 self._controller = Controller(
-                    holdings,
+                    all_deliveries,
                     self._options,
-                    handling,
+                    dispatcher,
                     self._stopping,
                     self._counters,
                     self._observers,
@@ -136,8 +136,8 @@ class Worker:
                     reason = self._controller.work()
                 except Interrupted:  # A handler came to its end when it had been given up.
                     reason = self._stopping.told
-            if handling.exit is not None:
-                raise handling.exit
+            if dispatcher.exit is not None:
+                raise dispatcher.exit
         except TransportError as error:
             reason = f"a transport failed: {error}"
             raise
@@ -159,7 +159,7 @@ class Worker:
     @property
     def has_unfinished(self) -> bool:
         """Whether handlers were interrupted; what they have started, threads for instance, may still run."""
-        return any(holding.given_up for holding in self._holdings)
+        return any(deliveries.unfinished for deliveries in self._all_deliveries)
 
     @property
     def grace_left(self) -> float:

@@ -1,4 +1,4 @@
-"""When several messages are handled at once: one that workers may have died of gets the worker to itself."""
+"""When a message that workers may have died of has the worker to itself, where none is started for it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 from collections.abc import Collection
 
 from postbus.envelope import Envelope
-from postbus.worker.receivers import WaitingReceiver
+from postbus.worker.fetching import Fetcher
 
 
-class LastChance:
+class Quarantine:
     """Whether a message that has its last chance may begin, and until when nothing else may.
 
     So, should the worker die once more, it was this message. Neither wait is for ever.
@@ -39,18 +39,18 @@ class LastChance:
         """Whether a message has the worker to itself at present."""
         return self._message is not None and time.monotonic() < self._until
 
-    def may_begin(self, receivers: Collection[WaitingReceiver], *, is_busy: bool) -> bool:
+    def may_begin(self, fetchers: Collection[Fetcher], *, is_busy: bool) -> bool:
         """Say whether a message may take it: nothing else runs, or is about to arrive. Both are seen to."""
         now = time.monotonic()
         self._quiet_at = min(self._quiet_at, now + self.QUIET_AFTER)
-        asked = [receiver for receiver in receivers if receiver.is_asked]
-        for receiver in asked:
-            receiver.recall()
+        asked = [fetcher for fetcher in fetchers if fetcher.is_asked]
+        for fetcher in asked:
+            fetcher.recall()
         if (is_busy or asked) and now < self._quiet_at:
             return False
         self._quiet_at = math.inf
-        for receiver in receivers:
-            receiver.holding.settle()
+        for fetcher in fetchers:
+            fetcher.deliveries.settle()
         return True
 
     def begin(self, envelope: Envelope) -> None:

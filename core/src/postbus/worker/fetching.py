@@ -12,10 +12,10 @@ from typing import Any
 from msgspec import Struct
 
 from postbus.envelope import Envelope
-from postbus.worker.holdings import Holding
+from postbus.worker.deliveries import Deliveries
 
 WAIT = 0.5
-"""Seconds for which a receiver waits at a time, and so for which somebody who wants to stop may have to."""
+"""Seconds for which a fetcher waits at a time, and so for which somebody who wants to stop may have to."""
 
 
 class FetchSize:
@@ -54,9 +54,9 @@ class FetchSize:
 
 
 class Arrived(Struct, frozen=True):
-    """What a receiver has to say: that these came, or that there is nothing now."""
+    """What a fetcher has to say: that these came, or that there is nothing now."""
 
-    receiver: WaitingReceiver
+    fetcher: Fetcher
     envelopes: Sequence[Envelope]
     since: float
     """When the fetch began, and so the earliest moment at which the leases did."""
@@ -65,19 +65,19 @@ class Arrived(Struct, frozen=True):
     error: BaseException | None = None
 
 
-class WaitingReceiver:
-    """A thread that fetches from one transport, as many messages as it was asked for; and the holding they come to.
+class Fetcher:
+    """A thread that fetches from one transport, as many messages as it was asked for; and what they come to.
 
-    While there is nothing, it waits; beside others, it has asked the broker for a single message: so the receivers of
+    While there is nothing, it waits; beside others, it has asked the broker for a single message: so the fetchers of
     many idle transports hold next to nothing. All but the thread itself belongs to who asks.
     """
 
     PATIENCE = 1.0
     """Seconds after which a transport that has not answered is taken for empty."""
 
-    def __init__(self, holding: Holding, inbox: SimpleQueue[Any], *, is_alone: bool = False) -> None:
+    def __init__(self, deliveries: Deliveries, inbox: SimpleQueue[Any], *, is_alone: bool = False) -> None:
         """One that is alone waits for as many as it was asked for, because none of them is brought too soon."""
-        self.holding = holding
+        self.deliveries = deliveries
         self._is_alone = is_alone
         self._inbox = inbox
         self._asked: SimpleQueue[tuple[int, Sequence[str]] | None] = SimpleQueue()
@@ -90,7 +90,7 @@ class WaitingReceiver:
         """How many messages it was asked for, and has not brought yet; 1 of a transport that has nothing now."""
         self.has_ended = False
         """Whether nothing will arrive any more."""
-        threading.Thread(target=self._run, name=f"postbus-receiver-{holding.name}", daemon=True).start()
+        threading.Thread(target=self._run, name=f"postbus-fetcher-{deliveries.name}", daemon=True).start()
 
     @property
     def is_asked(self) -> bool:
@@ -105,7 +105,7 @@ class WaitingReceiver:
     @property
     def has_next(self) -> bool:
         """Whether it has, or may have, a message that can be begun now."""
-        return self.holding.next() is not None if self.holding.waiting else not self.is_empty
+        return self.deliveries.next() is not None if self.deliveries.waiting else not self.is_empty
 
     def ask(self, limit: int, queues: Sequence[str]) -> None:
         """Fetch up to so many; from these queues, the first of them first, if any are named."""
@@ -117,7 +117,7 @@ class WaitingReceiver:
         self._is_empty = not arrived.envelopes
         self.asked = int(arrived.is_waiting)
         if arrived.envelopes:
-            self.holding.take_in(arrived.envelopes, arrived.since)
+            self.deliveries.take_in(arrived.envelopes, arrived.since)
 
     def recall(self) -> None:
         """Wait no longer; what is being fetched still arrives."""
@@ -143,13 +143,13 @@ class WaitingReceiver:
         self._inbox.put(Arrived(self, (), 0.0, error=error))
 
     def _fetch(self, limit: int, queues: Sequence[str]) -> None:
-        fetch = self.holding.fetch
+        fetch = self.deliveries.fetch
         envelopes, since = fetch(limit, WAIT if self._is_alone else 0.0, queues)
         if not envelopes:
             self._inbox.put(Arrived(self, (), since, is_waiting=True))
         while not envelopes and not (self._is_recalled or self._is_stopping):
             envelopes, since = fetch(limit if self._is_alone else 1, WAIT, queues)
         if self._is_abandoned:
-            self.holding.release(envelopes, last=True)
+            self.deliveries.release(envelopes, last=True)
             return
         self._inbox.put(Arrived(self, envelopes, since))

@@ -33,7 +33,7 @@ from postbus.events import EventLoopBlocked, HandlerStuck, MessageHandled, Messa
 from postbus.failures import Failures, Settled, identifiers, label
 from postbus.serialization import Undecodable
 from postbus.time_limits import TimedRun
-from postbus.worker.holdings import Holding
+from postbus.worker.deliveries import Deliveries
 
 logger = logging.getLogger("postbus")
 
@@ -51,7 +51,7 @@ what was left.
 """
 
 
-class Handling:
+class Dispatcher:
     """Handles messages, each in the thread that brings it; settles only those that failed."""
 
     def __init__(
@@ -80,17 +80,17 @@ class Handling:
         """Find out whether anybody wants to know; apart, because asking takes longer than dispatching."""
         self._is_watched = bool(self._observers) or logger.isEnabledFor(logging.INFO)
 
-    def handle(self, holding: Holding, envelope: Envelope) -> Outcome:
+    def handle(self, deliveries: Deliveries, envelope: Envelope) -> Outcome:
         """Dispatch a message, and deal with its failure; return what its worker has to do yet."""
-        if holding.may_be_early and (early := holding.early(envelope)):
-            return self._postpone(holding, envelope, early)
+        if deliveries.may_be_early and (early := deliveries.early(envelope)):
+            return self._postpone(deliveries, envelope, early)
         attempt, repeats = envelope, 0
         if self._is_watched:
-            self._observers.notify(MessageReceived(envelope, holding.name))
+            self._observers.notify(MessageReceived(envelope, deliveries.name))
         while True:
             started = time.monotonic() if self._is_watched else 0.0
             try:
-                if holding.has_suspects and (deaths := holding.deaths(envelope)):
+                if deliveries.suspects.are_there and (deaths := deliveries.suspects.deaths(envelope)):
                     raise Poisonous(f"{deaths} workers died, or lost it, while they had it in hand.")
                 if isinstance(attempt.message, Undecodable):
                     raise NotDecoded(attempt.message.reason)
@@ -108,7 +108,7 @@ class Handling:
                 if interruption is not None:
                     raise interruption from problem
                 seconds = time.monotonic() - started if started else 0.0
-                outcome = self._deal_with(self._failure(problem), holding, envelope, attempt, repeats, seconds)
+                outcome = self._deal_with(self._failure(problem), deliveries, envelope, attempt, repeats, seconds)
                 if not isinstance(outcome, Envelope):
                     self._repeated.pop(id(envelope), None)
                     return outcome
@@ -117,10 +117,10 @@ class Handling:
             else:
                 if repeats:
                     del self._repeated[id(envelope)]
-                if holding.switch is not None:
-                    holding.switch.note_handled()
+                if deliveries.switch is not None:
+                    deliveries.switch.note_handled()
                 if self._is_watched:
-                    self._tell_handled(holding, envelope, handled, time.monotonic() - started)
+                    self._tell_handled(deliveries, envelope, handled, time.monotonic() - started)
                 return "handled"
 
     def report_blocked(self, now: float) -> None:
@@ -135,7 +135,7 @@ class Handling:
             )
             self._observers.notify(EventLoopBlocked(loop.BLOCKED))
 
-    def report_stuck(self, run: TimedRun, holding: Holding, envelope: Envelope) -> None:
+    def report_stuck(self, run: TimedRun, deliveries: Deliveries, envelope: Envelope) -> None:
         """Tell, once, that a handler does not end although its time is over, and where it is."""
         if run.is_reported:
             return
@@ -147,9 +147,9 @@ class Handling:
             run.where(),
             extra=identifiers(envelope),
         )
-        self._observers.notify(HandlerStuck(envelope, holding.name, run.handler, run.seconds))
+        self._observers.notify(HandlerStuck(envelope, deliveries.name, run.handler, run.seconds))
 
-    def give_up(self, run: TimedRun, holding: Holding, envelope: Envelope) -> Outcome | None:
+    def fail_stuck(self, run: TimedRun, deliveries: Deliveries, envelope: Envelope) -> Outcome | None:
         """Deal with a message whose handler does not end as with one that failed; return None if it just has ended."""
         if not run.claim():
             return None
@@ -159,8 +159,8 @@ class Handling:
         attempt = again if of is envelope else envelope
         if run.message is attempt.message:
             error = HandlerFailed(type(attempt.message).__qualname__, {run.handler: error}, run.succeeded)
-        holding.given_up += 1
-        outcome = self._deal_with(error, holding, envelope, attempt, None, run.seconds)
+        deliveries.unfinished += 1
+        outcome = self._deal_with(error, deliveries, envelope, attempt, None, run.seconds)
         assert not isinstance(outcome, Envelope)
         return outcome
 
@@ -192,21 +192,21 @@ class Handling:
                 context = context.__context__
         return None
 
-    def _tell_handled(self, holding: Holding, envelope: Envelope, handled: Envelope, seconds: float) -> None:
+    def _tell_handled(self, deliveries: Deliveries, envelope: Envelope, handled: Envelope, seconds: float) -> None:
         if logger.isEnabledFor(logging.INFO):
             logger.info(
                 "Handled %s from %r in %.3f s.",
                 label(envelope),
-                holding.name,
+                deliveries.name,
                 seconds,
                 extra={**identifiers(envelope), "seconds": seconds},
             )
-        self._observers.notify(MessageHandled(handled, holding.name, seconds))
+        self._observers.notify(MessageHandled(handled, deliveries.name, seconds))
 
     def _deal_with(
         self,
         error: Exception,
-        holding: Holding,
+        deliveries: Deliveries,
         envelope: Envelope,
         attempt: Envelope,
         repeats: int | None,
@@ -216,27 +216,27 @@ class Handling:
         stop = next((leaf for leaf in leaves(error) if isinstance(leaf, StopWorker)), None)
         if stop is not None:
             self._stop(f"a handler asked for it: {one_line(text_of(stop))}")
-        if holding.has_lost(envelope):
+        if deliveries.has_lost(envelope):
             return "gone"
 
         def store() -> Envelope | Settled:
             return self._failures.handle(attempt, error, seconds, repeats=repeats, is_stopping=self._is_stopping())
 
-        outcome = self._store(store, holding, envelope)
+        outcome = self._store(store, deliveries, envelope)
         # What is wrong with one message by itself says nothing about the next.
         is_general = not all(isinstance(leaf, Unrecoverable) for leaf in leaves(error))
-        if holding.switch is not None and is_general and not isinstance(outcome, Envelope):
-            holding.switch.note_failed()
+        if deliveries.switch is not None and is_general and not isinstance(outcome, Envelope):
+            deliveries.switch.note_failed()
         return outcome
 
-    def _postpone(self, holding: Holding, envelope: Envelope, seconds: float) -> Outcome:
+    def _postpone(self, deliveries: Deliveries, envelope: Envelope, seconds: float) -> Outcome:
         """Send on a message that has come too early; no handler sees it, and it has not failed."""
-        outcome = self._store(lambda: self._failures.postpone(envelope, seconds), holding, envelope)
+        outcome = self._store(lambda: self._failures.postpone(envelope, seconds), deliveries, envelope)
         assert not isinstance(outcome, Envelope)
         return "postponed" if outcome == "failed" else outcome
 
     def _store(
-        self, store: Callable[[], Envelope | Settled], holding: Holding, envelope: Envelope
+        self, store: Callable[[], Envelope | Settled], deliveries: Deliveries, envelope: Envelope
     ) -> Outcome | Envelope:
         """Store a copy, which settles the message; return what has come of it, or the next attempt at it."""
         try:
@@ -246,7 +246,7 @@ class Handling:
                 raise
             return Unstored(text_of(problem) if isinstance(problem, TransportError) else traceback_of(problem))
         if settled == "gone":
-            holding.note_lost(envelope)
+            deliveries.note_lost(envelope)
         return "failed" if settled == "settled" else settled
 
 

@@ -1,4 +1,4 @@
-"""What a worker holds of a transport: fetched, and neither settled nor given back."""
+"""What a worker has of a transport: fetched, and neither settled nor given back."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from postbus.failures import identifiers, label
 from postbus.queue_transport import QueueTransport
 from postbus.transport import Receiver
 from postbus.worker.kill_switch import KillSwitch, Switch
+from postbus.worker.poison import Suspects, received_of
 
 logger = logging.getLogger("postbus")
 
 T = TypeVar("T")
-
-NO_RECEIVED = stamps.Received("")
 
 
 class Owed(Struct, frozen=True):
@@ -50,18 +49,12 @@ class Gate(Protocol):
         ...
 
 
-class Holding:
+class Deliveries:
     """The deliveries of one transport that are in a worker's hands.
 
-    One thread takes messages in and begins them. It may share the holding with one other, which keeps it
-    meanwhile: settles, extends leases, gives back what waits. So each message is moved by one operation
-    that Python does in one piece, and there is no lock between the two.
+    They belong to the thread of the controller, so there is no lock; others read, and say what is `lost`.
     """
 
-    LAST_CHANCE = 3
-    """The delivery at which a message has a worker to itself, because two may have died of it."""
-    LAST_CHANCE_COUNTED = 20
-    """The same where the broker counts, too, what was only given back; there it shares the worker."""
     SETTLE_AGAIN_AFTER = 5.0
     """Seconds after which it is tried again, where nobody else finds out whether the broker is back."""
     FIRST_REST = 1.0
@@ -70,8 +63,6 @@ class Holding:
     """How many messages rest at most; then no more are fetched, until one of them is given back."""
     TOO_LONG = 0.8
     """Seconds after which what waits behind a slow message is given back to the broker, for other workers."""
-    MOST_SURVIVED = 10_000
-    """How many messages are remembered that were lost without having been begun."""
 
     def __init__(
         self,
@@ -92,11 +83,9 @@ class Holding:
         # In this order, so that nothing of a rate is used up by what is given back all the same.
         self._gates: list[Gate] = [gate for gate in (self.switch, rate) if gate is not None]
         self.waiting: deque[Envelope] = deque()
-        """Not begun, the next one first. Who keeps the holding takes from its end."""
-        self.is_busy = False
-        """Whether somebody who has a keeper works through it."""
+        """Not begun, the next one first."""
         self.begun: dict[int, Envelope] = {}
-        """In a handler's hands, by whatever its worker knows each by."""
+        """In line, or in a slot, by identity."""
         self.done: deque[Envelope] = deque()
         """Handled, and not yet acknowledged."""
         self.resting: dict[int, tuple[float, Envelope]] = {}
@@ -105,13 +94,7 @@ class Holding:
         """How long messages rested last, by their ids."""
         self.lost: dict[int, Envelope] = {}
         """Somebody else's by now, although it is here; by identity."""
-        self.has_suspects = False
-        """Whether there may be messages among them that workers died of."""
-        self.tries_suspects = False
-        """Whether each of these is handled in a process of its own."""
-        self._condemned: dict[int, Envelope] = {}
-        """What a process of its own has died of; by identity."""
-        self.given_up = 0
+        self.unfinished = 0
         """How many messages were given back that a handler had begun, and may still be busy with."""
         self.asked_in_vain_at: float | None = None
         """When the last fetch began, if it waited for a message and there was none; None if there may be some."""
@@ -123,10 +106,7 @@ class Holding:
         # What is given back to nobody else need not be given back so that others get it.
         self.is_shared = self._guarantees is None or self._guarantees.release != "own"
         self.has_groups = self.keeps_groups = self._guarantees is not None and self._guarantees.groups
-        counts = self._guarantees is not None and (self._guarantees.delivery_count or self._guarantees.lease)
-        self._last_chance = self.LAST_CHANCE if counts else math.inf
-        self._survived: dict[str, int] = {}
-        """How often each was lost without having been begun, by the broker's id: nobody died of it then."""
+        self.suspects = Suspects(self._guarantees, self.waiting)
         self._owed: deque[Owed] = deque()
         self.may_be_early = isinstance(receiver, QueueTransport) and receiver.carries_delays
         """Whether there may be messages among them that came too early."""
@@ -152,7 +132,7 @@ class Holding:
     @property
     def is_delicate(self) -> bool:
         """Whether it must be looked at each message that waits, and not only at the next one, before it is begun."""
-        return bool(self.has_suspects or self.keeps_groups or self.lost)
+        return bool(self.suspects.are_there or self.keeps_groups or self.lost)
 
     def bars(self, envelope: Envelope) -> bool:
         """Say whether a message must not be begun: its transport is paused, or somebody else has the message."""
@@ -172,7 +152,7 @@ class Holding:
         return self.receiver.lost_since if isinstance(self.receiver, QueueTransport) else None
 
     def fetch(self, limit: int, wait: float, queues: Sequence[str]) -> tuple[Sequence[Envelope], float]:
-        """Receive messages, which the holding is to take in; return them, and when their leases began at the earliest.
+        """Receive messages, which `take_in` is to hold; return them, and when their leases began at the earliest.
 
         In whatever thread, but in one at a time.
         """
@@ -215,8 +195,7 @@ class Holding:
         if not self and not self.resting:
             self._known_lease()  # As long as it can be asked for: see `_is_ours`.
             self.lost.clear()
-            self._condemned.clear()
-            self.has_suspects = False
+            self.suspects.forget()
             self._shortest = math.inf
             self._leased_at = self._extend_at = since
             self._mark = envelopes[min(1, len(envelopes) - 1)] if self._patient else envelopes[-1]
@@ -229,7 +208,7 @@ class Holding:
 
         That is the bodies of all, and the headers of one, as these are alike and take long.
         """
-        largest, original, last_chance = 0, None, self._last_chance
+        largest, original, last_chance = 0, None, self.suspects.last_chance
         for envelope in envelopes:
             received = envelope.stamps[-1] if envelope.stamps else None
             if type(received) is not stamps.Received:
@@ -240,7 +219,7 @@ class Holding:
                 if size > largest:
                     largest = size
             if received.count is not None and received.count >= last_chance:
-                self.has_suspects = True
+                self.suspects.are_there = True
             if received.lease is not None and received.lease < self._shortest:
                 self._shortest = received.lease
                 self._extend_at = min(self._extend_at, since + received.lease / 3)
@@ -259,8 +238,8 @@ class Holding:
         """
         if not self.keeps_groups:
             return self.waiting[0] if self.waiting else None
-        busy = {_received(envelope).group for envelope in self.begun.values()} - {None}
-        return next((envelope for envelope in self.waiting if _received(envelope).group not in busy), None)
+        busy = {received_of(envelope).group for envelope in self.begun.values()} - {None}
+        return next((envelope for envelope in self.waiting if received_of(envelope).group not in busy), None)
 
     def begin(self, envelope: Envelope) -> None:
         """Take out what `next` returned, because it begins now."""
@@ -268,52 +247,6 @@ class Holding:
             self.waiting.popleft()
         else:
             self.waiting.remove(envelope)
-
-    # what workers die of
-
-    def has_last_chance(self, envelope: Envelope) -> bool:
-        """Say whether a message is to be handled with nothing else in hand."""
-        return not self._counts_releases and self._deliveries_of(envelope) == self.LAST_CHANCE
-
-    def is_suspect(self, envelope: Envelope) -> bool:
-        """Say whether a message is to be handled in a process of its own."""
-        least = self.LAST_CHANCE_COUNTED if self._counts_releases else self.LAST_CHANCE
-        return self._deliveries_of(envelope) >= least
-
-    def deaths(self, envelope: Envelope) -> int | None:
-        """Return how many workers had a message when they died, if these were too many."""
-        count = self._deliveries_of(envelope)
-        if id(envelope) in self._condemned:
-            return count
-        # While a suspect waits for a process of its own, its worker may die of another one.
-        is_uncertain = self._counts_releases or self.tries_suspects
-        most = self.LAST_CHANCE_COUNTED if is_uncertain else self.LAST_CHANCE
-        return count - 1 if count > most else None
-
-    def condemn(self, envelope: Envelope) -> None:
-        """Take note that a message was handled in a process of its own, and that this has died of it."""
-        self._condemned[id(envelope)] = envelope
-        self.has_suspects = True
-
-    @property
-    def _counts_releases(self) -> bool:
-        return self._guarantees is not None and self._guarantees.release == "counted"
-
-    def _deliveries_of(self, envelope: Envelope) -> int:
-        """Return how often a message was delivered, but for when this very worker lost it before it was begun."""
-        received = _received(envelope)
-        if received.count is None or received.count < self.LAST_CHANCE or received.id is None:
-            return received.count or 0
-        again = sum(1 for one in self.waiting.copy() if one is not envelope and _received(one).id == received.id)
-        return max(1, received.count - again - self._survived.get(received.id, 0))
-
-    def _note_survived(self, envelopes: Sequence[Envelope]) -> None:
-        for envelope in envelopes:
-            id = _received(envelope).id
-            if id is not None:
-                self._survived[id] = self._survived.pop(id, 0) + 1
-        while len(self._survived) > self.MOST_SURVIVED:
-            del self._survived[next(iter(self._survived))]
 
     # what comes too early
 
@@ -431,7 +364,7 @@ class Holding:
                 self._owed.append(Owed(envelopes, begun))
                 return
             if not begun:
-                self._note_survived(envelopes)
+                self.suspects.note_survived(envelopes)
             what = "Could not give %d messages back to %r; they come again when their time is over"
             _warn(error, what, len(envelopes), self.name)
             return
@@ -446,7 +379,7 @@ class Holding:
         """Tell of what was somebody else's when it was to be given back; it comes again all the same."""
         logger.info("%d messages of %r were not ours any more when they were to be given back.", len(lost), self.name)
         if not begun:
-            self._note_survived(lost)
+            self.suspects.note_survived(lost)
         for envelope in lost:
             self.lost.pop(id(envelope), None)
             self._observers.notify(LeaseLost(envelope, self.name))
@@ -486,7 +419,7 @@ class Holding:
             return
         held = self._held()
         if self._shortest < math.inf:
-            self._shortest = min((one for e in held if (one := _received(e).lease) is not None), default=math.inf)
+            self._shortest = min((one for e in held if (one := received_of(e).lease) is not None), default=math.inf)
         try:
             self._note_lost(held)
             self._observers.notify(LeasesExtended(self.name, len(held)))
@@ -500,7 +433,7 @@ class Holding:
         tags = self.receiver.revoked() if isinstance(self.receiver, QueueTransport) else ()
         if tags:
             held = self._held()
-            self.lost.update({id(envelope): envelope for envelope in held if _received(envelope).tag in tags})
+            self.lost.update({id(envelope): envelope for envelope in held if received_of(envelope).tag in tags})
 
     def note_lost(self, envelope: Envelope) -> None:
         """Take note that somebody else has a message, and write it down."""
@@ -512,7 +445,7 @@ class Holding:
         if self.lost.pop(id(envelope), None) is None:
             return False
         if not begun:
-            self._note_survived([envelope])
+            self.suspects.note_survived([envelope])
         logger.warning(
             "Lost the lease of %s, so it comes again; what has come of it here is not settled.",
             label(envelope),
@@ -521,7 +454,7 @@ class Holding:
         self._observers.notify(LeaseLost(envelope, self.name))
         return True
 
-    def give_up(self, begun: Sequence[Envelope]) -> None:
+    def release_unfinished(self, begun: Sequence[Envelope]) -> None:
         """Give back what a handler has not finished, whatever comes of it here; what is lost already is not ours."""
         begun = [envelope for envelope in begun if id(envelope) not in self.lost]
         self.lost.update({id(envelope): envelope for envelope in begun})
@@ -531,7 +464,7 @@ class Holding:
                 label(envelope),
                 extra=identifiers(envelope),
             )
-        self.given_up += len(begun)
+        self.unfinished += len(begun)
         self.release(begun, begun=True, last=True)
 
     def _held(self) -> list[Envelope]:
@@ -551,10 +484,6 @@ class Holding:
             except TransportError:
                 return math.inf
         return math.inf if self._lease is None else min(self._lease, self._shortest)
-
-
-def _received(envelope: Envelope) -> stamps.Received:
-    return envelope.last(stamps.Received) or NO_RECEIVED
 
 
 def _id_of(envelope: Envelope) -> str | None:
