@@ -6,7 +6,6 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
@@ -98,6 +97,7 @@ class Controller:
             deliveries.suspects.are_tried = self._trials is not None
             # One slot handles everything in order; nothing may overtake what is in another one.
             deliveries.keeps_groups = deliveries.has_groups and (options.concurrency > 1 or self._trials is not None)
+        self._all_deliveries = all_deliveries
         self._fetchers = {
             deliveries.name: Fetcher(deliveries, self._inbox, is_alone=self._is_alone) for deliveries in all_deliveries
         }
@@ -227,14 +227,15 @@ class Controller:
 
     def _bytes_ahead(self) -> float:
         """Return how many bytes messages have, about, that no handler has: before it, after it, and on their way."""
-        all_deliveries = [fetcher.deliveries for fetcher in self._fetchers.values()]
         ahead = sum(
             (fetcher.deliveries.size or 0.0)
             * (len(fetcher.deliveries.waiting) + len(fetcher.deliveries.done) + fetcher.asked)
             for fetcher in self._fetchers.values()
         )
         in_line = self._in_line + self._on_trial
-        return ahead + in_line * max(deliveries.size or 0.0 for deliveries in all_deliveries) if in_line else ahead
+        return (
+            ahead + in_line * max(deliveries.size or 0.0 for deliveries in self._all_deliveries) if in_line else ahead
+        )
 
     def _begin(self) -> None:
         """Put messages in line, each from the transport whose turn it is."""
@@ -247,10 +248,8 @@ class Controller:
         left = self._left()
         if left is not None:
             most = min(most, self._slots.begun + left)
-        fetchers = self._fetchers.values()
-        if self._is_alone and not any(fetcher.deliveries.is_delicate for fetcher in fetchers):
-            for fetcher in fetchers:
-                self._begin_runs(fetcher.deliveries.waiting, fetcher.deliveries, most)
+        if self._is_alone and not self._all_deliveries[0].is_delicate:
+            self._begin_runs(self._all_deliveries[0], most)
             return
         while self._slots.begun < most:
             # A transport that may have more keeps its turn, although none of its messages is here yet.
@@ -259,11 +258,10 @@ class Controller:
             envelope = deliveries.next() if deliveries is not None else None
             if deliveries is None or envelope is None:
                 return
-            trial_slots = self._trial_slots_for(deliveries, envelope) if deliveries.suspects.are_there else None
-            has_last_chance = (
-                deliveries.suspects.are_there and trial_slots is None and deliveries.suspects.has_last_chance(envelope)
-            )
-            if has_last_chance and not self._quarantine.may_begin(fetchers, is_busy=self._slots.begun > 0):
+            suspects = deliveries.suspects
+            trial_slots = self._trial_slots_for(deliveries, envelope) if suspects.are_there else None
+            has_last_chance = suspects.are_there and trial_slots is None and suspects.has_last_chance(envelope)
+            if has_last_chance and not self._may_be_alone():
                 return
             self._turns.next(wanting)
             deliveries.begin(envelope)
@@ -280,12 +278,20 @@ class Controller:
                 continue
             self._slots.begin(deliveries, [envelope])
 
-    def _begin_runs(self, waiting: deque[Envelope], deliveries: Deliveries, most: float) -> None:
+    def _begin_runs(self, deliveries: Deliveries, most: float) -> None:
         """Put messages in line that need not be looked at one by one: for one slot in runs, which takes less time."""
+        waiting = deliveries.waiting
         longest = max(1, self._size.limit // 2) if self._concurrency == 1 else 1
         while waiting and self._slots.begun < most:
             number = int(min(longest, len(waiting), most - self._slots.begun))
             self._slots.begin(deliveries, [waiting.popleft() for _ in range(number)])
+
+    def _may_be_alone(self) -> bool:
+        """Say whether a message may have the worker to itself; a single slot is waited for, as there is no other."""
+        is_busy = self._slots.begun > 0
+        if is_busy and self._concurrency == 1:
+            return False
+        return self._quarantine.may_begin(self._fetchers.values(), is_busy=is_busy)
 
     def _trial_slots_for(self, deliveries: Deliveries, envelope: Envelope) -> Slots | None:
         """Return where a message is handled that workers may have died of; None for all others."""
@@ -359,7 +365,7 @@ class Controller:
 
     def _patience(self) -> float:
         """Return how long nothing need be done, as far as is known; all that is due is due within this."""
-        if self._slots.begun or any(fetcher.deliveries for fetcher in self._fetchers.values()):
+        if self._slots.begun or any(self._all_deliveries):
             return self.SETTLE_AFTER
         return WAIT if all(fetcher.is_empty for fetcher in self._fetchers.values()) else Fetcher.PATIENCE
 
@@ -400,8 +406,8 @@ class Controller:
         if not self._on_trial:
             trials.end()
         if not trials.is_possible:
-            for fetcher in self._fetchers.values():
-                fetcher.deliveries.suspects.are_tried = False
+            for deliveries in self._all_deliveries:
+                deliveries.suspects.are_tried = False
 
     # keeping
 
@@ -414,9 +420,9 @@ class Controller:
             self._settle_at = now + self.SETTLE_AFTER
             self._look_for_stuck(now)
             self._dispatcher.report_blocked(now)
-        for fetcher in self._fetchers.values():
+        for deliveries in self._all_deliveries:
             try:
-                self._keep_one(fetcher.deliveries, now, is_due=is_due)
+                self._keep_one(deliveries, now, is_due=is_due)
             except Exception:  # A border: without this, the leases of the others would run out.
                 logger.exception("Keeping what is in hand failed; trying again.")
         if self._quarantine.is_taken:
@@ -440,7 +446,7 @@ class Controller:
 
     def _is_much_done(self) -> bool:
         """Say whether what is done holds up what could be fetched, because it is large."""
-        done = sum((one.deliveries.size or 0.0) * len(one.deliveries.done) for one in self._fetchers.values())
+        done = sum((one.size or 0.0) * len(one.done) for one in self._all_deliveries)
         return done > self._size.most_bytes / 4
 
     def _give_back(self) -> None:
@@ -455,8 +461,8 @@ class Controller:
                 slots.take_back()
 
     def _give_back_waiting(self) -> None:
-        for fetcher in self._fetchers.values():
-            fetcher.deliveries.release_waiting()
+        for deliveries in self._all_deliveries:
+            deliveries.release_waiting()
 
     def _look_for_stuck(self, now: float) -> None:
         """Find handlers that do not end although their time is over: their worker is to be replaced, with them."""
@@ -515,10 +521,10 @@ class Controller:
         self._take_in_last(0.0)
         self._give_back()
         self._fail_stuck()
-        for fetcher in self._fetchers.values():
-            fetcher.deliveries.release_rested(math.inf)
-            fetcher.deliveries.settle(last=True)
-            fetcher.deliveries.release_unfinished(list(fetcher.deliveries.begun.values()))
+        for deliveries in self._all_deliveries:
+            deliveries.release_rested(math.inf)
+            deliveries.settle(last=True)
+            deliveries.release_unfinished(list(deliveries.begun.values()))
         if self._trials is not None and self._trial_slots is not None:
             self._trials.interrupt()
             self._trial_slots.close()
