@@ -355,9 +355,9 @@ class Controller:
 
     def _take_in_done(self, slots: Slots, run: Run) -> None:
         """Take in what was handled."""
-        deliveries, done = run.deliveries, run.done
-        while done:
-            envelope = done.popleft()
+        deliveries, done = run.deliveries, run.done[:]
+        del run.done[: len(done)]
+        for envelope in done:
             if slots.finish(deliveries, envelope):  # Else it came to its end too late, when it had been given up.
                 self._quarantine.end(envelope)
                 deliveries.done.append(envelope)
@@ -393,10 +393,10 @@ class Controller:
             deliveries.lost.pop(id(envelope), None)
 
     def _learn(self, run: Run) -> None:
-        """Take note of how long messages take, whenever as many were handled as are fetched at once."""
+        """Take note of how long messages take; in one slot, whenever as many were handled as are fetched at once."""
         number, seconds = self._learned[0] + run.number, self._learned[1] + run.seconds
         self._learned = number, seconds
-        if not number or (number < self._size.limit and self._slots.begun):
+        if not number or (self._concurrency == 1 and number < self._size.limit and self._slots.begun):
             return
         self._seconds += (seconds / number - self._seconds) * (min(1.0, number / 8) if self._seconds else 1.0)
         self._size.learn(self._concurrency, self._seconds, given_back=self._has_given_back)

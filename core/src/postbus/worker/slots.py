@@ -39,8 +39,8 @@ class Run(Struct, eq=False):
 
     deliveries: Deliveries
     waiting: deque[Envelope]
-    done: deque[Envelope] = field(default_factory=deque[Envelope])
-    """What was handled."""
+    done: list[Envelope] = field(default_factory=list[Envelope])
+    """What was handled; the slot adds to its end, the controller takes from its beginning."""
     number: int = 0
     """Once it has ended: how many messages a handler had."""
     seconds: float = 0.0
@@ -247,7 +247,8 @@ class Slots:
 
     def begin(self, deliveries: Deliveries, envelopes: Sequence[Envelope]) -> None:
         """Handle messages, one after the other, as soon as a slot is free."""
-        deliveries.begun.update(zip(map(id, envelopes), envelopes, strict=True))
+        for envelope in envelopes:
+            deliveries.begun[id(envelope)] = envelope
         self.begun += len(envelopes)
         self.line.put(Run(deliveries, deque(envelopes)))
         if len(self._all) < min(self.begun, self._number):
