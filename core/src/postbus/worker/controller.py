@@ -357,11 +357,12 @@ class Controller:
         """Take in what was handled."""
         deliveries, done = run.deliveries, run.done[:]
         del run.done[: len(done)]
-        for envelope in done:
-            if slots.finish(deliveries, envelope):  # Else it came to its end too late, when it had been given up.
+        finished = slots.finish_all(deliveries, done)
+        deliveries.done.extend(finished)
+        self._counters.handled += len(finished)
+        if self._quarantine.is_taken:
+            for envelope in finished:
                 self._quarantine.end(envelope)
-                deliveries.done.append(envelope)
-                self._counters.handled += 1
 
     def _patience(self) -> float:
         """Return how long nothing need be done, as far as is known; all that is due is due within this."""
