@@ -346,7 +346,7 @@ class Controller:
         if any(run.waiting for run in ended):
             self._take_back()  # What is behind it, first.
             for run in reversed(ended):
-                slots.put_back(run)
+                self._note_left(slots.put_back(run))
         if ended and self._trials is not None and slots is self._trial_slots:
             self._take_in_tried(self._trials)
         if line.error is not None:
@@ -459,7 +459,13 @@ class Controller:
         """Take out of the line what no slot has begun."""
         for slots in (self._slots, self._trial_slots):
             if slots is not None:
-                slots.take_back()
+                self._note_left(slots.take_back())
+
+    def _note_left(self, envelopes: Sequence[Envelope]) -> None:
+        """Let others begin again, if it was one of these that was to have the worker to itself."""
+        if self._quarantine.is_taken:
+            for envelope in envelopes:
+                self._quarantine.end(envelope)
 
     def _give_back_waiting(self) -> None:
         for deliveries in self._all_deliveries:

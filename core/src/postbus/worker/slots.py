@@ -269,19 +269,18 @@ class Slots:
         self.begun -= len(finished)
         return finished
 
-    def take_back(self) -> None:
-        """Return what no slot has begun yet to its all_deliveries, as if it had never been given away."""
+    def take_back(self) -> Sequence[Envelope]:
+        """Let what no slot has begun yet wait again, as if it had never been given away; return it."""
         runs = self.line.take_back()
         if self.main is not None and self.main.run is not None:
             runs.insert(0, self.main.run)
-        for run in reversed(runs):
-            self.put_back(run)
+        return [envelope for run in reversed(runs) for envelope in self.put_back(run)]
 
-    def put_back(self, run: Run) -> None:
-        """Return what a run has not begun to its deliveries."""
-        for envelope in reversed(all_of(run.waiting)):
-            if self.finish(run.deliveries, envelope):
-                run.deliveries.waiting.appendleft(envelope)
+    def put_back(self, run: Run) -> Sequence[Envelope]:
+        """Let what a run has not begun wait again; return it."""
+        left = self.finish_all(run.deliveries, all_of(run.waiting))
+        run.deliveries.waiting.extendleft(reversed(left))
+        return left
 
     def interrupt(self, *, surely: bool = False) -> bool:
         """Interrupt what can be, as `Slot.interrupt` does, and say whether there is anything; most threads cannot."""
