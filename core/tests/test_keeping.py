@@ -59,7 +59,7 @@ def run(app: Postbus, messages: int, **options: Any) -> None:
 def rob(app: Postbus) -> list[Any]:
     """Let every lease run out at once, and fetch what that frees, as another worker would."""
     tasks = transport(app)
-    with tasks.clock._changed:  # So that the keeper does not come between.
+    with tasks.clock._changed:  # So that the controller does not come between.
         tasks.clock.move(2 * tasks.lease)
         return list(tasks.connection.fetch(10, 0))
 
