@@ -26,17 +26,19 @@ class MariaDbServer(Server):
     def __init__(self, install: str, program: str, *options: str) -> None:
         self.port = reserve_port()
         super().__init__(f"mariadb-{self.port}", user="mysql")
-        data = self.folder / "data"
+        # One that starts deletes the temporary tables of all others in its folder for those: so each has its own.
+        temporary = self.folder / "tmp"
+        temporary.mkdir()
+        self.give_to_user(temporary)
+        base = ["--no-defaults", f"--datadir={self.folder / 'data'}", f"--tmpdir={temporary}"]
         self.socket = self.folder / "server.sock"
         who = [] if self.user is None else [f"--user={self.user}"]
-        subprocess.run(
-            [install, "--no-defaults", f"--datadir={data}", *OPTIONS, *who],
-            cwd=self.folder,
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        made = subprocess.run(
+            [install, *base, *OPTIONS, *who], cwd=self.folder, capture_output=True, text=True, check=False
         )
-        base = ["--no-defaults", f"--datadir={data}", f"--port={self.port}", "--bind-address=127.0.0.1"]
+        if made.returncode:
+            raise RuntimeError(f"{install} has failed: {made.stdout}{made.stderr}")
+        base += [f"--port={self.port}", "--bind-address=127.0.0.1"]
         base += [f"--socket={self.socket}", f"--pid-file={self.folder / 'pid'}", "--innodb-log-file-size=16M"]
         self.prepare([program, *base, "--skip-name-resolve", *FAST, *options], self.answers)
 
