@@ -239,6 +239,9 @@ def admin_of(addresses: str, **options: Any) -> Generator[Any]:
         admin.close()
 
 
+ASKED_FOR = "POSTBUS_TEST_KAFKA"
+"""The variable that has the tests of Kafka run: they take a quarter of the time of all others together."""
+
 THOROUGHLY = "POSTBUS_TEST_KAFKA_THOROUGHLY"
 
 thorough = pytest.mark.skipif(
@@ -287,6 +290,8 @@ class Kafka(Broker):
 
     def launch_servers(self, number: int) -> None:
         """Start so many brokers, which form a cluster."""
+        if os.environ.get(ASKED_FOR) != "1":
+            pytest.skip(f"Kafka takes long, so it is only where {ASKED_FOR}=1 asks for it.")
         certificates = self.brokers.certificates  # Before the thread that loads classes wants them.
         archive = maven.archive(maven.java(), jars(), self._write_classes)
 
