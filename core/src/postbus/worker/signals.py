@@ -52,6 +52,7 @@ class StopSignals:
         self._wakeup_before = -1
         self._told: list[int] = []
         self._answered = 1
+        self._looking = threading.RLock()
 
     def __enter__(self) -> StopSignals:
         if self._is_main:
@@ -82,12 +83,17 @@ class StopSignals:
     def look(self) -> None:
         """Take note of what has come. From any thread."""
         pipe = self._pipe
-        try:
-            numbers = os.read(pipe[0], 64) if pipe is not None else b""
-        except OSError:  # Nothing has come, or it is over.
+        if pipe is None:
             return
-        for number in numbers:
-            self._note(number)
+        # As one: else the main thread, called because of a signal, could find it neither in the pipe nor noted. A lock
+        # that this thread may have already, as a signal may come while it does this.
+        with self._looking:
+            try:
+                numbers = os.read(pipe[0], 64)
+            except OSError:  # Nothing has come, or it is over.
+                return
+            for number in numbers:
+                self._note(number)
 
     def _note(self, number: int) -> None:
         # A hangup comes from the shell and from the terminal that is closed, or right after systemd's SIGTERM.
