@@ -222,7 +222,7 @@ def test_a_message_that_is_somebody_elses_by_now_is_not_tried_again(concurrency:
     def fail(task: Task) -> None:
         attempts.append(task.number)
         tasks = transport(app)
-        with tasks.clock._changed:  # So that the keeper does not come between.
+        with tasks.clock._changed:  # So that the controller does not come between.
             tasks.clock.move(2 * tasks.lease)
             others.extend(tasks.connection.fetch(1, 0))
         assert noticed.wait(30)
