@@ -20,8 +20,11 @@ class Process:
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_timeout_set_timer(self, settings: Any) -> None:
-        """Write all stacks to stderr a moment before the time is over; what pytest-timeout writes is lost here."""
-        faulthandler.dump_traceback_later(max(settings.timeout - 1, 0.1), file=self._stderr)
+        """Write all stacks to stderr, and end this process, a moment before pytest-timeout would.
+
+        What that writes is lost here; and it is in Python, which who holds the interpreter keeps from running.
+        """
+        faulthandler.dump_traceback_later(max(settings.timeout - 1, 0.1), file=self._stderr, exit=True)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_timeout_cancel_timer(self) -> None:

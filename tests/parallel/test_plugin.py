@@ -53,6 +53,17 @@ def test_a_test_that_takes_too_long_shows_its_stack(tmp_path):
     assert "in test_hang" in done.stderr
 
 
+def test_a_test_that_holds_the_interpreter_ends_all_the_same(tmp_path):
+    """No line of Python can run in its process any more, so what is written in Python could not end it."""
+    holding = "import ctypes\n\ndef test_hold():\n    ctypes.PyDLL(None).sleep(1000)\n"
+
+    done = run(tmp_path, holding, "--timeout=2", "--timeout-method=thread")
+
+    assert 1 == done.returncode
+    assert "crashed while running 'test_it.py::test_hold'" in done.stdout
+    assert "in test_hold" in done.stderr
+
+
 def test_a_process_that_dies_ends_the_run(tmp_path):
     """The test that it died in fails, and nothing waits for the others."""
     dying = "import os\n\ndef test_die():\n    os._exit(0)\n"

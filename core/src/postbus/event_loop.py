@@ -7,16 +7,14 @@ import math
 import os
 import select
 import selectors
-import sys
 import threading
-import traceback
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
-from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from postbus.errors import Interrupted, PostbusError
+from postbus.stacks import as_text, stack_within
 
 if TYPE_CHECKING:
     import asyncio
@@ -292,16 +290,3 @@ def interrupt(thread: int, *, surely: bool = False) -> bool:
 def is_called_off(thread: int) -> bool:
     """Say whether a thread waits for the end of an ``async def`` handler that was cancelled by `interrupt`."""
     return loop.is_called_off(thread)
-
-
-def stack_within(code: CodeType, thread: int) -> list[FrameType]:
-    """Return what a thread is in since it is in this function, innermost last; nothing if it is not in it."""
-    frame = sys._current_frames().get(thread)  # pyright: ignore[reportPrivateUsage]  It is documented.
-    stack = [one for one, _ in traceback.walk_stack(frame)] if frame is not None else []
-    codes = [one.f_code for one in stack]
-    return stack[: codes.index(code)][::-1] if code in codes else []
-
-
-def as_text(frames: Iterable[FrameType]) -> str:
-    """Return where these are, as the lines of a traceback."""
-    return "".join(traceback.StackSummary.extract((frame, frame.f_lineno) for frame in frames).format()).rstrip()

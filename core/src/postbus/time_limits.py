@@ -10,7 +10,8 @@ from types import FrameType
 from typing import Any, TypeVar, cast
 
 from postbus.errors import Interrupted, TimeLimitExceeded
-from postbus.event_loop import Claimable, as_text, interrupt, loop, stack_within
+from postbus.event_loop import Claimable, interrupt, loop
+from postbus.stacks import as_text, stack_within
 
 T = TypeVar("T")
 

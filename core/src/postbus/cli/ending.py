@@ -10,7 +10,7 @@ import time
 import traceback
 
 from postbus.cli import logs
-from postbus.event_loop import as_text
+from postbus.stacks import as_text, current_frames
 
 logger = logging.getLogger(logs.ANNOUNCEMENTS)
 
@@ -36,7 +36,7 @@ def holdup() -> str:
     """Return what Python waits for before it ends: the threads that are no daemons, or what the main one is in."""
     main = threading.main_thread()
     others = [thread for thread in threading.enumerate() if not thread.daemon and thread is not main]
-    frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]  It is documented.
+    frames = current_frames()
     return "\n".join(
         f"thread {thread.name!r}, which is here:\n"
         + as_text(frame for frame, _ in reversed(list(traceback.walk_stack(frames.get(thread.ident or 0)))))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any, ClassVar
+
+from postbus.stacks import current_frames
 
 IS_DEAF_TO_HANGUP = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 """Whether who started this process wants it to outlive its terminal, as nohup(1) does."""
@@ -45,7 +46,7 @@ class StopSignals:
         self._nudged = nudged
         self._is_main = threading.current_thread() is threading.main_thread()
         # Those of gevent are greenlets, of which the system knows nothing: to signal one ends badly.
-        self._has_threads = threading.get_ident() in sys._current_frames()  # pyright: ignore[reportPrivateUsage]
+        self._has_threads = threading.get_ident() in current_frames()
         self._numbers: Sequence[signal.Signals] = ()
         self._before: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
