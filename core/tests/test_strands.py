@@ -551,6 +551,24 @@ def test_a_time_limit_cancels(app: Postbus, way: str) -> None:
     assert "took longer than its time limit of 0.1 s and was cancelled" in buried.last(stamps.ErrorDetails).message
 
 
+def test_a_time_limit_holds_for_what_is_deferred(app: Postbus, way: str) -> None:
+    """Also for a def handler, which nothing can interrupt in a thread: its worker is to be replaced."""
+    over = threading.Event()
+
+    @app.handler
+    async def handle(task: Task) -> None:
+        await app.dispatch_async(Plain(task.number), stamps.HERE, stamps.AfterCurrent())
+
+    @app.handler(time_limit=0.1)
+    def hang(plain: Plain) -> None:
+        over.wait(PATIENCE)
+
+    app.dispatch(Task(1))
+    stopped = run(app, 1)
+    over.set()
+    assert (True, 0, 1) == (stopped.stuck, stopped.handled, stopped.failed)
+
+
 def test_a_stop_gives_back_what_is_interrupted(app: Postbus, way: str) -> None:
     """After the grace each handler is cancelled, may clear up, and its message goes back uncounted."""
     begun, cleared = [0], [0]

@@ -313,7 +313,9 @@ class EventLoop:
         self._begin()
         if call.error is not None or not call.running.locked():
             return
-        assert call.task is not None
+        if call.task is None:  # A signal came before it could be begun.
+            call.coroutine.close()
+            return
         if call.task.done():
             return
         call.is_interrupted = True

@@ -37,7 +37,14 @@ async def on_loop(call: Callable[[], T]) -> T:
 
 def aside(call: Callable[[], T], name: str) -> T:
     """Return what a call returns that may block: in a strand, from a thread, so that the event loop goes on."""
-    return call() if isinstance(loop.here(), int) else loop.run(_to_its_end(call), name)
+    here = loop.here()
+    return call() if isinstance(here, int) else loop.run(_to_its_end(call, here), name)
+
+
+def at_work_for(where: Waiting) -> Waiting:
+    """Return the thread that does something `aside` for a strand; what is given, for a thread and any other strand."""
+    run = _asides.get(where)
+    return run.where or where if run is not None else where
 
 
 async def _wait_for(call: Callable[[], T], begin: Callable[[_Run[T]], None]) -> T:
@@ -53,17 +60,18 @@ async def _wait_for(call: Callable[[], T], begin: Callable[[_Run[T]], None]) -> 
     return run.outcome()
 
 
-async def _to_its_end(call: Callable[[], T]) -> T:
+async def _to_its_end(call: Callable[[], T], strand: Waiting) -> T:
     """Wait for a call in a thread also after being cancelled, as a thread of its own would that made it itself."""
     import asyncio  # noqa: PLC0415  As above.
 
-    run = _Run(call, asyncio.get_running_loop())
+    run = _asides[strand] = _Run(call, asyncio.get_running_loop())
     threads.begin(run)
     while not run.over.done():
         try:
             await asyncio.wait([run.over])
         except asyncio.CancelledError:
             run.cancel()
+    del _asides[strand]
     return run.outcome()
 
 
@@ -84,26 +92,26 @@ class _Run(Generic[T]):
         self._context = copy_context()
         self._loop = loop
         self._lock = threading.Lock()
-        self._where: Waiting | None = None
+        self.where: Waiting | None = None
         """The thread or strand in which it runs, as long as it does."""
 
     def work(self) -> None:
         """Run, in this thread or strand."""
-        self._where = loop.here()
+        self.where = loop.here()
         try:
             self.result = self._context.run(self._call)
         except BaseException as error:  # A border: it is raised where this is waited for.
             self.error = error
         with self._lock:
-            self._where = None
+            self.where = None
         with suppress(RuntimeError):  # Raised if that loop is closed; then nobody waits any more.
             self._loop.call_soon_threadsafe(self._end)
 
     def cancel(self) -> None:
         """Cancel the ``async def`` handler that it waits for, if it does; nothing else can be."""
         with self._lock:  # As long as this is held, the thread does not go on to another run.
-            if self._where is not None:
-                interrupt(self._where)
+            if self.where is not None:
+                interrupt(self.where)
 
     def outcome(self) -> T:
         """Return what it returned; raise what it raised. Once, when it is over."""
@@ -199,5 +207,7 @@ class Threads:
 
 
 threads = Threads()
+_asides: dict[Waiting, _Run[Any]] = {}
+"""What is done aside, by the strand that waits for it."""
 os.register_at_fork(after_in_child=threads.start_over)
 atexit.register(threads.end)

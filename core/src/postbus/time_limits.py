@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from postbus.errors import Interrupted, TimeLimitExceeded
 from postbus.event_loop import Claimable, Waiting, interrupt, loop
 from postbus.stacks import as_text, stack_within
+from postbus.threads import at_work_for
 
 T = TypeVar("T")
 
@@ -137,6 +138,7 @@ def enforce(thread: Waiting, now: float, nudge: Callable[[], bool]) -> TimedRun 
 
     ``nudge`` has that thread call `expire`, if that is possible.
     """
+    thread = at_work_for(thread)
     run = _late(thread, now)
     if run is None:
         return None
