@@ -446,6 +446,68 @@ def test_a_message_for_an_unknown_bus_fails_by_itself(app: Postbus, way: str) ->
     assert 1 == waiting(app, "failed")
 
 
+def test_a_paused_transport_is_left_alone(way: str) -> None:
+    """A kill switch holds for what waits on the loop, too: at once, and what is not begun goes back."""
+    app = Postbus(
+        transports={
+            "tasks": {
+                "dsn": "in-memory://",
+                "kill_switch": {"failure_rate": 0.5, "min_messages": 4, "pause": 600.0},
+            },
+            "failed": "in-memory://",
+        },
+        routing={Task: "tasks"},
+        failure_transport="failed",
+        retry={"max_retries": 0},
+    )
+    begun: list[int] = []
+
+    @app.handler
+    async def fail(task: Task) -> None:
+        begun.append(task.number)
+        if len(begun) == 4:
+            threading.Timer(0.2, worker.stop).start()
+        raise ValueError("The database is away.")
+
+    app.dispatch_many(Task(n) for n in range(20))
+    worker = app.worker("tasks", concurrency=3, fetch_size=20, limits=Limits(time=PATIENCE))
+    stopped = worker.run()
+    assert 4 <= len(begun) == stopped.failed <= 4 + 3
+    assert (20 - len(begun), len(begun)) == (waiting(app, "tasks"), waiting(app, "failed"))
+
+
+def die_with(app: Postbus, number: int) -> None:
+    """Fetch so many messages and neither settle them nor give them back, as a worker does that dies."""
+    transport: Any = app.transport("tasks")
+    assert number == len(transport.connection.fetch(number, 0))
+    transport.clock.move(2 * transport.lease)
+
+
+def test_the_last_chance_is_had_alone(app: Postbus, way: str) -> None:
+    """A message that two workers died with has the worker to itself; what three died with is buried, untouched."""
+    running: set[int] = set()
+    together: list[set[int]] = []
+
+    @app.handler
+    async def handle(task: Task) -> None:
+        running.add(task.number)
+        await asyncio.sleep(0.01)
+        together.append({*running})
+        running.remove(task.number)
+
+    app.dispatch(Task(13))
+    die_with(app, 1)
+    app.dispatch(Task(0))
+    for _ in range(2):
+        die_with(app, 2)
+    app.dispatch_many(Task(n) for n in range(1, 5))
+    stopped = run(app, 6)
+    assert (5, 1) == (stopped.handled, stopped.failed)
+    assert {0} in together
+    assert not any(0 in group for group in together if len(group) > 1)
+    assert 1 == waiting(app, "failed")
+
+
 # as in a thread
 
 

@@ -474,6 +474,8 @@ class Postbus(Handlers):
 
         Its handlers say so by being ``async def``, middleware and observers by `postbus.never_blocks`.
         """
+        if not self.has_async:  # As in many apps, whose messages are spared the rest.
+            return False
         named = envelope.last(stamps.BusName)
         chosen = (self._buses or {}).get(bus or (named.name if named is not None else None))
         return chosen is not None and self._never_blocks(envelope, chosen)

@@ -143,9 +143,12 @@ class EventLoop:
                 "both run on. Use `await app.dispatch_async(...)` there."
             )
         call = self._waiting[me] = _Call(coroutine, None if isinstance(me, int) else me)
-        wait = self._wait_in_thread if call.strand is None else self._wait_in_strand
         try:
-            if not wait(call, loop, seconds) and call.is_interrupted and note_interrupted is not None:
+            if isinstance(me, int):
+                is_in_time = self._wait_in_thread(call, loop, seconds)
+            else:
+                is_in_time = self._wait_in_strand(call, me, loop, seconds)
+            if not is_in_time and call.is_interrupted and note_interrupted is not None:
                 note_interrupted()  # Else it has ended just then.
         except BaseException:  # A signal interrupted this thread, at any line.
             call.is_abandoned = True
@@ -171,12 +174,13 @@ class EventLoop:
         finally:
             self._wake_next()
 
-    def _wait_in_strand(self, call: _Call, loop: asyncio.AbstractEventLoop, seconds: float | None) -> bool:
+    def _wait_in_strand(
+        self, call: _Call, strand: Strand, loop: asyncio.AbstractEventLoop, seconds: float | None
+    ) -> bool:
         """Do as `_wait_in_thread`, in a strand."""
-        assert call.strand is not None
         self._create(call)
         timer = loop.call_later(seconds, self._cancel_late, call) if seconds is not None else None
-        call.strand.wait()
+        strand.wait()
         if timer is not None:
             timer.cancel()
         return not call.is_late
@@ -352,7 +356,7 @@ os.register_at_fork(after_in_child=loop.start_over)
 
 
 def interrupt(thread: Waiting, *, surely: bool = False) -> bool:
-    """Cancel the ``async def`` handler that a thread or strand waits for, where `Interrupted` is raised; say whether it does.
+    """Cancel the ``async def`` handler that a thread or strand waits for, and have `Interrupted` raised there; say so.
 
     If it has ended just now, that is not raised unless ``surely``; see `EventLoop.interrupt`.
     """
@@ -360,5 +364,5 @@ def interrupt(thread: Waiting, *, surely: bool = False) -> bool:
 
 
 def is_called_off(thread: Waiting) -> bool:
-    """Say whether a thread or strand waits for the end of an ``async def`` handler that was cancelled by `interrupt`."""
+    """Say whether a thread or strand waits for the end of an ``async def`` handler that `interrupt` has cancelled."""
     return loop.is_called_off(thread)

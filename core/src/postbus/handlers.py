@@ -110,6 +110,8 @@ class Handlers:
         self._found: dict[tuple[type, str, str | None], tuple[Handler, ...]] = {}
         self.depend_on_transport = False
         """Whether some of them are only for messages from a certain transport."""
+        self.has_async = False
+        """Whether some of them are ``async def``."""
 
     @overload
     def handler(
@@ -164,6 +166,7 @@ class Handlers:
             )
         self._found = {}
         self.depend_on_transport = self.depend_on_transport or handler.from_transport is not None
+        self.has_async = self.has_async or handler.is_async
 
     def include(self, group: Handlers) -> None:
         """Add all handlers of another group."""

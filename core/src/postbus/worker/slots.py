@@ -361,10 +361,11 @@ class Strands(Slots):
 
     def _start_all(self) -> None:
         self._is_called = False  # First, so that nothing is overlooked that comes meanwhile.
+        run_one = self._run_one
         for _ in range(self.AT_ONCE):
             if not self.line.is_open or not len(self.line) or len(self._all) >= self._number:
                 return
-            loop.enter(self._run_one)
+            loop.enter(run_one)
         self._start()
 
     def _run_one(self) -> None:
