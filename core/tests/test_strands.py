@@ -1,4 +1,4 @@
-"""Messages that need no thread: what runs on the event loop, what does not, and that nobody can tell by what it does."""
+"""Messages that need no thread: what runs on the event loop, what does not, and that all is as it is in threads."""
 
 from __future__ import annotations
 
@@ -293,7 +293,6 @@ def test_what_is_deferred_is_sent_from_a_thread(way: str) -> None:
 
 def test_what_a_handler_needs_is_not_made_on_the_loop(way: str) -> None:
     """A factory is a plain function, and may connect to something."""
-
     made: list[bool] = []
 
     def make() -> Client:
@@ -347,7 +346,10 @@ def test_both_kinds_share_one_limit(app: Postbus, way: str, concurrency: int) ->
     app.dispatch_many(Task(n) if n % 7 < 4 or n < 100 else Plain(n) for n in range(800))
     stopped = run(app, 800, concurrency=concurrency)
     assert (800, 0) == (stopped.handled, stopped.failed)
-    assert handled == {"async": 100 + sum(n % 7 < 4 for n in range(100, 800)), "def": stopped.handled - handled["async"]}
+    assert handled == {
+        "async": 100 + sum(n % 7 < 4 for n in range(100, 800)),
+        "def": stopped.handled - handled["async"],
+    }
     assert most[0] <= concurrency
     assert 0 == waiting(app, "tasks")
 

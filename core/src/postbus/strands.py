@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from greenlet import getcurrent, greenlet
 
@@ -35,7 +36,7 @@ class Strand(greenlet):
     def wait(self) -> Callable[[], object] | None:
         """Let the loop go on, until somebody calls `switch`; return what that was given."""
         assert self.parent is not None
-        return self.parent.switch()
+        return cast("Callable[[], object] | None", self.parent.switch())
 
     @staticmethod
     def current() -> Strand | None:

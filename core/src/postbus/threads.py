@@ -38,13 +38,15 @@ async def on_loop(call: Callable[[], T]) -> T:
 def aside(call: Callable[[], T], name: str) -> T:
     """Return what a call returns that may block: in a strand, from a thread, so that the event loop goes on."""
     here = loop.here()
-    return call() if isinstance(here, int) else loop.run(_to_its_end(call, here), name)
+    if isinstance(here, int):
+        return call()
+    return loop.run(_to_its_end(call, here), name)
 
 
 def at_work_for(where: Waiting) -> Waiting:
     """Return the thread that does something `aside` for a strand; what is given, for a thread and any other strand."""
     run = _asides.get(where)
-    return run.where or where if run is not None else where
+    return where if run is None or run.where is None else run.where
 
 
 async def _wait_for(call: Callable[[], T], begin: Callable[[_Run[T]], None]) -> T:
@@ -64,7 +66,8 @@ async def _to_its_end(call: Callable[[], T], strand: Waiting) -> T:
     """Wait for a call in a thread also after being cancelled, as a thread of its own would that made it itself."""
     import asyncio  # noqa: PLC0415  As above.
 
-    run = _asides[strand] = _Run(call, asyncio.get_running_loop())
+    run = _Run(call, asyncio.get_running_loop())
+    _asides[strand] = run
     threads.begin(run)
     while not run.over.done():
         try:

@@ -311,11 +311,10 @@ class Controller:
         if self._strands is None or self._never_blocks is None:
             return self._slots
         try:
-            chosen, other = self._strands, self._slots
-            if not self._never_blocks(envelope):
-                chosen, other = other, chosen
+            needs_thread = not self._never_blocks(envelope)
         except Exception:  # A border: what a message does when it is looked at is a failure of that message.
-            chosen, other = self._slots, self._strands
+            needs_thread = True
+        chosen, other = (self._slots, self._strands) if needs_thread else (self._strands, self._slots)
         return None if other.begun and self._begun >= self._concurrency else chosen
 
     def _may_be_alone(self) -> bool:
@@ -540,7 +539,7 @@ class Controller:
             self._stopping.look(now, self._counters)  # After a limit, which gives all the time, it may be told to.
             if now >= self._stopping.deadline or self._signals.is_second:
                 if end == math.inf:
-                    is_any = any([slots.interrupt(surely=self._signals.is_second) for slots in self._own_slots])
+                    is_any = sum(slots.interrupt(surely=self._signals.is_second) for slots in self._own_slots) > 0
                     are_tried = self._trials is not None and self._trials.interrupt()
                     end = now + self.MERCY if is_any or are_tried else now
                 self._slots.press()  # At each look, because a signal may come to nothing: see `StopSignals`.
