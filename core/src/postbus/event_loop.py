@@ -248,7 +248,7 @@ class EventLoop:
             return None
         self._is_reported = True
         thread = self._thread.ident or 0
-        functions = [_Call.run, _run_forever, *([self.strands.run] if self.strands is not None else ())]
+        functions = [_Call.run, _run_forever, *([self.strands.work] if self.strands is not None else ())]
         return as_text(next(filter(None, (stack_within(one.__code__, thread) for one in functions)), ()))
 
     def _answer(self) -> None:
@@ -272,7 +272,7 @@ class EventLoop:
     def _begin(self) -> None:
         """Begin what was called since the last time; on the loop."""
         self._is_called = False  # First, so that no call which comes meanwhile is overlooked.
-        while self._new:
+        for _ in range(len(self._new)):  # What these call comes after whatever else is due.
             self._new.popleft()()
 
     def _create(self, call: _Call) -> None:

@@ -21,10 +21,10 @@ class Strand(greenlet):
 
     def __init__(self, idle: list[Strand]) -> None:
         """``idle`` are those that wait for work."""
-        super().__init__()
+        super().__init__(self.work)
         self._idle = idle
 
-    def run(self, work: Callable[[], object] | None) -> None:
+    def work(self, work: Callable[[], object] | None) -> None:
         """Do what it is given, and what it is given next; called by `switch`."""
         while work is not None:
             work()
