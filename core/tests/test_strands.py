@@ -21,7 +21,7 @@ from postbus import Envelope, Limits, Postbus, StopWorker, TransportError, never
 from postbus.bus import Next
 from postbus.errors import HandlerFailed
 from postbus.event_loop import loop
-from postbus.events import Event, MessageHandled, WorkerStopped
+from postbus.events import Event, EventLoopBlocked, MessageHandled, WorkerStopped
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
@@ -654,6 +654,40 @@ def test_a_stop_gives_back_what_is_interrupted(app: Postbus, way: str) -> None:
     assert (8, 8) == (begun[0], cleared[0])
     assert (0, 0) == (stopped.handled, stopped.failed)
     assert 20 == waiting(app, "tasks")
+
+
+@pytest.mark.parametrize("who", ["handler", "middleware"])
+@needs_strands
+def test_who_blocks_the_loop_is_told(who: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Be it a handler, or a middleware that says that it never blocks and does: with the line in which it does."""
+    told = threading.Event()
+
+    @never_blocks
+    def note(event: Event) -> None:
+        if isinstance(event, EventLoopBlocked):
+            told.set()
+
+    @never_blocks
+    def block(envelope: Envelope, call_next: Next) -> Envelope:
+        if envelope.message == Task(1) and envelope.has(stamps.Received) and who == "middleware":
+            told.wait(PATIENCE)  # Here.
+        return call_next(envelope)
+
+    app = make_app(buses={"default": {"middleware": [block]}})
+    app.observe(note)
+
+    @app.handler
+    async def handle(task: Task) -> None:
+        if task.number == 0:
+            while not told.is_set():
+                await asyncio.sleep(0.001)
+        elif who == "handler":
+            told.wait(PATIENCE)  # Here.
+
+    app.dispatch_many([Task(0), Task(1)])
+    assert 2 == run(app, 2).handled
+    [line] = [record.getMessage() for record in caplog.records if "has not gone on" in record.getMessage()]
+    assert "told.wait(PATIENCE)  # Here." in line
 
 
 def test_who_is_cancelled_cancels_the_handler(way: str) -> None:
