@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -124,6 +125,34 @@ def test_one_group_is_in_order_and_others_are_beside_it(fetch_size: int | None) 
             task for task in recorder.handled if task.group == group
         ]
     assert any(len(groups) > 1 for groups in recorder.together)
+
+
+def test_groups_hold_for_both_kinds_of_handlers() -> None:
+    """Also where one message of a group has an async handler, and the next one a def handler, and so on."""
+
+    @dataclass(frozen=True)
+    class Other(Task):
+        """A message of the same groups."""
+
+    app = Broker().app()
+    running: list[str] = []
+    handled: dict[str, list[int]] = {group: [] for group in "abc"}
+
+    @app.handler(handles=Task)
+    async def handle(task: Task) -> None:
+        assert task.group not in running
+        running.append(task.group)
+        await asyncio.sleep(0.001)
+        running.remove(task.group)
+        handled[task.group].append(task.number)
+
+    app.handler(handles=Other, name="nothing")(lambda other: threading.Event().wait(0.001))
+    tasks = [(Task, Other)[number % 7 < 2]("abc"[number % 3], number) for number in range(150)]
+    app.dispatch_many(tasks)
+    stopped = app.worker("tasks", limits=Limits(messages=150), concurrency=6).run()
+    assert (150, 0) == (stopped.handled, stopped.failed)
+    for group in "abc":
+        assert [task.number for task in tasks if task.group == group] == handled[group]
 
 
 def test_what_waits_for_its_group_is_overtaken() -> None:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from postbus import stamps
 from postbus.app import Postbus
+from postbus.bus import never_blocks
 from postbus.envelope import Envelope
 from postbus.errors import (
     ConfigurationError,
@@ -40,6 +41,7 @@ __all__ = [
     "Unrecoverable",
     "handles",
     "hookimpl",
+    "never_blocks",
     "stamps",
 ]
 

@@ -40,6 +40,7 @@ from postbus.errors import (
     qualified_name,
     real_name,
 )
+from postbus.event_loop import loop
 from postbus.events import Observer, Observers
 from postbus.failures import Failures
 from postbus.handlers import Handler, Handlers
@@ -56,7 +57,7 @@ from postbus.retry import RetryPolicy
 from postbus.routing import Route, Router
 from postbus.serialization import Serializers, TypeRegistry, can_be_message
 from postbus.stamps import Stamp
-from postbus.threads import in_thread, runs_on_a_loop
+from postbus.threads import in_thread, on_loop, runs_on_a_loop
 from postbus.transport import Receiver, Transport, TransportContext
 from postbus.worker.hooks import Hook, Hooks
 from postbus.worker.hooks import check as check_hook
@@ -309,12 +310,17 @@ class Postbus(Handlers):
         )
 
     async def dispatch_async(self, message: Any, *stamps: Stamp, bus: str | None = None) -> Envelope:
-        """Dispatch from an event loop without blocking it: as `dispatch`, in a thread, with the context's variables.
+        """Dispatch from an event loop without blocking it: as `dispatch`, with the context's variables.
 
+        It takes a thread, unless nothing but ``async def`` handlers is called for the message; see `never_blocks`.
         Who is cancelled in waiting does not know what becomes of the message: it is sent all the same, and an
         ``async def`` handler that handles it just then is cancelled as well.
         """
-        return await in_thread(lambda: self.bus(bus).dispatch(message, *stamps))
+        chosen = self.bus(bus)  # Here, as many may be the first at once, each of which would take a thread for it.
+        envelope = Envelope.wrap(message, *stamps)
+        if loop.strands is None or self.router.would_send(envelope) or not self._never_blocks(envelope, chosen):
+            return await in_thread(lambda: chosen.dispatch(envelope))
+        return await on_loop(lambda: chosen.dispatch(envelope))
 
     def query(self, message: Any, *stamps_: Stamp, bus: str | None = None) -> Any:
         """Handle a message here, whatever its route, and return what its one handler returned.
@@ -415,6 +421,7 @@ class Postbus(Handlers):
             observers=self.observers,
             stop_signal=self.stop_signal(),
             hooks=self.hooks,
+            never_blocks=partial(self.never_blocks, bus=bus),
         )
 
     def require_handlers(self, names: Collection[str], bus: str | None = None) -> None:
@@ -461,6 +468,20 @@ class Postbus(Handlers):
         """Take an envelope that a transport delivered through the bus that it was dispatched on."""
         named = envelope.last(stamps.BusName)
         return self.bus(bus or (named.name if named is not None else None)).dispatch(envelope)
+
+    def never_blocks(self, envelope: Envelope, *, bus: str | None = None) -> bool:
+        """Say whether nothing that `handle` calls for an envelope blocks, so that it may run on the event loop.
+
+        Its handlers say so by being ``async def``, middleware and observers by `postbus.never_blocks`.
+        """
+        if not self.has_async:  # As in many apps, whose messages are spared the rest.
+            return False
+        named = envelope.last(stamps.BusName)
+        chosen = (self._buses or {}).get(bus or (named.name if named is not None else None))
+        return chosen is not None and self._never_blocks(envelope, chosen)
+
+    def _never_blocks(self, envelope: Envelope, bus: MessageBus) -> bool:
+        return bus.never_blocks and self.observers.never_block and self.are_async_for(envelope, bus.name)
 
     @property
     def failures(self) -> Failures:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from types import FunctionType, MethodType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError
@@ -16,6 +16,24 @@ Next = Callable[[Envelope], Envelope]
 
 Middleware = Callable[[Envelope, Next], Envelope]
 """Takes an envelope and the rest of the chain, which it calls or not; returns an envelope."""
+
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def never_blocks(call: T) -> T:
+    """Say of a middleware, or of an observer, that it waits for nothing, as for an answer or a lock; a decorator.
+
+    Then messages that have nothing but ``async def`` handlers need no thread. It must not put another message in the
+    place of one either, nor have it sent elsewhere.
+    """
+    cast(Any, call).never_blocks = True
+    return call
+
+
+def says_that_it_never_blocks(call: Callable[..., Any]) -> bool:
+    """Say whether a middleware or observer is marked so."""
+    return getattr(call, "never_blocks", False) or getattr(type(call).__call__, "never_blocks", False)
 
 
 class Step:
@@ -38,6 +56,8 @@ class MessageBus:
     def __init__(self, name: str, middleware: Sequence[Middleware | Step]) -> None:
         self.name = name
         self.middleware = tuple(middleware)
+        self.never_blocks = all(isinstance(step, Step) or says_that_it_never_blocks(step) for step in middleware)
+        """Whether no middleware blocks; one of ours has what may, as sending, done aside."""
         chain: Next = _return
         for step in reversed(self.middleware):
             chain = step.link(chain) if isinstance(step, Step) else _link(step, chain)

@@ -11,13 +11,19 @@ import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from postbus.errors import Interrupted, PostbusError
-from postbus.stacks import as_text, stack_within
+from postbus.stacks import as_text, current_frames, stack_within
 
 if TYPE_CHECKING:
     import asyncio
+
+    from postbus.strands import Strand
+
+Waiting: TypeAlias = "int | Strand"
+"""Who can wait for a coroutine: a thread, by its identity, or a strand."""
 
 logger = logging.getLogger("postbus")
 
@@ -28,26 +34,23 @@ class Claimable:
     """What is for whoever claims it first, in whichever thread."""
 
     def __init__(self) -> None:
-        self._claims = [None]
+        self._claimed = threading.Lock()
 
     def claim(self) -> bool:
         """Say, once, that it is for who asks."""
-        try:
-            self._claims.pop()
-        except IndexError:
-            return False
-        return True
+        return self._claimed.acquire(blocking=False)
 
 
 class _Call(Claimable):
-    """One coroutine on the loop, and the thread that waits for it.
+    """One coroutine on the loop, and the thread, or the strand, that waits for it.
 
-    What that thread does next is said by whoever claims it first: by going on, or by interrupting it for sure.
+    What that one does next is said by whoever claims it first: by going on, or by interrupting it for sure.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], strand: Strand | None) -> None:
         super().__init__()
         self.coroutine = coroutine
+        self.strand = strand
         self.context = copy_context()
         self.running = threading.Lock()
         self.running.acquire()
@@ -56,6 +59,8 @@ class _Call(Claimable):
         self.is_interrupted = False
         self.is_called_off = False
         """Whether it is to be interrupted."""
+        self.is_late = False
+        """Whether its time was over before it was, as a strand wants to know that waits for it."""
         self.is_abandoned = False
         """Whether nobody waits for it any more."""
         self.result: Any = None
@@ -89,7 +94,11 @@ class _Selector(selectors.DefaultSelector):
 
 
 class EventLoop:
-    """The one event loop of this process for ``async def`` handlers, on a thread of its own."""
+    """The one event loop of this process for ``async def`` handlers, on a thread of its own.
+
+    Who waits for a coroutine is a thread, which it costs; or, in a strand, only the plain functions that called
+    `run`, as the loop goes on with others meanwhile. Either way it is the same to them.
+    """
 
     BLOCKED = 1.0
     """Seconds after which a loop that does not go on is reported."""
@@ -102,9 +111,12 @@ class EventLoop:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._new: deque[_Call] = deque()
+        self._new: deque[Callable[[], object]] = deque()
         self._is_called = False
-        self._waiting: dict[int, _Call] = {}
+        # What waits in the parent is kept, because a strand that is thrown away goes on, to its end.
+        self._inherited = self.__dict__.copy()
+        self._waiting: dict[Waiting, _Call] = {}
+        self._idle: list[Strand] = []
         self._finished: deque[_Call] = deque()
         self._is_waking = False
         self._looked_at = self._asked_at = -math.inf
@@ -123,40 +135,90 @@ class EventLoop:
         After so many seconds cancel it, wait for what comes of that, and say that this was done.
         """
         loop = self._loop or self._start()
-        me = threading.get_ident()
+        me = self.here()
         if self._thread is not None and me == self._thread.ident:
             coroutine.close()
             raise PostbusError(
                 f"An async handler dispatched a message to the async handler {name}, and waits for it on the loop that "
                 "both run on. Use `await app.dispatch_async(...)` there."
             )
-        call = self._waiting[me] = _Call(coroutine)
-        self._new.append(call)
+        call = self._waiting[me] = _Call(coroutine, None if isinstance(me, int) else me)
         try:
-            # Waking the loop takes longer than all the rest, so many calls that come at once do it once.
-            if not self._is_called:
-                self._is_called = True
-                loop.call_soon_threadsafe(self._begin)
-            if not call.running.acquire(timeout=-1 if seconds is None else seconds):
-                loop.call_soon_threadsafe(self._cancel, call)
-                call.running.acquire()
-                if call.is_interrupted and note_interrupted is not None:  # Else it has ended just then.
-                    note_interrupted()
+            if isinstance(me, int):
+                is_in_time = self._wait_in_thread(call, loop, seconds)
+            else:
+                is_in_time = self._wait_in_strand(call, me, loop, seconds)
+            if not is_in_time and call.is_interrupted and note_interrupted is not None:
+                note_interrupted()  # Else it has ended just then.
         except BaseException:  # A signal interrupted this thread, at any line.
             call.is_abandoned = True
             loop.call_soon_threadsafe(self._cancel, call)
             raise
         finally:
-            self._wake_next()
-            del self._waiting[me]
+            self._waiting.pop(me, None)  # It is not there in a process that was forked meanwhile.
         if not call.claim():
             raise Interrupted
         if call.error is None:
             return cast(T, call.result)
         raise self._raised(call.error, call)
 
-    def interrupt(self, thread: int, *, surely: bool = False) -> bool:
-        """Cancel what this thread waits for; say whether there is anything.
+    def _wait_in_thread(self, call: _Call, loop: asyncio.AbstractEventLoop, seconds: float | None) -> bool:
+        """Wait for the end of a call; say whether it came within its time, after which it is cancelled."""
+        try:
+            self.call(partial(self._create, call))
+            if call.running.acquire(timeout=-1 if seconds is None else seconds):
+                return True
+            loop.call_soon_threadsafe(self._cancel, call)
+            call.running.acquire()
+            return False
+        finally:
+            self._wake_next()
+
+    def _wait_in_strand(
+        self, call: _Call, strand: Strand, loop: asyncio.AbstractEventLoop, seconds: float | None
+    ) -> bool:
+        """Do as `_wait_in_thread`, in a strand."""
+        self._create(call)
+        timer = loop.call_later(seconds, self._cancel_late, call) if seconds is not None else None
+        strand.wait()
+        if timer is not None:
+            timer.cancel()
+        return not call.is_late
+
+    @cached_property
+    def strands(self) -> type[Strand] | None:
+        """What strands are; None where there are none, as without ``greenlet``."""
+        try:
+            from postbus.strands import Strand  # noqa: PLC0415  It is an extra, and who only dispatches needs it not.
+        except ImportError:
+            return None
+        # Threads of gevent are greenlets already, which take turns in their own way.
+        return Strand if threading.get_ident() in current_frames() else None
+
+    def here(self) -> Waiting:
+        """Return what runs this: a strand, or else a thread, by its identity."""
+        me = threading.get_ident()
+        if self._thread is None or me != self._thread.ident or self.strands is None:
+            return me
+        return self.strands.current() or me
+
+    def call(self, work: Callable[[], object]) -> None:
+        """Have this called on the loop, soon; from any thread."""
+        loop = self._loop or self._start()
+        self._new.append(work)
+        # Waking the loop takes longer than all the rest, so many calls that come at once do it once.
+        if not self._is_called:
+            self._is_called = True
+            loop.call_soon_threadsafe(self._begin)
+
+    def enter(self, work: Callable[[], object]) -> None:
+        """Do this in a strand, which may `run` coroutines; on the loop, and only if there are strands."""
+        assert self.strands is not None
+        strand = self._idle.pop() if self._idle else self.strands(self._idle)
+        strand.switch(work)
+
+    def interrupt(self, thread: Waiting, *, surely: bool = False) -> bool:
+        """Cancel what this thread or strand waits for; say whether there is anything.
 
         If that has ended just now, nothing comes of it; unless ``surely``, for then the thread is interrupted in any
         case. That can be had once, as long as it waits for the same thing.
@@ -168,8 +230,8 @@ class EventLoop:
         self._loop.call_soon_threadsafe(self._cancel, call)
         return True
 
-    def is_called_off(self, thread: int) -> bool:
-        """Say whether a thread waits for the end of what was cancelled by `interrupt`."""
+    def is_called_off(self, thread: Waiting) -> bool:
+        """Say whether a thread or strand waits for the end of what was cancelled by `interrupt`."""
         call = self._waiting.get(thread)
         return call is not None and call.is_called_off
 
@@ -186,7 +248,8 @@ class EventLoop:
             return None
         self._is_reported = True
         thread = self._thread.ident or 0
-        return as_text(stack_within(_Call.run.__code__, thread) or stack_within(_run_forever.__code__, thread))
+        functions = [_Call.run, _run_forever, *([self.strands.work] if self.strands is not None else ())]
+        return as_text(next(filter(None, (stack_within(one.__code__, thread) for one in functions)), ()))
 
     def _answer(self) -> None:
         self._has_answered = True
@@ -208,18 +271,25 @@ class EventLoop:
 
     def _begin(self) -> None:
         """Begin what was called since the last time; on the loop."""
-        assert self._loop is not None
         self._is_called = False  # First, so that no call which comes meanwhile is overlooked.
-        while self._new:
-            call = self._new.popleft()
-            call.task = self._loop.create_task(call.run(self._finish), context=call.context)
+        for _ in range(len(self._new)):  # What these call comes after whatever else is due.
+            self._new.popleft()()
+
+    def _create(self, call: _Call) -> None:
+        assert self._loop is not None
+        call.task = self._loop.create_task(call.run(self._finish), context=call.context)
 
     def _finish(self, call: _Call) -> None:
-        """Let the thread go on that waits for it, unless another one is just being woken, which does so then.
+        """Let go on what waits for it; a thread, unless another one is just being woken, which does so then.
 
         Threads that are woken together get in each other's way: only one of them can run, and each that finds
         this out has cost as much as the handler.
         """
+        if call.strand is not None:
+            assert call.task is not None
+            call.running.release()
+            call.task.get_loop().call_soon(call.strand.switch)
+            return
         self._finished.append(call)
         if not self._is_waking:
             self._is_waking = True
@@ -239,11 +309,17 @@ class EventLoop:
                     call.running.release()
                     return
 
+    def _cancel_late(self, call: _Call) -> None:
+        call.is_late = True
+        self._cancel(call)
+
     def _cancel(self, call: _Call) -> None:
         self._begin()
         if call.error is not None or not call.running.locked():
             return
-        assert call.task is not None
+        if call.task is None:  # A signal came before it could be begun.
+            call.coroutine.close()
+            return
         if call.task.done():
             return
         call.is_interrupted = True
@@ -279,14 +355,14 @@ loop = EventLoop()
 os.register_at_fork(after_in_child=loop.start_over)
 
 
-def interrupt(thread: int, *, surely: bool = False) -> bool:
-    """Cancel the ``async def`` handler that a thread waits for, where `Interrupted` is raised; say whether it does.
+def interrupt(thread: Waiting, *, surely: bool = False) -> bool:
+    """Cancel the ``async def`` handler that a thread or strand waits for, and have `Interrupted` raised there; say so.
 
     If it has ended just now, that is not raised unless ``surely``; see `EventLoop.interrupt`.
     """
     return loop.interrupt(thread, surely=surely)
 
 
-def is_called_off(thread: int) -> bool:
-    """Say whether a thread waits for the end of an ``async def`` handler that was cancelled by `interrupt`."""
+def is_called_off(thread: Waiting) -> bool:
+    """Say whether a thread or strand waits for the end of an ``async def`` handler that `interrupt` has cancelled."""
     return loop.is_called_off(thread)

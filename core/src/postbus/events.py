@@ -8,6 +8,7 @@ from typing import dataclass_transform
 
 from msgspec import Struct
 
+from postbus.bus import says_that_it_never_blocks
 from postbus.envelope import Envelope
 from postbus.errors import Interrupted, traceback_of
 
@@ -31,10 +32,13 @@ class Observers:
 
     def __init__(self) -> None:
         self._observers: list[Observer] = []
+        self.never_block = True
+        """Whether all of them say that they never block."""
 
     def add(self, observer: Observer) -> None:
         """Tell this one of every event from now on."""
         self._observers.append(observer)
+        self.never_block = self.never_block and says_that_it_never_blocks(observer)
 
     def __bool__(self) -> bool:
         return bool(self._observers)

@@ -56,6 +56,11 @@ class Handler(Struct, frozen=True, dict=True):
         return stamps.Handled(self.name)
 
     @cached_property
+    def is_async(self) -> bool:
+        """Whether it is ``async def``, so that to call it never blocks."""
+        return inspect.iscoroutinefunction(self.function)
+
+    @cached_property
     def is_plain(self) -> bool:
         """Whether it is simply called with the message, for as long as it takes."""
         return not self.takes_envelope and not self.needs and self.time_limit is None
@@ -105,6 +110,8 @@ class Handlers:
         self._found: dict[tuple[type, str, str | None], tuple[Handler, ...]] = {}
         self.depend_on_transport = False
         """Whether some of them are only for messages from a certain transport."""
+        self.has_async = False
+        """Whether some of them are ``async def``."""
 
     @overload
     def handler(
@@ -159,11 +166,23 @@ class Handlers:
             )
         self._found = {}
         self.depend_on_transport = self.depend_on_transport or handler.from_transport is not None
+        self.has_async = self.has_async or handler.is_async
 
     def include(self, group: Handlers) -> None:
         """Add all handlers of another group."""
         for handler in group:
             self.add(handler)
+
+    def are_async_for(self, envelope: Envelope, bus: str) -> bool:
+        """Say whether a message has handlers, and all of them are ``async def``."""
+        origin = None
+        if self.depend_on_transport:
+            if envelope.has(stamps.Buried):  # It may be handled as one that came from elsewhere.
+                return False
+            received = envelope.last(stamps.Received)
+            origin = received.transport if received is not None else None
+        handlers = self.handlers_for(envelope.message, bus, origin)
+        return bool(handlers) and all(handler.is_async for handler in handlers)
 
     def __iter__(self) -> Iterator[Handler]:
         return iter(self._handlers.values())

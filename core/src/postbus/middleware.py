@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from itertools import repeat
 from random import Random
 from time import time
@@ -30,6 +31,7 @@ from postbus.provided import Provided
 from postbus.routing import Router
 from postbus.serialization import forget_changed
 from postbus.stamps import Stamp
+from postbus.threads import aside
 from postbus.transport import Outgoing, Sender, SupportsEncode
 
 
@@ -159,7 +161,7 @@ class BeginMessage(Step):
             try:
                 result = call_next(envelope)
                 if current.deferred:
-                    _dispatch_deferred(current.deferred)
+                    aside(partial(_dispatch_deferred, current.deferred), "of what was deferred")
                 return result
             finally:
                 current_is.reset(token)

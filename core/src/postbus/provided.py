@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, PostbusError, qualified_name
 from postbus.event_loop import loop
+from postbus.threads import aside
 
 logger = logging.getLogger("postbus")
 
@@ -79,6 +80,9 @@ class Provided:
             return self._made[type_]
         except KeyError:
             pass
+        return aside(lambda: self._get(type_), f"that needs {type_.__qualname__}")
+
+    def _get(self, type_: type) -> Any:
         with self._lock:
             if type_ not in self._made:
                 self._made[type_] = self._make(type_)

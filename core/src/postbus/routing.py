@@ -88,6 +88,16 @@ class Router:
             ] or list(self._wildcard(message.__class__))
         return list(dict.fromkeys(names))
 
+    def would_send(self, envelope: Envelope) -> bool:
+        """Say whether an envelope is to be sent, without making any transport."""
+        for stamp in envelope.stamps:
+            if type(stamp) is stamps.Received:
+                return False
+            if type(stamp) is stamps.TransportNames:
+                return bool(stamp.names)
+        found = self.found.get(envelope.message.__class__)
+        return bool(self.names_for(envelope.message) or self.senders_for(envelope)) if found is None else bool(found)
+
     def unused_routes(self) -> list[Route]:
         """Return the routes that fit no known message; they may be misspelt, or for messages of other programs."""
         kinds = [kind for _, kind in self._types]

@@ -10,8 +10,9 @@ from types import FrameType
 from typing import Any, TypeVar, cast
 
 from postbus.errors import Interrupted, TimeLimitExceeded
-from postbus.event_loop import Claimable, interrupt, loop
+from postbus.event_loop import Claimable, Waiting, interrupt, loop
 from postbus.stacks import as_text, stack_within
+from postbus.threads import at_work_for
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ MERCY = 5.0
 
 
 class TimedRun(Claimable):
-    """One run of a handler that has a time limit, and the thread that waits for its end.
+    """One run of a handler that has a time limit, and the thread or strand that waits for its end.
 
     What has come of it is said by whoever claims it first: the handler by ending, or the worker by giving it up.
     """
@@ -32,7 +33,7 @@ class TimedRun(Claimable):
         self.handler = handler
         self.message = message
         self.succeeded = succeeded
-        self.thread = threading.get_ident()
+        self.thread = loop.here()
         self.outer = _runs.get(self.thread)
         """The run in whose handler the message was dispatched that this one handles."""
         self.coroutine: Coroutine[Any, Any, Any] | None = None
@@ -94,7 +95,7 @@ class TimedRun(Claimable):
         return as_text(self._frames())
 
     def _frames(self) -> Sequence[FrameType]:
-        if self.coroutine is None:
+        if self.coroutine is None and isinstance(self.thread, int):
             return stack_within(TimedRun.work.__code__, self.thread)[1:]  # The first is not the user's either.
         frames: list[FrameType] = []
         inner: Any = self.coroutine
@@ -113,8 +114,8 @@ class TimedRun(Claimable):
             _runs.pop(self.thread, None)
 
 
-_runs: dict[int, TimedRun] = {}
-"""The innermost run of each thread in which there is one."""
+_runs: dict[Waiting, TimedRun] = {}
+"""The innermost run of each thread or strand in which there is one."""
 os.register_at_fork(after_in_child=_runs.clear)
 
 
@@ -132,11 +133,12 @@ def expire() -> bool:
     return True
 
 
-def enforce(thread: int, now: float, nudge: Callable[[], bool]) -> TimedRun | None:
-    """Interrupt what is late in a thread; return it if nothing can, or if it has not ended all the same.
+def enforce(thread: Waiting, now: float, nudge: Callable[[], bool]) -> TimedRun | None:
+    """Interrupt what is late in a thread or strand; return it if nothing can, or if it has not ended all the same.
 
     ``nudge`` has that thread call `expire`, if that is possible.
     """
+    thread = at_work_for(thread)
     run = _late(thread, now)
     if run is None:
         return None
@@ -151,8 +153,8 @@ def enforce(thread: int, now: float, nudge: Callable[[], bool]) -> TimedRun | No
     return None if nudge() else run
 
 
-def _late(thread: int, now: float) -> TimedRun | None:
-    """Return the outermost run in a thread whose time is over."""
+def _late(thread: Waiting, now: float) -> TimedRun | None:
+    """Return the outermost run in a thread or strand whose time is over."""
     found: TimedRun | None = None
     run = _runs.get(thread)
     while run is not None:

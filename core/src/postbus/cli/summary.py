@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct, field
 
+from postbus.bus import never_blocks
 from postbus.cli.output import age
 from postbus.events import (
     Event,
@@ -39,6 +40,7 @@ class _Transport(Struct):
     others: Counter[str] = field(default_factory=Counter[str])
 
 
+@never_blocks
 class Summary:
     """An observer that counts, for each transport, what became of its messages, and how long that took."""
 

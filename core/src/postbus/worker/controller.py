@@ -11,6 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from postbus.envelope import Envelope
+from postbus.event_loop import loop
 from postbus.events import Observers, WorkerStopping
 from postbus.limits import STUCK, Counters, Stopping
 from postbus.worker.deliveries import Deliveries, all_of
@@ -21,7 +22,7 @@ from postbus.worker.idleness import Idleness
 from postbus.worker.options import Options
 from postbus.worker.quarantine import Quarantine
 from postbus.worker.signals import StopSignals
-from postbus.worker.slots import Finished, Line, Run, Slots, Stuck
+from postbus.worker.slots import Finished, Line, Run, Slots, Strands, Stuck
 from postbus.worker.strategies import Turns
 
 if TYPE_CHECKING:
@@ -60,10 +61,12 @@ class Controller:
         signals: StopSignals,
         abandon: Callable[[str | None], None],
         *,
+        never_blocks: Callable[[Envelope], bool] | None = None,
         isolate: Isolate | None = None,
     ) -> None:
         """Handle what workers may have died of in processes that ``isolate`` starts; without it, alone.
 
+        Several messages at once of which ``never_blocks`` says so are handled on the event loop, the others in threads.
         ``abandon`` is told why the worker ends if the main thread is held in a handler that is not ours any more.
         """
         self._dispatcher = dispatcher
@@ -85,6 +88,10 @@ class Controller:
         self._inbox: SimpleQueue[Arrived | None] = SimpleQueue()
         line = Line(self._wake, self._note_failed)
         self._slots = Slots(options.concurrency, dispatcher, line, signals.nudge if options.concurrency == 1 else None)
+        self._strands: Strands | None = None
+        self._never_blocks = never_blocks
+        if never_blocks is not None and options.concurrency > 1 and loop.strands is not None:
+            self._strands = Strands(options.concurrency, dispatcher, Line(self._wake, self._note_failed))
         self._trials: Trials | None = None
         self._trial_slots: Slots | None = None
         if isolate is not None and not (self._is_alone and options.concurrency == 1):
@@ -93,6 +100,8 @@ class Controller:
             self._trials = Trials(dispatcher, isolate)
             line = Line(self._wake, self._note_failed)
             self._trial_slots = Slots(min(options.concurrency, Trials.AT_ONCE), self._trials, line)
+        self._own_slots: list[Slots] = [self._slots] if self._strands is None else [self._slots, self._strands]
+        self._all_slots = [*self._own_slots, *([self._trial_slots] if self._trial_slots is not None else [])]
         for deliveries in all_deliveries:
             deliveries.suspects.are_tried = self._trials is not None
             # One slot handles everything in order; nothing may overtake what is in another one.
@@ -141,7 +150,7 @@ class Controller:
 
     def look(self) -> None:
         """See whether there is a reason to stop, and begin nothing before. From any thread, and a signal handler."""
-        self._slots.line.is_open = False
+        self._close_lines()
         self._wake()
 
     def nudged(self) -> None:
@@ -154,7 +163,14 @@ class Controller:
 
     def _note_failed(self) -> bool:
         self._counters.note_failed()
-        return self._stopping.reason(self._counters) is not None
+        if self._stopping.reason(self._counters) is None:
+            return False
+        self._close_lines()
+        return True
+
+    def _close_lines(self) -> None:
+        for slots in self._own_slots:
+            slots.line.is_open = False
 
     def _run(self) -> None:
         try:
@@ -167,7 +183,8 @@ class Controller:
             except BaseException as error:  # A border, as above.
                 self._error = self._error or error
             finally:
-                self._slots.close()
+                for slots in self._own_slots:
+                    slots.close()
         try:
             self._free_main_thread()
         except BaseException as error:  # A border, as above.
@@ -205,7 +222,7 @@ class Controller:
         left = self._left()
         if left == 0 or self._quarantine.is_awaited or self._on_trial >= self.MOST_ON_TRIAL:
             return
-        free = max(0, self._concurrency - self._slots.begun)
+        free = max(0, self._concurrency - self._begun)
         bytes_left = self._size.most_bytes - self._bytes_ahead()
         for name in self._turns.order(self._fetchers):
             fetcher = self._fetchers[name]
@@ -247,11 +264,11 @@ class Controller:
             most += int(min(ahead, self._size.limit - 1))
         left = self._left()
         if left is not None:
-            most = min(most, self._slots.begun + left)
+            most = min(most, self._begun + left)
         if self._is_alone and not self._all_deliveries[0].is_delicate:
             self._begin_runs(self._all_deliveries[0], most)
             return
-        while self._slots.begun < most:
+        while self._begun < most:
             # A transport that may have more keeps its turn, although none of its messages is here yet.
             wanting = [name for name, one in self._fetchers.items() if one.has_next]
             deliveries = self._fetchers[self._turns.order(wanting)[0]].deliveries if wanting else None
@@ -263,6 +280,9 @@ class Controller:
             has_last_chance = suspects.are_there and trial_slots is None and suspects.has_last_chance(envelope)
             if has_last_chance and not self._may_be_alone():
                 return
+            slots = trial_slots or self._slots_for(envelope)
+            if slots is None:
+                return
             self._turns.next(wanting)
             deliveries.begin(envelope)
             if deliveries.lost and deliveries.has_lost(envelope, begun=False):
@@ -271,24 +291,35 @@ class Controller:
                 self._give_back()
                 self._quarantine.begin(envelope)
                 most = 0
-            if trial_slots is not None:
-                trial_slots.begin(deliveries, [envelope])
-                if left is not None:
-                    most -= 1
-                continue
-            self._slots.begin(deliveries, [envelope])
+            slots.begin(deliveries, [envelope])
+            if trial_slots is not None and left is not None:
+                most -= 1
 
     def _begin_runs(self, deliveries: Deliveries, most: float) -> None:
         """Put messages in line that need not be looked at one by one: for one slot in runs, which takes less time."""
         waiting = deliveries.waiting
         longest = max(1, self._size.limit // 2) if self._concurrency == 1 else 1
-        while waiting and self._slots.begun < most:
-            number = int(min(longest, len(waiting), most - self._slots.begun))
-            self._slots.begin(deliveries, [waiting.popleft() for _ in range(number)])
+        while waiting and (begun := self._begun) < most and (slots := self._slots_for(waiting[0])) is not None:
+            number = int(min(longest, len(waiting), most - begun))
+            slots.begin(deliveries, [waiting.popleft() for _ in range(number)])
+
+    def _slots_for(self, envelope: Envelope) -> Slots | None:
+        """Return where a message is handled; None if it must wait until less is in hand.
+
+        Threads and strands know nothing of each other, so both have no more in line than may be handled at once.
+        """
+        if self._strands is None or self._never_blocks is None:
+            return self._slots
+        try:
+            needs_thread = not self._never_blocks(envelope)
+        except Exception:  # A border: what a message does when it is looked at is a failure of that message.
+            needs_thread = True
+        chosen, other = (self._slots, self._strands) if needs_thread else (self._strands, self._slots)
+        return None if other.begun and self._begun >= self._concurrency else chosen
 
     def _may_be_alone(self) -> bool:
         """Say whether a message may have the worker to itself; a single slot is waited for, as there is no other."""
-        is_busy = self._slots.begun > 0
+        is_busy = self._begun > 0
         if is_busy and self._concurrency == 1:
             return False
         return self._quarantine.may_begin(self._fetchers.values(), is_busy=is_busy)
@@ -300,9 +331,14 @@ class Controller:
         return self._trial_slots if deliveries.suspects.is_suspect(envelope) else None
 
     @property
+    def _begun(self) -> int:
+        """How many messages are in slots, or in line, but for those on trial."""
+        return sum([slots.begun for slots in self._own_slots])
+
+    @property
     def _in_line(self) -> int:
         """How many messages wait for a slot, about."""
-        return max(0, self._slots.begun - self._concurrency)
+        return max(0, self._begun - self._concurrency)
 
     @property
     def _on_trial(self) -> int:
@@ -311,14 +347,14 @@ class Controller:
     def _left(self) -> int | None:
         """Return how many more messages may be begun; None for any number."""
         left = self._counters.left
-        return None if left is None else max(0, left - self._slots.begun - self._on_trial)
+        return None if left is None else max(0, left - self._begun - self._on_trial)
 
     # taking in
 
     def _take_in(self, patience: float) -> None:
         """Wait until something has happened, and take in all that has."""
-        line = self._slots.line
-        line.low = max(1, len(line) // 2)
+        for slots in self._all_slots:
+            slots.line.low = max(1, len(slots.line) // 2)
         try:
             item = self._inbox.get(timeout=patience)
             while True:
@@ -327,9 +363,8 @@ class Controller:
                 item = self._inbox.get_nowait()
         except Empty:
             pass
-        for slots in (self._slots, self._trial_slots):
-            if slots is not None:
-                self._take_in_all_finished(slots)
+        for slots in self._all_slots:
+            self._take_in_all_finished(slots)
 
     def _take_in_all_finished(self, slots: Slots) -> None:
         line = slots.line
@@ -341,7 +376,7 @@ class Controller:
         ended = all_of(line.ended)
         for run in ended:
             self._take_in_done(slots, run)
-            if slots is self._slots:
+            if slots is not self._trial_slots:
                 self._learn(run)
         if any(run.waiting for run in ended):
             self._take_back()  # What is behind it, first.
@@ -366,7 +401,7 @@ class Controller:
 
     def _patience(self) -> float:
         """Return how long nothing need be done, as far as is known; all that is due is due within this."""
-        if self._slots.begun or any(self._all_deliveries):
+        if self._begun or any(self._all_deliveries):
             return self.SETTLE_AFTER
         return WAIT if all(fetcher.is_empty for fetcher in self._fetchers.values()) else Fetcher.PATIENCE
 
@@ -397,7 +432,7 @@ class Controller:
         """Take note of how long messages take; in one slot, whenever as many were handled as are fetched at once."""
         number, seconds = self._learned[0] + run.number, self._learned[1] + run.seconds
         self._learned = number, seconds
-        if not number or (self._concurrency == 1 and number < self._size.limit and self._slots.begun):
+        if not number or (self._concurrency == 1 and number < self._size.limit and self._begun):
             return
         self._seconds += (seconds / number - self._seconds) * (min(1.0, number / 8) if self._seconds else 1.0)
         self._size.learn(self._concurrency, self._seconds, given_back=self._has_given_back)
@@ -416,7 +451,7 @@ class Controller:
         """Settle what is done, and look after what is not."""
         now = time.monotonic()
         self._signals.look()
-        is_due = now >= self._settle_at or not self._slots.begun or self._is_much_done()
+        is_due = now >= self._settle_at or not self._begun or self._is_much_done()
         if is_due:
             self._settle_at = now + self.SETTLE_AFTER
             self._look_for_stuck(now)
@@ -457,9 +492,8 @@ class Controller:
 
     def _take_back(self) -> None:
         """Take out of the line what no slot has begun."""
-        for slots in (self._slots, self._trial_slots):
-            if slots is not None:
-                self._note_left(slots.take_back())
+        for slots in self._all_slots:
+            self._note_left(slots.take_back())
 
     def _note_left(self, envelopes: Sequence[Envelope]) -> None:
         """Let others begin again, if it was one of these that was to have the worker to itself."""
@@ -473,7 +507,7 @@ class Controller:
 
     def _look_for_stuck(self, now: float) -> None:
         """Find handlers that do not end although their time is over: their worker is to be replaced, with them."""
-        self._stuck = self._slots.enforce_time_limits(now)
+        self._stuck = [stuck for slots in self._own_slots for stuck in slots.enforce_time_limits(now)]
         for stuck in self._stuck:
             self._dispatcher.report_stuck(stuck.run, stuck.deliveries, stuck.envelope)
         if self._stuck and self._arrivals_end == math.inf:
@@ -485,7 +519,7 @@ class Controller:
             outcome = self._dispatcher.fail_stuck(stuck.run, stuck.deliveries, stuck.envelope)
             if outcome is None:
                 continue
-            self._slots.finish(stuck.deliveries, stuck.envelope)
+            stuck.slots.finish(stuck.deliveries, stuck.envelope)
             self._counters.note_failed()
             if isinstance(outcome, Unstored):
                 stuck.deliveries.release([stuck.envelope], begun=True)
@@ -499,13 +533,13 @@ class Controller:
         """Let what is running finish, as long as it may, and what is being fetched arrive; give back the rest."""
         self._stop_fetchers()
         end = math.inf
-        while (self._slots.begun or self._on_trial or self._may_arrive()) and not self._is_abandoned:
+        while (self._begun or self._on_trial or self._may_arrive()) and not self._is_abandoned:
             self._give_back()
             now = time.monotonic()
             self._stopping.look(now, self._counters)  # After a limit, which gives all the time, it may be told to.
             if now >= self._stopping.deadline or self._signals.is_second:
                 if end == math.inf:
-                    is_any = self._slots.interrupt(surely=self._signals.is_second)
+                    is_any = sum(slots.interrupt(surely=self._signals.is_second) for slots in self._own_slots) > 0
                     are_tried = self._trials is not None and self._trials.interrupt()
                     end = now + self.MERCY if is_any or are_tried else now
                 self._slots.press()  # At each look, because a signal may come to nothing: see `StopSignals`.
@@ -514,7 +548,7 @@ class Controller:
             self._take_in_last(self._patience())
             self._keep()
             self._health.show(now)
-            if self._slots.begun + self._on_trial == len(self._stuck) and not self._may_arrive():
+            if self._begun + self._on_trial == len(self._stuck) and not self._may_arrive():
                 self._fail_stuck()
 
     def _let_go(self) -> None:

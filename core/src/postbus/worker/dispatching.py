@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NoReturn
 
 from msgspec import Struct
@@ -32,6 +33,7 @@ from postbus.event_loop import loop
 from postbus.events import EventLoopBlocked, HandlerStuck, MessageHandled, MessageReceived, Observers
 from postbus.failures import Failures, Settled, identifiers, label
 from postbus.serialization import Undecodable
+from postbus.threads import aside
 from postbus.time_limits import TimedRun
 from postbus.worker.deliveries import Deliveries
 
@@ -52,7 +54,7 @@ what was left.
 
 
 class Dispatcher:
-    """Handles messages, each in the thread that brings it; settles only those that failed."""
+    """Handles messages, each in the thread, or strand, that brings it; settles only those that failed."""
 
     def __init__(
         self,
@@ -83,7 +85,7 @@ class Dispatcher:
     def handle(self, deliveries: Deliveries, envelope: Envelope) -> Outcome:
         """Dispatch a message, and deal with its failure; return what its worker has to do yet."""
         if deliveries.may_be_early and (early := deliveries.early(envelope)):
-            return self._postpone(deliveries, envelope, early)
+            return aside(partial(self._postpone, deliveries, envelope, early), "whose message is early")
         attempt, repeats = envelope, 0
         if self._is_watched:
             self._observers.notify(MessageReceived(envelope, deliveries.name))
@@ -108,7 +110,11 @@ class Dispatcher:
                 if interruption is not None:
                     raise interruption from problem
                 seconds = time.monotonic() - started if started else 0.0
-                outcome = self._deal_with(self._failure(problem), deliveries, envelope, attempt, repeats, seconds)
+                deal_with = partial(
+                    self._deal_with, self._failure(problem), deliveries, envelope, attempt, repeats, seconds
+                )
+                outcome = aside(deal_with, "whose message has failed")
+                del deal_with  # Else it holds the error, which holds this frame.
                 if not isinstance(outcome, Envelope):
                     self._repeated.pop(id(envelope), None)
                     return outcome

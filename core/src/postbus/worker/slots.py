@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from msgspec import Struct, field
 
 from postbus.envelope import Envelope
 from postbus.errors import Interrupted
-from postbus.event_loop import interrupt
+from postbus.event_loop import Waiting, interrupt, loop
 from postbus.time_limits import TimedRun, enforce, expire, is_any_timed
 from postbus.worker.deliveries import Deliveries, all_of
 from postbus.worker.dispatching import Outcome, Unstored
@@ -31,7 +31,7 @@ class Handles(Protocol):
         ...
 
 
-class Run(Struct, eq=False):
+class Run(Struct, eq=False, gc=False):
     """Messages of one transport that a slot takes at once, and handles one after the other.
 
     The slot takes from the beginning of ``waiting``; the controller may take back what is there yet, from its end.
@@ -63,6 +63,7 @@ class Finished(Struct, frozen=True):
 class Stuck(Struct, frozen=True):
     """A message whose handler does not end although its time is over."""
 
+    slots: Slots
     deliveries: Deliveries
     envelope: Envelope
     run: TimedRun
@@ -98,6 +99,13 @@ class Line:
 
     def __len__(self) -> int:
         return self._runs.qsize()
+
+    def take_now(self) -> Run | None:
+        """Return the next run; None if there is none."""
+        try:
+            return self._runs.get_nowait()
+        except Empty:
+            return None
 
     def take_back(self) -> list[Run]:
         """Return the runs that no slot has taken."""
@@ -139,11 +147,12 @@ class Line:
 
 
 class Slot:
-    """One thread that handles messages, one after the other."""
+    """One thread, or one strand, that handles messages, one after the other."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, take: Callable[[], Run | None]) -> None:
         self._line = line
-        self.thread = 0
+        self._take = take
+        self.thread: Waiting = 0
         self.run: Run | None = None
         """What it has taken from the line."""
         self.current: Envelope | None = None
@@ -153,14 +162,14 @@ class Slot:
         self._is_to_be_interrupted = False
 
     def work(self, handle: Callable[[Deliveries, Envelope], Outcome | None]) -> None:
-        """Handle what is in line, in this thread, until the line is closed.
+        """Handle what is in line, in this thread or strand, until the line is closed, or nothing comes of taking.
 
         What a handler lets out, or a signal raises here, ends this too; but `Interrupted` that message alone.
         """
-        line, monotonic = self._line, time.monotonic
-        self.thread = threading.get_ident()
+        line, take, monotonic = self._line, self._take, time.monotonic
+        self.thread = loop.here()
         try:
-            while line.is_open and (run := line.take()) is not None:
+            while line.is_open and (run := take()) is not None:
                 self.run = run
                 deliveries, waiting, done, number = run.deliveries, run.waiting, run.done, 0
                 lost, may_pause = deliveries.lost, deliveries.switch is not None
@@ -236,12 +245,14 @@ class Slots:
     def __init__(self, number: int, dispatcher: Handles, line: Line, nudge: Callable[[], bool] | None = None) -> None:
         """``nudge`` has the main thread call `Slot.nudged`; with it, that thread is the one slot, and is to `work`."""
         self._number = number
-        self._dispatcher = dispatcher
         self.line = line
         self._nudge = nudge or (lambda: False)
-        self.main = Slot(line) if nudge is not None else None
-        self._all = [self.main] if self.main is not None else []
-        self._context = copy_context()
+        self.main = Slot(line, line.take) if nudge is not None else None
+        self._all = {self.main} if self.main is not None else set[Slot]()
+        context, handle = copy_context(), dispatcher.handle
+        self._handle: Callable[[Deliveries, Envelope], Outcome | None] = lambda deliveries, envelope: (
+            context.copy().run(handle, deliveries, envelope)
+        )
         self.begun = 0
         """How many messages are in slots, or in line."""
 
@@ -253,7 +264,7 @@ class Slots:
         self.begun += len(envelopes)
         self.line.put(Run(deliveries, deque(envelopes)))
         if len(self._all) < min(self.begun, self._number):
-            self._start_thread()
+            self._start()
 
     def finish(self, deliveries: Deliveries, envelope: Envelope) -> bool:
         """Take note that a message has left its slot, or was given up; say whether that is news."""
@@ -284,7 +295,7 @@ class Slots:
 
     def interrupt(self, *, surely: bool = False) -> bool:
         """Interrupt what can be, as `Slot.interrupt` does, and say whether there is anything; most threads cannot."""
-        return sum(slot.interrupt(self._nudge, surely=surely) for slot in self._all) > 0
+        return sum([slot.interrupt(self._nudge, surely=surely) for slot in self._all.copy()]) > 0
 
     def press(self) -> None:
         """Interrupt what was to be, and has not been yet."""
@@ -296,22 +307,22 @@ class Slots:
         if not is_any_timed():
             return []
         found: list[Stuck] = []
-        for slot in self._all:
+        for slot in self._all.copy():
             run, envelope = slot.run, slot.current
             if run is not None and envelope is not None and (timed := enforce(slot.thread, now, self._nudge)):
-                found.append(Stuck(run.deliveries, envelope, timed))
+                found.append(Stuck(self, run.deliveries, envelope, timed))
         return found
 
     def close(self) -> None:
         """Let the threads end, each once it is free."""
         self.line.is_open = False
-        for _ in self._all:
+        for _ in self._all.copy():
             self.line.put(None)
 
-    def _start_thread(self) -> None:
-        slot = Slot(self.line)
+    def _start(self) -> None:
+        slot = Slot(self.line, self.line.take)
         name = f"postbus-slot-{len(self._all) + 1}"
-        thread = threading.Thread(target=self._run, args=(slot, self._context), name=name, daemon=True)
+        thread = threading.Thread(target=self._run, args=(slot,), name=name, daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
@@ -320,11 +331,47 @@ class Slots:
             self._number = len(self._all)
             logger.error("Handling no more than %d messages at once from now on: %s.", self._number, error)
         else:
-            self._all.append(slot)
+            self._all.add(slot)
 
-    def _run(self, slot: Slot, context: Context) -> None:
-        handle = self._dispatcher.handle
+    def _run(self, slot: Slot) -> None:
         try:
-            slot.work(lambda deliveries, envelope: context.copy().run(handle, deliveries, envelope))
+            slot.work(self._handle)
         except BaseException as error:  # A border: it comes out in the thread of the controller.
             self.line.break_off(slot, error)
+
+
+class Strands(Slots):
+    """Slots without threads: each is a strand on the event loop, which takes what is in line and ends with it.
+
+    For messages for which nothing is called that blocks. Slots begin and end on the loop alone, so no lock is needed.
+    """
+
+    AT_ONCE = 100
+    """How many begin before the loop goes on with others."""
+
+    def __init__(self, number: int, dispatcher: Handles, line: Line) -> None:
+        super().__init__(number, dispatcher, line)
+        self._take = line.take_now
+        self._is_called = False
+
+    def _start(self) -> None:
+        if not self._is_called:
+            self._is_called = True
+            loop.call(self._start_all)
+
+    def _start_all(self) -> None:
+        self._is_called = False  # First, so that nothing is overlooked that comes meanwhile.
+        run_one = self._run_one
+        for _ in range(self.AT_ONCE):
+            if not self.line.is_open or not len(self.line) or len(self._all) >= self._number:
+                return
+            loop.enter(run_one)
+        self._start()
+
+    def _run_one(self) -> None:
+        slot = Slot(self.line, self._take)
+        self._all.add(slot)
+        self._run(slot)
+        self._all.discard(slot)
+        if len(self.line):  # It was put there when this one was counted, but had found nothing.
+            self._start()

@@ -47,7 +47,9 @@ class Worker:
         observers: Observers | None = None,
         stop_signal: StopSignal | None = None,
         hooks: Hooks | None = None,
+        never_blocks: Callable[[Envelope], bool] | None = None,
     ) -> None:
+        """``never_blocks`` says whether a message may be dispatched on the event loop; without it, none is."""
         if not receivers:
             raise ConfigurationError("There is no transport to consume. Name at least one.")
         check(options.strategy, options.weights, [*receivers, *options.queues])
@@ -62,6 +64,7 @@ class Worker:
         self._controller: Controller | None = None
         self._abandon: Callable[[WorkerStopped], object] | None = None
         self._hooks = hooks
+        self._never_blocks = never_blocks
         self._is_prepared = False
 
     def run(
@@ -130,6 +133,7 @@ class Worker:
                     health,
                     signals,
                     self._be_abandoned,
+                    never_blocks=self._never_blocks,
                     isolate=isolate,
                 )
                 try:
