@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from urllib.parse import quote
 
 from postbus import stamps
-from postbus.bus import MessageBus, Middleware
+from postbus.bus import MessageBus, Middleware, Step
 from postbus.config import (
     AUTO,
     ENVIRONMENT_DSN,
@@ -27,6 +27,7 @@ from postbus.config import (
     load_package,
     read_file,
 )
+from postbus.default_stamps import DefaultStamps, Stamps
 from postbus.doubts import doubts
 from postbus.dsn import Dsn, masked, unknown
 from postbus.envelope import Envelope
@@ -72,6 +73,9 @@ P = TypeVar("P")
 H = TypeVar("H", bound=Hook)
 
 logger = logging.getLogger("postbus")
+
+AVAILABLE = {"trace": "postbus.tracing:trace", "validate": "postbus.validation:validate"}
+"""Middleware of Postbus that a bus has if it is named there."""
 
 LONGEST_FILE_NAME = 200
 """Characters; the folder of an app with a longer name is named by its digest."""
@@ -125,6 +129,7 @@ class Postbus(Handlers):
         self.types = TypeRegistry()
         self._serializers = Serializers(self.types, lambda: self.plugins.serializers)
         self.keys = Keys()
+        self.default_stamps = DefaultStamps()
         self.observers = Observers()
         self.hooks = Hooks(self)
         self._plugins = plugins
@@ -164,6 +169,7 @@ class Postbus(Handlers):
         transport: str | Sequence[str] | None = None,
         aliases: Iterable[str] = (),
         key: str | None = None,
+        stamps: Stamps | None = None,
     ) -> Callable[[T], T]: ...
     def message(
         self,
@@ -173,26 +179,36 @@ class Postbus(Handlers):
         transport: str | Sequence[str] | None = None,
         aliases: Iterable[str] = (),
         key: str | None = None,
+        stamps: Stamps | None = None,
     ) -> Any:
         """Make a class known as a message; a decorator, with or without options.
 
         ``target`` is the name under which it travels, by default its module and qualified name; ``aliases``
         are names that it had before. ``transport`` is where it is sent unless the routing says otherwise. ``key`` names
         the field, or the property, that holds what a message belongs to: where the broker has groups, those with the
-        same value are handled one after the other, in order. Classes derived from it have the same, unless they name
-        their own. See `stamps.Key`.
+        same value are handled one after the other, in order; see `stamps.Key`. ``stamps`` are put on each when it is
+        dispatched, but for those of a type that the dispatch brings; or it is a function that returns those of one
+        message. Classes derived from it have the same key, and the same stamps, unless they name their own.
         """
         if isinstance(target, type):
             self.types.register(target)
             return target
-        return partial(self._register, target, transport, tuple(aliases), key)
+        return partial(self._register, target, transport, tuple(aliases), key, stamps)
 
     def _register(
-        self, name: str | None, transport: str | Sequence[str] | None, aliases: Sequence[str], key: str | None, cls: T
+        self,
+        name: str | None,
+        transport: str | Sequence[str] | None,
+        aliases: Sequence[str],
+        key: str | None,
+        stamps: Stamps | None,
+        cls: T,
     ) -> T:
         self.types.register(cls, name, aliases)
         if key is not None:
             self.keys.add(cls, key)
+        if stamps is not None:
+            self.default_stamps.declare(cls, stamps)
         if transport is not None:
             names = [transport] if isinstance(transport, str) else list(transport)
             for one in names:
@@ -271,7 +287,7 @@ class Postbus(Handlers):
         chosen = self.bus(bus)
         if not self._has_told_of_loop and runs_on_a_loop():
             self._tell_of_loop("dispatch_many", "asyncio.to_thread(app.dispatch_many, ...)")
-        (send,) = [step for step in chosen.middleware if isinstance(step, SendMessage)]
+        send = next((step for step in chosen.middleware if isinstance(step, SendMessage)), SendMessage(self.router))
         collect = CollectMessages(send)
         dispatch = MessageBus(chosen.name, [collect if step is send else step for step in chosen.middleware]).dispatch
         envelopes: list[Envelope] = []
@@ -580,24 +596,35 @@ class Postbus(Handlers):
             raise ConfigurationError(*problems)
 
     def _make_bus(self, name: str, config: BusConfig) -> MessageBus:
-        return MessageBus(
-            name,
-            [
-                BeginMessage(name, self.failure_transports, self.origins),
-                *(self._middleware(step, f"buses.{name}.middleware") for step in config.middleware),
-                SendMessage(self.router, allow_no_senders=config.allow_no_senders, keys=self.keys),
-                HandleMessage(self, name, allow_no_handlers=config.allow_no_handlers, provided=self.hooks.provided),
-            ],
-        )
+        built_in: dict[str, Step] = {
+            "begin_message": BeginMessage(name, self.failure_transports, self.origins, self.default_stamps),
+            "send_message": SendMessage(self.router, allow_no_senders=config.allow_no_senders, keys=self.keys),
+            "handle_message": HandleMessage(
+                self, name, allow_no_handlers=config.allow_no_handlers, provided=self.hooks.provided
+            ),
+        }
+        key = f"buses.{name}.middleware"
+        if not config.default_middleware:
+            return MessageBus(name, [self._middleware(step, key, built_in) for step in config.middleware])
+        begin, send, handle = built_in.values()
+        own = [self._middleware(step, key, {}) for step in config.middleware]
+        return MessageBus(name, [begin, *own, send, handle])
 
-    def _middleware(self, step: str | Middleware, key: str) -> Middleware:
-        if not isinstance(step, str):
-            return step
+    def _middleware(self, step: str | Middleware, key: str, built_in: Mapping[str, Step]) -> Middleware | Step:
+        found = step
+        if isinstance(step, str):
+            found = built_in.get(step) or self._named_middleware(AVAILABLE.get(step, step), key, built_in)
+        observer = getattr(found, "observe", None)
+        if callable(observer):
+            self.observers.add(cast(Observer, observer))
+        return cast("Middleware | Step", found)
+
+    def _named_middleware(self, step: str, key: str, built_in: Mapping[str, Step]) -> Middleware:
         if ":" not in step:
             try:
                 return self.plugins.middleware[step]
             except KeyError:
-                known = ", ".join(self.plugins.middleware) or "none"
+                known = ", ".join([*built_in, *AVAILABLE, *self.plugins.middleware])
                 raise ConfigurationError(
                     f"{key} names {masked(step)!r}, which no plugin brings. "
                     f"Write 'module:attribute', or one of: {known}."

@@ -155,7 +155,9 @@ class TypeRegistry:
         """Return what writes and reads a type."""
         codec = self._codecs.get(type)
         if codec is None:
-            codec = self._codecs[type] = make_codec(type)
+            # What holds a message of any type is written by who knows the types.
+            own = getattr(type, "__postbus_codec__", None)
+            codec = self._codecs[type] = make_codec(type) if own is None else own(self)
         return codec
 
     def unverified(self) -> TypeRegistry:

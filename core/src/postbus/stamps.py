@@ -30,6 +30,9 @@ travelling: dict[str, type[Stamp]] = {}
 demanding: set[type[Stamp]] = set()
 """The stamps that have `Stamp.requires`; mostly none is known, and no message need be looked at for them."""
 
+propagating: set[type[Stamp]] = set()
+"""The stamps that have `Stamp.propagates`; likewise."""
+
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 class Stamp(Struct, frozen=True):
@@ -47,6 +50,8 @@ class Stamp(Struct, frozen=True):
     header: ClassVar[str | None] = None
     requires: ClassVar[str | None] = None
     """The promise of `postbus.transport.Guarantees` without which no transport takes a message with this stamp."""
+    propagates: ClassVar[bool] = False
+    """Whether what is dispatched while a message is handled gets this stamp of it, unless it brings one of the type."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -59,6 +64,8 @@ class Stamp(Struct, frozen=True):
         cls.header = None if wire_name is None else HEADER + wire_name
         if cls.requires is not None:
             demanding.add(cls)
+        if cls.propagates:
+            propagating.add(cls)
         if cls.header is None:
             return
         other = travelling.get(cls.header)
