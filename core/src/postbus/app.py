@@ -295,19 +295,20 @@ class Postbus(Handlers):
             name = type(messages).__qualname__
             raise ConfigurationError(f"dispatch_many() was given one {name}. Give it several, as in a list.")
         try:
-            for collect.position, message in enumerate(messages):
-                try:
-                    # As above: to hand on none takes longer than to ask.
-                    envelopes.append(dispatch(message, *stamps) if stamps else dispatch(message))
-                except SerializationError as error:
-                    raise SerializationError(
-                        f"The message at position {collect.position} was not sent, nor was any behind it; those before "
-                        f"it are. {error}",
-                        position=collect.position,
-                        stored=collect.stored,  # It is filled below.
-                    ) from error
-                if len(envelopes) % self.BATCH == 0:
-                    collect.flush(envelopes)
+            with collect.collecting():
+                for collect.position, message in enumerate(messages):
+                    try:
+                        # As above: to hand on none takes longer than to ask.
+                        envelopes.append(dispatch(message, *stamps) if stamps else dispatch(message))
+                    except SerializationError as error:
+                        raise SerializationError(
+                            f"The message at position {collect.position} was not sent, nor was any behind it; those "
+                            f"before it are. {error}",
+                            position=collect.position,
+                            stored=collect.stored,  # It is filled below.
+                        ) from error
+                    if len(envelopes) % self.BATCH == 0:
+                        collect.flush(envelopes)
         finally:  # A message whose handler fails here takes none of those before it along.
             collect.is_over = True
             collect.flush(envelopes)

@@ -33,8 +33,9 @@ class Observers:
         self._observers: list[Observer] = []
 
     def add(self, observer: Observer) -> None:
-        """Tell this one of every event from now on."""
-        self._observers.append(observer)
+        """Tell this one of every event from now on; again changes nothing."""
+        if observer not in self._observers:
+            self._observers.append(observer)
 
     def __bool__(self) -> bool:
         return bool(self._observers)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import repeat
 from random import Random
@@ -315,6 +316,14 @@ def _add(position: int, envelope: Envelope, batches: Sequence[_Batch]) -> None:
         batch.add(position, envelope, outgoing)
 
 
+_batch: ContextVar[CollectMessages | None] = ContextVar("postbus_batch", default=None)
+
+
+def current_batch() -> object | None:
+    """Return what stands for the batch in which a message is dispatched, and stored later; None outside of any."""
+    return _batch.get()
+
+
 class CollectMessages(SendMessage):
     """Stands in for `SendMessage` while many messages are dispatched: notes what is to be sent where, for `flush`.
 
@@ -332,6 +341,15 @@ class CollectMessages(SendMessage):
         self._batches: dict[str, _Batch] = {}
         self._last: tuple[Mapping[str, Sender], _Batch] | None = None
         """Where the last one was to go that goes to one transport, as mostly the next goes there too."""
+
+    @contextmanager
+    def collecting(self) -> Generator[None]:
+        """Let `current_batch` be this one."""
+        token = _batch.set(self)
+        try:
+            yield
+        finally:
+            _batch.reset(token)
 
     def send(self, envelope: Envelope, senders: Mapping[str, Sender]) -> Envelope:
         """Note where the envelope is to go."""

@@ -135,6 +135,36 @@ class Key(Stamp, gc=False):
             force_setattr(self, "value", _key_of(value))
 
 
+class Deduplication(Stamp, gc=False):
+    """No other message of this key is to be sent while this one is under way; see `postbus.deduplication.Deduplicate`.
+
+    After ``ttl`` seconds, or a `timedelta`, without a sign of this one the key is free whatever became of it. Raises
+    `ConfigurationError` for what is no time.
+    """
+
+    wire_name = "deduplication"
+    key: str
+    ttl: float = 300.0
+
+    if TYPE_CHECKING:
+
+        def __init__(self, key: str, ttl: float | timedelta = 300.0) -> None: ...
+
+    def __post_init__(self) -> None:
+        seconds = seconds_of(self.ttl)
+        if seconds is None or seconds <= 0:
+            raise ConfigurationError(
+                f"stamps.Deduplication must be given a time above 0, in seconds or as a timedelta, got {self.ttl!r}."
+            )
+        force_setattr(self, "ttl", seconds)
+
+
+class Duplicate(Stamp, gc=False):
+    """Was neither sent nor handled, because a message of the same key is under way: that with the id ``of``."""
+
+    of: str
+
+
 class TransportNames(Stamp):
     """Where to send this message, whatever the routing says; see `HERE` for nowhere."""
 
