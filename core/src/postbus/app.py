@@ -127,7 +127,9 @@ class Postbus(Handlers):
         self._is_routed = "routing" in configured
         self.config = check(configured)
         self.types = TypeRegistry()
-        self._serializers = Serializers(self.types, lambda: self.plugins.serializers)
+        self._serializers = Serializers(
+            self.types, lambda: self.plugins.serializers, lambda path: cast(Any, load_object(path, "serializer"))
+        )
         self.keys = Keys()
         self.default_stamps = DefaultStamps()
         self.observers = Observers()
