@@ -7,11 +7,14 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from sys import is_finalizing
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from urllib.parse import quote
+
+from msgspec.structs import replace
 
 from postbus import stamps
 from postbus.bus import MessageBus, Middleware, Step
@@ -554,6 +557,33 @@ class Postbus(Handlers):
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @contextmanager
+    def rewired(
+        self, rewire: Callable[[str, TransportConfig], TransportConfig], *middleware: Middleware
+    ) -> Iterator[None]:
+        """For tests: have other transports until the end of the block, and this middleware before that of each bus.
+
+        ``rewire`` returns what takes the place of a transport's configuration. Those that were given as objects stay.
+        """
+        before = self.config, self.transports, self.router, self._buses
+        transports = {
+            name: rewire(name, config) if isinstance(config, TransportConfig) else config
+            for name, config in self.config.transports.items()
+        }
+        buses = {
+            name: replace(config, middleware=[*middleware, *config.middleware])
+            for name, config in self.config.buses.items()
+        }
+        self.config = replace(self.config, transports=transports, buses=buses)
+        self.transports = _Transports(self._make_transport, transports)
+        self.router = Router(self.transports, self.config.routing, self._own_transports, self.types)
+        self._buses = None
+        try:
+            yield
+        finally:
+            self.transports.close(but=[name for name in transports if transports[name] is before[0].transports[name]])
+            self.config, self.transports, self.router, self._buses = before
+
     @property
     def plugins(self) -> Plugins:
         """The plugins that serve this app: the installed ones, unless others were given."""
@@ -769,10 +799,11 @@ class _Transports(Mapping[str, Transport]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def close(self) -> None:
+    def close(self, *, but: Collection[str] = ()) -> None:
         self._is_closed = True
-        for transport in self._made.values():
-            transport.close()
+        for name, transport in self._made.items():
+            if name not in but:
+                transport.close()
 
     def reopen(self) -> None:
         """Make those that were closed anew, when they are used; but for those that were given as objects."""

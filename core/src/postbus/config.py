@@ -46,7 +46,7 @@ class TransportConfig(Struct, frozen=True, kw_only=True):
     dsn: str
     options: Mapping[str, object] = field(default_factory=dict[str, object])
     serializer: str | Serializer | SerializerFactory = "json"
-    """A name that a plugin registers, or ``module:attribute``; in code also a serializer, or what makes one from types."""
+    """``json``, a name that a plugin registers, or ``module:attribute``; in code a serializer, or what makes one."""
     verify: bool = True
     """Whether a message is checked, when it is sent, to be read as what it is."""
     retry: RetryPolicy | None = None

@@ -37,6 +37,10 @@ class Observers:
         if observer not in self._observers:
             self._observers.append(observer)
 
+    def remove(self, observer: Observer) -> None:
+        """Tell this one of no more events."""
+        self._observers.remove(observer)
+
     def __bool__(self) -> bool:
         return bool(self._observers)
 
