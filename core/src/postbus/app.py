@@ -77,8 +77,8 @@ H = TypeVar("H", bound=Hook)
 
 logger = logging.getLogger("postbus")
 
-AVAILABLE = {"trace": "postbus.tracing:trace", "validate": "postbus.validation:validate"}
-"""Middleware of Postbus that a bus has if it is named there."""
+AVAILABLE = {"trace": "postbus.tracing:Trace", "validate": "postbus.validation:Validate"}
+"""Middleware of Postbus that a bus has if it is named there, and the class of each."""
 
 LONGEST_FILE_NAME = 200
 """Characters; the folder of an app with a longer name is named by its digest."""
@@ -646,13 +646,16 @@ class Postbus(Handlers):
     def _middleware(self, step: str | Middleware, key: str, built_in: Mapping[str, Step]) -> Middleware | Step:
         found = step
         if isinstance(step, str):
-            found = built_in.get(step) or self._named_middleware(AVAILABLE.get(step, step), key, built_in)
+            found = built_in.get(step) or self._named_middleware(step, key, built_in)
         observer = getattr(found, "observe", None)
         if callable(observer):
             self.observers.add(cast(Observer, observer))
         return cast("Middleware | Step", found)
 
     def _named_middleware(self, step: str, key: str, built_in: Mapping[str, Step]) -> Middleware:
+        if step in AVAILABLE:
+            made: Middleware = load_object(AVAILABLE[step], key)()
+            return made
         if ":" not in step:
             try:
                 return self.plugins.middleware[step]

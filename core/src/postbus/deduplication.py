@@ -125,7 +125,7 @@ class Deduplicate:
             return call_next(envelope)
         if holder is not None:
             return envelope.with_(stamps.Duplicate(holder))
-        self._sending[key] = _Sending(SENDING + id, threading.get_ident(), current_batch())
+        mine = self._sending[key] = _Sending(SENDING + id, threading.get_ident(), current_batch())
         is_collected = False
         try:
             result = call_next(envelope)
@@ -142,7 +142,7 @@ class Deduplicate:
             self._release(envelope)
             raise
         finally:
-            if not is_collected:
+            if not is_collected and self._sending.get(key) is mine:
                 self._sending.pop(key, None)
 
     def observe(self, event: Event) -> None:

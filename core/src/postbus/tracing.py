@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-try:
-    from opentelemetry import propagate
-    from opentelemetry import trace as opentelemetry
-except ModuleNotFoundError:
-    raise ImportError(
-        'Trace needs the API of OpenTelemetry. Install it: pip install "postbus[opentelemetry]"'
-    ) from None
+from typing import TYPE_CHECKING
 
 from postbus import stamps
 from postbus.bus import Next
 from postbus.envelope import Envelope
+from postbus.errors import ConfigurationError
 from postbus.stamps import Stamp
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 
 class TraceContext(Stamp):
@@ -33,9 +30,16 @@ class Trace:
     conventions for messaging. An error that comes out is recorded in the span.
     """
 
-    def __init__(self, provider: opentelemetry.TracerProvider | None = None) -> None:
+    def __init__(self, provider: TracerProvider | None = None) -> None:
         """Without a provider, the global one is taken."""
-        self._tracer = opentelemetry.get_tracer("postbus", tracer_provider=provider)
+        try:
+            from opentelemetry import propagate, trace  # noqa: PLC0415  Only who traces has it.
+        except ModuleNotFoundError:
+            raise ConfigurationError(
+                'Trace needs the API of OpenTelemetry. Install it: pip install "postbus[opentelemetry]"'
+            ) from None
+        self._propagate, self._trace = propagate, trace
+        self._tracer = trace.get_tracer("postbus", tracer_provider=provider)
 
     def __call__(self, envelope: Envelope, call_next: Next) -> Envelope:
         """Go on in a span."""
@@ -43,22 +47,23 @@ class Trace:
         if received is None:
             return self._send(envelope, call_next)
         name = f"process {type(envelope.message).__name__}"
-        kind = opentelemetry.SpanKind.CONSUMER
+        kind = self._trace.SpanKind.CONSUMER
         attributes = _attributes(envelope, "process") | {"messaging.destination.name": received.transport}
         if received.count is not None:
             attributes["messaging.postbus.delivery_count"] = received.count
         came = envelope.last(TraceContext)
-        sender = opentelemetry.get_current_span(propagate.extract(came.carrier if came else {})).get_span_context()
-        links = [opentelemetry.Link(sender)] if sender.is_valid else []
+        context = self._propagate.extract(came.carrier if came else {})
+        sender = self._trace.get_current_span(context).get_span_context()
+        links = [self._trace.Link(sender)] if sender.is_valid else []
         with self._tracer.start_as_current_span(name, kind=kind, attributes=attributes, links=links):
             return call_next(envelope)
 
     def _send(self, envelope: Envelope, call_next: Next) -> Envelope:
         name = f"send {type(envelope.message).__name__}"
-        kind = opentelemetry.SpanKind.PRODUCER
+        kind = self._trace.SpanKind.PRODUCER
         with self._tracer.start_as_current_span(name, kind=kind, attributes=_attributes(envelope, "send")) as span:
             carrier: dict[str, str] = {}
-            propagate.inject(carrier)
+            self._propagate.inject(carrier)
             # One that is sent on has left another span before.
             result = call_next(envelope.without(TraceContext).with_(TraceContext(carrier)))
             sent = [stamp.transport for stamp in result.all(stamps.Sent)]
@@ -75,7 +80,3 @@ def _attributes(envelope: Envelope, operation: str) -> dict[str, str | int]:
         elif isinstance(stamp, stamps.Correlation):
             attributes["messaging.message.conversation_id"] = stamp.id
     return attributes
-
-
-trace = Trace()
-"""The one that ``middleware = ["trace"]`` names: with the global provider."""

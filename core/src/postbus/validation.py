@@ -118,7 +118,3 @@ def _first_argument(error: Exception) -> str:
     """Return what a validator of attrs says; behind that it has the attribute, and the value, which may be a secret."""
     said = error.args[0] if error.args else None
     return said if isinstance(said, str) else text_of(error) or type(error).__name__
-
-
-validate = Validate()
-"""The one that ``middleware = ["validate"]`` names: without further checks."""
