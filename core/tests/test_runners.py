@@ -196,7 +196,7 @@ def test_a_line_that_cannot_be_split_is_hopeless() -> None:
 # --- processes -------------------------------------------------------------------------------------
 
 PYTHON = sys.executable
-RUNNER = ProcessRunner([PYTHON])
+RUNNER = ProcessRunner([PYTHON], environment=["SHOP"])
 
 
 def python(code: str, *arguments: str, **options: Any) -> RunProcess:
@@ -243,6 +243,8 @@ def test_only_programs_that_are_named_are_run() -> None:
     """For who can write into the queue writes what is run."""
     with pytest.raises(Unrecoverable, match="'rm' is no program that may be run here"):
         RUNNER(RunProcess(["rm", "-rf", "/"]))
+    with pytest.raises(Unrecoverable, match="'LD_PRELOAD' may not be set for programs here"):
+        RUNNER(python("print(1)", environment={"SHOP": "open", "LD_PRELOAD": "/tmp/theirs.so"}))
     assert "1\n" == ProcessRunner("*")(python("print(1)")).output
 
 

@@ -164,12 +164,19 @@ class ProcessRunner:
     """Runs programs: those named, by what a message calls them, or ``"*"`` for all.
 
     Whoever can write into its queue has a worker run them, with the rights and the environment of that worker. So name
-    those that are meant; ``shell`` allows lines for the shell too, in which there may be anything.
+    those that are meant, and in ``environment`` the variables that a message may set for them: ``PATH`` and others say
+    what is really run. ``shell`` allows lines for the shell too, in which there may be anything.
     """
 
     def __init__(
-        self, programs: Iterable[str] | Literal["*"], *, shell: bool = False, most_output: int = MOST_OUTPUT
+        self,
+        programs: Iterable[str] | Literal["*"],
+        *,
+        environment: Iterable[str] = (),
+        shell: bool = False,
+        most_output: int = MOST_OUTPUT,
     ) -> None:
+        self._environment = frozenset(environment)
         self._programs = None if programs == "*" else {programs} if isinstance(programs, str) else set(programs)
         self._shell = shell
         self._most_output = most_output
@@ -181,6 +188,9 @@ class ProcessRunner:
             raise Unrecoverable("A line for the shell was to be run. If that is meant, write shell=True.")
         if not message.shell and self._programs is not None and name not in self._programs:
             raise Unrecoverable(f"{name!r} is no program that may be run here. If it is meant, name it.")
+        if not message.shell and self._programs is not None:
+            for variable in sorted(message.environment.keys() - self._environment):
+                raise Unrecoverable(f"{variable!r} may not be set for programs here. If that is meant, name it.")
         output, errors = _Tail(self._most_output), _Tail(self._most_output)
         try:
             process = subprocess.Popen(  # noqa: S603  Its program is one that is allowed.
