@@ -136,6 +136,7 @@ class Postbus(Handlers):
         self.keys = Keys()
         self.default_stamps = DefaultStamps()
         self.observers = Observers()
+        self._told: list[Observer] = []
         self.hooks = Hooks(self)
         self._plugins = plugins
         self._rate_limits: dict[str, RateLimit] = {}
@@ -614,7 +615,7 @@ class Postbus(Handlers):
                     buses[name] = self._make_bus(name, config)
                 buses[None] = buses[self.config.default_bus]
                 for observer in self.plugins.observers if self.config.transports else ():
-                    self.observers.add(observer)
+                    self._tell(observer)
                 self._buses = buses
             return self._buses
 
@@ -649,8 +650,14 @@ class Postbus(Handlers):
             found = built_in.get(step) or self._named_middleware(step, key, built_in)
         observer = getattr(found, "observe", None)
         if callable(observer):
-            self.observers.add(cast(Observer, observer))
+            self._tell(cast(Observer, observer))
         return cast("Middleware | Step", found)
+
+    def _tell(self, observer: Observer) -> None:
+        """Tell an observer that a bus or a plugin brings of events; once, however often buses are made."""
+        if observer not in self._told:
+            self._told.append(observer)
+            self.observers.add(observer)
 
     def _named_middleware(self, step: str, key: str, built_in: Mapping[str, Step]) -> Middleware:
         if step in AVAILABLE:

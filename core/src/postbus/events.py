@@ -33,9 +33,8 @@ class Observers:
         self._observers: list[Observer] = []
 
     def add(self, observer: Observer) -> None:
-        """Tell this one of every event from now on; again changes nothing."""
-        if observer not in self._observers:
-            self._observers.append(observer)
+        """Tell this one of every event from now on."""
+        self._observers.append(observer)
 
     def remove(self, observer: Observer) -> None:
         """Tell this one of no more events."""
