@@ -30,10 +30,12 @@ TRAVELLING = {
     "buried": stamps.Buried,
     "not-before": stamps.NotBefore,
     "key": stamps.Key,
+    "deduplication": stamps.Deduplication,
 }
 STAYING = [
     stamps.Delay,
     stamps.TransportNames,
+    stamps.Duplicate,
     stamps.AfterCurrent,
     stamps.Received,
     stamps.Sent,
@@ -59,6 +61,8 @@ VALUES = [
     stamps.Buried("a"),
     stamps.NotBefore(NOW),
     stamps.Key("a"),
+    stamps.Deduplication("a", 60.0),
+    stamps.Duplicate("1"),
 ]
 
 numbers = itertools.count()

@@ -27,12 +27,19 @@ from postbus import (
     hookimpl,
     stamps,
 )
-from postbus.bus import MessageBus, Next
+from postbus.bus import MessageBus, Middleware, Next
+from postbus.config import TransportConfig
+from postbus.deduplication import Deduplicate, MemoryStore
 from postbus.dsn import Dsn, Options, option
 from postbus.events import Event, WorkerStopped
 from postbus.hookspecs import RegisterTransport
+from postbus.messages import Completed, Redispatch, RunProcess
 from postbus.queue_transport import QueueTransport
+from postbus.runners import ProcessRunner, Redispatcher
+from postbus.sealing import signed
+from postbus.testing import AppTest, DeliverTwice
 from postbus.transport import Connection, Guarantees, Transport, TransportContext
+from postbus.validation import Validate
 
 
 @dataclass(frozen=True)
@@ -94,13 +101,15 @@ class Plain:
     text: str
 
 
-@app.message("sms.notification", transport="orders", aliases=["sms"], key="text")
+@app.message("sms.notification", transport="orders", aliases=["sms"], key="text", stamps=[Tenant("acme")])
 @dataclass(frozen=True)
 class Named:
     text: str
 
 
 assert_type(Plain("x"), Plain)
+assert_type(app.message(stamps=lambda plain: [stamps.Delay(plain.delay)])(Plain), type[Plain])
+app.message(stamps=["acme"])  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 assert_type(Named("x").text, str)
 
 
@@ -184,6 +193,20 @@ async def cool_down() -> None: ...
 
 assert_type(warm_up(), int)
 app.on_start(send_receipt)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+
+
+# Messages that are ready, and middleware to be named.
+app.handler(Redispatcher(app))
+app.handler(ProcessRunner(["convert"]))
+assert_type(ProcessRunner("*")(RunProcess(["convert", "cat.png"])), Completed)
+app.dispatch(Redispatch(OrderPlaced(13), "orders"))
+bus_with_both: list[Middleware] = [Validate(lambda order: {"total": "is below 0"}), Deduplicate(MemoryStore())]
+TransportConfig(dsn="in-memory://", serializer=signed({"2026-12": "secret"}))
+
+
+# A test.
+with AppTest(app, middleware=[DeliverTwice()]) as test:
+    assert_type(test.assert_dispatched(OrderPlaced, where=lambda order: order.order_id == 13), list[OrderPlaced])
 
 
 # Errors.

@@ -7,14 +7,17 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from sys import is_finalizing
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from urllib.parse import quote
 
+from msgspec.structs import replace
+
 from postbus import stamps
-from postbus.bus import MessageBus, Middleware
+from postbus.bus import MessageBus, Middleware, Step
 from postbus.config import (
     AUTO,
     ENVIRONMENT_DSN,
@@ -27,6 +30,7 @@ from postbus.config import (
     load_package,
     read_file,
 )
+from postbus.default_stamps import DefaultStamps, Stamps
 from postbus.doubts import doubts
 from postbus.dsn import Dsn, masked, unknown
 from postbus.envelope import Envelope
@@ -73,6 +77,9 @@ P = TypeVar("P")
 H = TypeVar("H", bound=Hook)
 
 logger = logging.getLogger("postbus")
+
+AVAILABLE = {"trace": "postbus.tracing:Trace", "validate": "postbus.validation:Validate"}
+"""Middleware of Postbus that a bus has if it is named there, and the class of each."""
 
 LONGEST_FILE_NAME = 200
 """Characters; the folder of an app with a longer name is named by its digest."""
@@ -124,9 +131,13 @@ class Postbus(Handlers):
         self._is_routed = "routing" in configured
         self.config = check(configured)
         self.types = TypeRegistry()
-        self._serializers = Serializers(self.types, lambda: self.plugins.serializers)
+        self._serializers = Serializers(
+            self.types, lambda: self.plugins.serializers, lambda path: cast(Any, load_object(path, "serializer"))
+        )
         self.keys = Keys()
+        self.default_stamps = DefaultStamps()
         self.observers = Observers()
+        self._told: list[Observer] = []
         self.hooks = Hooks(self)
         self._plugins = plugins
         self._rate_limits: dict[str, RateLimit] = {}
@@ -165,6 +176,7 @@ class Postbus(Handlers):
         transport: str | Sequence[str] | None = None,
         aliases: Iterable[str] = (),
         key: str | None = None,
+        stamps: Stamps | None = None,
     ) -> Callable[[T], T]: ...
     def message(
         self,
@@ -174,26 +186,36 @@ class Postbus(Handlers):
         transport: str | Sequence[str] | None = None,
         aliases: Iterable[str] = (),
         key: str | None = None,
+        stamps: Stamps | None = None,
     ) -> Any:
         """Make a class known as a message; a decorator, with or without options.
 
         ``target`` is the name under which it travels, by default its module and qualified name; ``aliases``
         are names that it had before. ``transport`` is where it is sent unless the routing says otherwise. ``key`` names
         the field, or the property, that holds what a message belongs to: where the broker has groups, those with the
-        same value are handled one after the other, in order. Classes derived from it have the same, unless they name
-        their own. See `stamps.Key`.
+        same value are handled one after the other, in order; see `stamps.Key`. ``stamps`` are put on each when it is
+        dispatched, but for those of a type that the dispatch brings; or it is a function that returns those of one
+        message. Classes derived from it have the same key, and the same stamps, unless they name their own.
         """
         if isinstance(target, type):
             self.types.register(target)
             return target
-        return partial(self._register, target, transport, tuple(aliases), key)
+        return partial(self._register, target, transport, tuple(aliases), key, stamps)
 
     def _register(
-        self, name: str | None, transport: str | Sequence[str] | None, aliases: Sequence[str], key: str | None, cls: T
+        self,
+        name: str | None,
+        transport: str | Sequence[str] | None,
+        aliases: Sequence[str],
+        key: str | None,
+        stamps: Stamps | None,
+        cls: T,
     ) -> T:
         self.types.register(cls, name, aliases)
         if key is not None:
             self.keys.add(cls, key)
+        if stamps is not None:
+            self.default_stamps.declare(cls, stamps)
         if transport is not None:
             names = [transport] if isinstance(transport, str) else list(transport)
             for one in names:
@@ -272,7 +294,7 @@ class Postbus(Handlers):
         chosen = self.bus(bus)
         if not self._has_told_of_loop and runs_on_a_loop():
             self._tell_of_loop("dispatch_many", "asyncio.to_thread(app.dispatch_many, ...)")
-        (send,) = [step for step in chosen.middleware if isinstance(step, SendMessage)]
+        send = next((step for step in chosen.middleware if isinstance(step, SendMessage)), SendMessage(self.router))
         collect = CollectMessages(send)
         dispatch = MessageBus(chosen.name, [collect if step is send else step for step in chosen.middleware]).dispatch
         envelopes: list[Envelope] = []
@@ -280,19 +302,20 @@ class Postbus(Handlers):
             name = type(messages).__qualname__
             raise ConfigurationError(f"dispatch_many() was given one {name}. Give it several, as in a list.")
         try:
-            for collect.position, message in enumerate(messages):
-                try:
-                    # As above: to hand on none takes longer than to ask.
-                    envelopes.append(dispatch(message, *stamps) if stamps else dispatch(message))
-                except SerializationError as error:
-                    raise SerializationError(
-                        f"The message at position {collect.position} was not sent, nor was any behind it; those before "
-                        f"it are. {error}",
-                        position=collect.position,
-                        stored=collect.stored,  # It is filled below.
-                    ) from error
-                if len(envelopes) % self.BATCH == 0:
-                    collect.flush(envelopes)
+            with collect.collecting():
+                for collect.position, message in enumerate(messages):
+                    try:
+                        # As above: to hand on none takes longer than to ask.
+                        envelopes.append(dispatch(message, *stamps) if stamps else dispatch(message))
+                    except SerializationError as error:
+                        raise SerializationError(
+                            f"The message at position {collect.position} was not sent, nor was any behind it; those "
+                            f"before it are. {error}",
+                            position=collect.position,
+                            stored=collect.stored,  # It is filled below.
+                        ) from error
+                    if len(envelopes) % self.BATCH == 0:
+                        collect.flush(envelopes)
         finally:  # A message whose handler fails here takes none of those before it along.
             collect.is_over = True
             collect.flush(envelopes)
@@ -556,6 +579,33 @@ class Postbus(Handlers):
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @contextmanager
+    def rewired(
+        self, rewire: Callable[[str, TransportConfig], TransportConfig], *middleware: Middleware
+    ) -> Iterator[None]:
+        """For tests: have other transports until the end of the block, and this middleware before that of each bus.
+
+        ``rewire`` returns what takes the place of a transport's configuration. Those that were given as objects stay.
+        """
+        before = self.config, self.transports, self.router, self._buses
+        transports = {
+            name: rewire(name, config) if isinstance(config, TransportConfig) else config
+            for name, config in self.config.transports.items()
+        }
+        buses = {
+            name: replace(config, middleware=[*middleware, *config.middleware])
+            for name, config in self.config.buses.items()
+        }
+        self.config = replace(self.config, transports=transports, buses=buses)
+        self.transports = _Transports(self._make_transport, transports)
+        self.router = Router(self.transports, self.config.routing, self._own_transports, self.types)
+        self._buses = None
+        try:
+            yield
+        finally:
+            self.transports.close(but=[name for name in transports if transports[name] is before[0].transports[name]])
+            self.config, self.transports, self.router, self._buses = before
+
     @property
     def plugins(self) -> Plugins:
         """The plugins that serve this app: the installed ones, unless others were given."""
@@ -586,7 +636,7 @@ class Postbus(Handlers):
                     buses[name] = self._make_bus(name, config)
                 buses[None] = buses[self.config.default_bus]
                 for observer in self.plugins.observers if self.config.transports else ():
-                    self.observers.add(observer)
+                    self._tell(observer)
                 self._buses = buses
             return self._buses
 
@@ -601,24 +651,44 @@ class Postbus(Handlers):
             raise ConfigurationError(*problems)
 
     def _make_bus(self, name: str, config: BusConfig) -> MessageBus:
-        return MessageBus(
-            name,
-            [
-                BeginMessage(name, self.failure_transports, self.origins),
-                *(self._middleware(step, f"buses.{name}.middleware") for step in config.middleware),
-                SendMessage(self.router, allow_no_senders=config.allow_no_senders, keys=self.keys),
-                HandleMessage(self, name, allow_no_handlers=config.allow_no_handlers, provided=self.hooks.provided),
-            ],
-        )
+        built_in: dict[str, Step] = {
+            "begin_message": BeginMessage(name, self.failure_transports, self.origins, self.default_stamps),
+            "send_message": SendMessage(self.router, allow_no_senders=config.allow_no_senders, keys=self.keys),
+            "handle_message": HandleMessage(
+                self, name, allow_no_handlers=config.allow_no_handlers, provided=self.hooks.provided
+            ),
+        }
+        key = f"buses.{name}.middleware"
+        if not config.default_middleware:
+            return MessageBus(name, [self._middleware(step, key, built_in) for step in config.middleware])
+        begin, send, handle = built_in.values()
+        own = [self._middleware(step, key, {}) for step in config.middleware]
+        return MessageBus(name, [begin, *own, send, handle])
 
-    def _middleware(self, step: str | Middleware, key: str) -> Middleware:
-        if not isinstance(step, str):
-            return step
+    def _middleware(self, step: str | Middleware, key: str, built_in: Mapping[str, Step]) -> Middleware | Step:
+        found = step
+        if isinstance(step, str):
+            found = built_in.get(step) or self._named_middleware(step, key, built_in)
+        observer = getattr(found, "observe", None)
+        if callable(observer):
+            self._tell(cast(Observer, observer))
+        return cast("Middleware | Step", found)
+
+    def _tell(self, observer: Observer) -> None:
+        """Tell an observer that a bus or a plugin brings of events; once, however often buses are made."""
+        if observer not in self._told:
+            self._told.append(observer)
+            self.observers.add(observer)
+
+    def _named_middleware(self, step: str, key: str, built_in: Mapping[str, Step]) -> Middleware:
+        if step in AVAILABLE:
+            made: Middleware = load_object(AVAILABLE[step], key)()
+            return made
         if ":" not in step:
             try:
                 return self.plugins.middleware[step]
             except KeyError:
-                known = ", ".join(self.plugins.middleware) or "none"
+                known = ", ".join([*built_in, *AVAILABLE, *self.plugins.middleware])
                 raise ConfigurationError(
                     f"{key} names {masked(step)!r}, which no plugin brings. "
                     f"Write 'module:attribute', or one of: {known}."
@@ -760,10 +830,11 @@ class _Transports(Mapping[str, Transport]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def close(self) -> None:
+    def close(self, *, but: Collection[str] = ()) -> None:
         self._is_closed = True
-        for transport in self._made.values():
-            transport.close()
+        for name, transport in self._made.items():
+            if name not in but:
+                transport.close()
 
     def reopen(self) -> None:
         """Make those that were closed anew, when they are used; but for those that were given as objects."""

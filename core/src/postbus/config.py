@@ -46,7 +46,7 @@ class TransportConfig(Struct, frozen=True, kw_only=True):
     dsn: str
     options: Mapping[str, object] = field(default_factory=dict[str, object])
     serializer: str | Serializer | SerializerFactory = "json"
-    """A name that a plugin registers; in code also a serializer, or what makes one from the app's types."""
+    """``json``, a name that a plugin registers, or ``module:attribute``; in code a serializer, or what makes one."""
     verify: bool = True
     """Whether a message is checked, when it is sent, to be read as what it is."""
     retry: RetryPolicy | None = None
@@ -75,6 +75,8 @@ class BusConfig(Struct, frozen=True, kw_only=True):
     """One bus: the user's middleware, and whether a message must have a handler, or a route."""
 
     middleware: Sequence[str | Middleware] = ()
+    default_middleware: bool = True
+    """Whether the built-in ones stand around these; else these are all, the built-in ones among them that are named."""
     allow_no_handlers: bool = False
     allow_no_senders: bool = True
 
@@ -470,6 +472,7 @@ class _Reader:
             middleware = ()
         return BusConfig(
             middleware=tuple(cast(Iterable[Any], middleware)),
+            default_middleware=self.flag(f"{key}.default_middleware", value.get("default_middleware"), True),
             allow_no_handlers=self.flag(f"{key}.allow_no_handlers", value.get("allow_no_handlers"), False),
             allow_no_senders=self.flag(f"{key}.allow_no_senders", value.get("allow_no_senders"), True),
         )

@@ -105,6 +105,16 @@ class NotDecoded(Unrecoverable):
     """A message that came from a transport could not be decoded, so no handler has seen it."""
 
 
+class Invalid(Unrecoverable):
+    """A message is not what it has to be, says `postbus.validation.Validate`; ``problems`` says what, by field."""
+
+    def __init__(self, message_type: str, problems: Mapping[str, str]) -> None:
+        super().__init__(
+            f"{message_type} is not valid: {'; '.join(f'{name}: {why}' for name, why in problems.items())}"
+        )
+        self.problems = problems
+
+
 class Poisonous(Unrecoverable):
     """A message was in a worker's hands each time that one died, so no other is given it."""
 
@@ -118,6 +128,28 @@ class Escaped(PostbusError):
 
     The message has failed, as otherwise it would come again and end one worker after the other.
     """
+
+
+class RunFailed(PostbusError):
+    """A command or a process of `postbus.messages` failed; ``exit_code`` is None if it has not begun.
+
+    ``output`` and ``error_output`` are what it wrote: of much, the end.
+    """
+
+    def __init__(self, message: str, exit_code: int | None = None, output: str = "", error_output: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.output = output
+        self.error_output = error_output
+
+
+class PingFailed(PostbusError):
+    """A webhook gave no answer, or one that is no success; ``status`` is None without one."""
+
+    def __init__(self, message: str, status: int | None = None, text: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.text = text
 
 
 class StopWorker(PostbusError):

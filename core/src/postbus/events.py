@@ -40,6 +40,10 @@ class Observers:
         self._observers.append(observer)
         self.never_block = self.never_block and says_that_it_never_blocks(observer)
 
+    def remove(self, observer: Observer) -> None:
+        """Tell this one of no more events."""
+        self._observers.remove(observer)
+
     def __bool__(self) -> bool:
         return bool(self._observers)
 

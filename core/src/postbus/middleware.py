@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from itertools import repeat
@@ -15,6 +16,7 @@ from msgspec import Struct, field
 
 from postbus import stamps
 from postbus.bus import Next, Step
+from postbus.default_stamps import DefaultStamps
 from postbus.envelope import Envelope
 from postbus.errors import (
     DeferredFailed,
@@ -88,6 +90,8 @@ class _Current(Struct):
     deferred: list[tuple[Envelope, Next, _Current]] | None = None
     """What waits until this message, which is the outermost, has succeeded."""
     is_over: bool = False
+    inherited: tuple[Stamp, ...] = ()
+    """The stamps of this message that propagate."""
 
     def defer(self, envelope: Envelope, call_next: Next, current: _Current) -> None:
         if self.deferred is None:
@@ -103,30 +107,44 @@ _current: ContextVar[_Current | None] = ContextVar("postbus_current", default=No
 class BeginMessage(Step):
     """Gives a message what every one has: its bus, its id, its conversation and its cause.
 
-    What a handler dispatches while a message is handled gets that one as its cause. A message with
-    `stamps.AfterCurrent` is kept back until the one that is being handled has succeeded: such a dispatch returns at
-    once. The messages go on in the order in which they were dispatched, each with the rest of its own bus; if the
-    outermost message fails they are forgotten. One that fails stops only what it deferred itself; then
-    `DeferredFailed` is raised.
+    What a handler dispatches while a message is handled gets that one as its cause, and those of its stamps that
+    propagate; then come the default stamps of its class. A message with `stamps.AfterCurrent` is kept back until the
+    one that is being handled has succeeded: such a dispatch returns at once. The messages go on in the order in which
+    they were dispatched, each with the rest of its own bus; if the outermost message fails they are forgotten. One that
+    fails stops only what it deferred itself; then `DeferredFailed` is raised.
 
     One that comes out of a failure transport is handled as if it came from where it failed first. `stamps.Buried` is
     believed only there, and only if it names one of the ``origins``; from elsewhere it is no more than what a stranger
     wrote, and goes no further.
     """
 
-    def __init__(self, bus: str, failure_transports: Collection[str] = (), origins: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        bus: str,
+        failure_transports: Collection[str] = (),
+        origins: Collection[str] = (),
+        defaults: DefaultStamps | None = None,
+    ) -> None:
         """``origins`` are the other transports: those that a message can have come from when it failed."""
         self._bus = stamps.BusName(bus)
+        self._defaults = defaults if defaults is not None else DefaultStamps()
         self._failure_transports = failure_transports
         self._origins = origins
 
     def link(self, call_next: Next) -> Next:
         """Put on what is missing, and take the message on as the current one, or keep it back."""
         own_bus, only_own_bus, current_is = self._bus, (self._bus,), _current
+        declared, put_on, propagating = self._defaults.declared, self._defaults.put_on, stamps.propagating
 
         # All in one step, and by one look at the stamps, because every message goes through this.
         def begin(envelope: Envelope) -> Envelope:
             parent = current_is.get()
+            # What comes from elsewhere has all that it is to have.
+            if (declared or propagating) and not envelope.has(stamps.Received):
+                if parent is not None and parent.inherited:
+                    envelope = envelope.with_(*(one for one in parent.inherited if not envelope.has(type(one))))
+                if declared:
+                    envelope = put_on(envelope)
             came = envelope.stamps
             if came:
                 kinds: dict[type, Any] = {type(stamp): stamp for stamp in came}
@@ -152,6 +170,8 @@ class BeginMessage(Step):
                 if outermost.is_over:
                     outermost = None  # A thread or task that outlived the handler which began it is on its own.
             current = _Current(message_id.id, correlation, outermost)
+            if propagating:
+                current.inherited = tuple(stamp for stamp in envelope.stamps if type(stamp) in propagating)
             if stamps.AfterCurrent in kinds:
                 if outermost is not None:
                     outermost.defer(envelope, call_next, current)
@@ -298,6 +318,14 @@ def _add(position: int, envelope: Envelope, batches: Sequence[_Batch]) -> None:
         batch.add(position, envelope, outgoing)
 
 
+_batch: ContextVar[CollectMessages | None] = ContextVar("postbus_batch", default=None)
+
+
+def current_batch() -> object | None:
+    """Return what stands for the batch in which a message is dispatched, and stored later; None outside of any."""
+    return _batch.get()
+
+
 class CollectMessages(SendMessage):
     """Stands in for `SendMessage` while many messages are dispatched: notes what is to be sent where, for `flush`.
 
@@ -315,6 +343,15 @@ class CollectMessages(SendMessage):
         self._batches: dict[str, _Batch] = {}
         self._last: tuple[Mapping[str, Sender], _Batch] | None = None
         """Where the last one was to go that goes to one transport, as mostly the next goes there too."""
+
+    @contextmanager
+    def collecting(self) -> Generator[None]:
+        """Let `current_batch` be this one."""
+        token = _batch.set(self)
+        try:
+            yield
+        finally:
+            _batch.reset(token)
 
     def send(self, envelope: Envelope, senders: Mapping[str, Sender]) -> Envelope:
         """Note where the envelope is to go."""

@@ -21,6 +21,7 @@ from postbus.serialization import (
     DESCRIBING,
     SERIALIZER,
     Encoded,
+    SupportsSealing,
     Undecodable,
     keep,
     read_kept,
@@ -65,6 +66,7 @@ class QueueTransport:
         self.name = context.name
         self.guarantees = context.guarantees
         self.serializer = context.serializer
+        self._sealing = context.serializer if isinstance(context.serializer, SupportsSealing) else None
         self._serializer_name = context.serializer_name
         self._serializers = context.serializers
         self._connect = connect
@@ -169,7 +171,10 @@ class QueueTransport:
                 return Encoded(encoded.body, encoded.headers | described)
             if self._serializers is None:
                 return encoded
-        return self.serializer.encode(envelope) if self._serializers is None else keep(envelope, original)
+        if self._serializers is None:
+            return self.serializer.encode(envelope)
+        kept = keep(envelope, original)
+        return kept if self._sealing is None else self._sealing.seal(kept)
 
     def read_again(self, envelope: Envelope) -> Envelope:
         """Return an envelope with its message read anew from what came, whatever became of the object since."""
@@ -284,8 +289,15 @@ class QueueTransport:
         body, headers = delivery.body, delivery.headers
         if PACKED in headers:
             headers = unpacked(headers)
+        is_believed = self._serializers is not None
+        if is_believed and self._sealing is not None:
+            # Who can write here, and has no key, must not choose what reads it either.
+            opened = self._sealing.opened(body, headers)
+            is_believed = isinstance(opened, Encoded) and SERIALIZER in opened.headers
+            if is_believed:
+                body, headers = cast(Encoded, opened)
         name = headers.get(SERIALIZER)
-        if name is not None and self._serializers is None:
+        if name is not None and not is_believed:
             headers = {BROKEN + header if header == SERIALIZER else header: headers[header] for header in headers}
             name = None
         if delivery.problem is not None:

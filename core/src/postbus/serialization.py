@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import msgspec
 
@@ -79,6 +79,19 @@ class Serializer(Protocol):
 
     def decode(self, body: bytes, headers: Mapping[str, str]) -> Envelope:
         """Return the envelope; where it cannot be read, an `Undecodable` with the stamps that could be."""
+        ...
+
+
+@runtime_checkable
+class SupportsSealing(Protocol):
+    """A serializer that closes what it writes, as by a signature: see `postbus.sealing`."""
+
+    def seal(self, encoded: Encoded) -> Encoded:
+        """Return a message that is written already, closed."""
+        ...
+
+    def opened(self, body: bytes, headers: Mapping[str, str]) -> Encoded | str:
+        """Return what was closed; or why that cannot be, as a clause."""
         ...
 
 
@@ -155,7 +168,9 @@ class TypeRegistry:
         """Return what writes and reads a type."""
         codec = self._codecs.get(type)
         if codec is None:
-            codec = self._codecs[type] = make_codec(type)
+            # What holds a message of any type is written by who knows the types.
+            own = getattr(type, "__postbus_codec__", None)
+            codec = self._codecs[type] = make_codec(type) if own is None else own(self)
         return codec
 
     def unverified(self) -> TypeRegistry:
@@ -265,9 +280,16 @@ class Serializers:
     All transports that name the same one share it. One that is given in code is called after the first of them.
     """
 
-    def __init__(self, types: TypeRegistry, brought: Callable[[], Mapping[str, SerializerFactory]]) -> None:
+    def __init__(
+        self,
+        types: TypeRegistry,
+        brought: Callable[[], Mapping[str, SerializerFactory]],
+        load: Callable[[str], Serializer | SerializerFactory],
+    ) -> None:
+        """``brought`` returns those of plugins; ``load`` what the configuration names as ``module:attribute``."""
         self._types = types
         self._brought = brought
+        self._load = load
         self.names: dict[int, str] = {}
         self._made: dict[tuple[str, bool], Serializer] = {}
 
@@ -287,10 +309,14 @@ class Serializers:
             return wanted(types) if callable(wanted) else wanted
         if wanted == "json":
             return JsonSerializer(types)
+        if ":" in wanted:
+            return self._make(self._load(wanted), types)
         factory = self._brought().get(wanted)
         if factory is None:
             known = ", ".join(["json", *self._brought()])
-            raise ConfigurationError(f"There is no serializer {masked(wanted)!r}. Serializers: {known}.")
+            raise ConfigurationError(
+                f"There is no serializer {masked(wanted)!r}. Write 'module:attribute', or one of: {known}."
+            )
         return factory(types)
 
     def find(self, name: str) -> Serializer | None:

@@ -30,6 +30,9 @@ travelling: dict[str, type[Stamp]] = {}
 demanding: set[type[Stamp]] = set()
 """The stamps that have `Stamp.requires`; mostly none is known, and no message need be looked at for them."""
 
+propagating: set[type[Stamp]] = set()
+"""The stamps that have `Stamp.propagates`; likewise."""
+
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 class Stamp(Struct, frozen=True):
@@ -47,6 +50,8 @@ class Stamp(Struct, frozen=True):
     header: ClassVar[str | None] = None
     requires: ClassVar[str | None] = None
     """The promise of `postbus.transport.Guarantees` without which no transport takes a message with this stamp."""
+    propagates: ClassVar[bool] = False
+    """Whether what is dispatched while a message is handled gets this stamp of it, unless it brings one of the type."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -59,6 +64,8 @@ class Stamp(Struct, frozen=True):
         cls.header = None if wire_name is None else HEADER + wire_name
         if cls.requires is not None:
             demanding.add(cls)
+        if cls.propagates:
+            propagating.add(cls)
         if cls.header is None:
             return
         other = travelling.get(cls.header)
@@ -126,6 +133,36 @@ class Key(Stamp, gc=False):
         value: object = self.value
         if value is not None and type(value) is not str:
             force_setattr(self, "value", _key_of(value))
+
+
+class Deduplication(Stamp, gc=False):
+    """No other message of this key is to be sent while this one is under way; see `postbus.deduplication.Deduplicate`.
+
+    After ``ttl`` seconds, or a `timedelta`, without a sign of this one the key is free whatever became of it. Raises
+    `ConfigurationError` for what is no time.
+    """
+
+    wire_name = "deduplication"
+    key: str
+    ttl: float = 300.0
+
+    if TYPE_CHECKING:
+
+        def __init__(self, key: str, ttl: float | timedelta = 300.0) -> None: ...
+
+    def __post_init__(self) -> None:
+        seconds = seconds_of(self.ttl)
+        if seconds is None or seconds <= 0:
+            raise ConfigurationError(
+                f"stamps.Deduplication must be given a time above 0, in seconds or as a timedelta, got {self.ttl!r}."
+            )
+        force_setattr(self, "ttl", seconds)
+
+
+class Duplicate(Stamp, gc=False):
+    """Was neither sent nor handled, because a message of the same key is under way: that with the id ``of``."""
+
+    of: str
 
 
 class TransportNames(Stamp):

@@ -1,6 +1,7 @@
 """What users and plugin authors test with.
 
-`RecordingTransport` takes the place of a transport in a user's tests. `TransportContract` and
+`AppTest` has a whole app in memory, and `postbus.testing.plugin` has it for pytest; `FailAtRandom` and `DeliverTwice`
+are middleware that makes faults. `RecordingTransport` takes the place of one transport. `TransportContract` and
 `TransportHistories` hold a plugin to what `postbus.transport` promises: each promise by itself, and many
 steps together. They need pytest and Hypothesis: ``pip install "postbus[testing]"``.
 """
@@ -9,13 +10,22 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from postbus.testing.app_test import AppTest
+from postbus.testing.faults import DeliverTwice, FailAtRandom
 from postbus.testing.recording import RecordingTransport
 
 if TYPE_CHECKING:
     from postbus.testing.contract import TransportContract
     from postbus.testing.histories import TransportHistories
 
-__all__ = ["RecordingTransport", "TransportContract", "TransportHistories"]
+__all__ = [
+    "AppTest",
+    "DeliverTwice",
+    "FailAtRandom",
+    "RecordingTransport",
+    "TransportContract",
+    "TransportHistories",
+]
 
 _MODULES = {"TransportContract": "contract", "TransportHistories": "histories"}
 

@@ -26,6 +26,12 @@ class InMemoryTransport(QueueTransport):
         return self._queue.clock
 
     @property
+    def until_next(self) -> float:
+        """In how many seconds of the clock a delay or a lease ends next; infinite if none is under way."""
+        with self._queue.changed:
+            return self._queue.seconds_until_next()
+
+    @property
     def sent(self) -> list[Envelope]:
         """Everything that was sent, oldest first: each message as it is read back, with the stamps that it had."""
         with self._queue.changed:
