@@ -291,6 +291,22 @@ def test_what_is_deferred_is_sent_from_a_thread(way: str) -> None:
     assert message_id.id == causation.id
 
 
+def test_what_a_class_says_is_sent_is_sent_from_a_thread(way: str) -> None:
+    """Default stamps may name a transport, although no route does."""
+    slow = Slow(threading.Event())
+    slow.other.set()
+    app = Postbus(transports={"slow": slow})  # type: ignore[dict-item]
+
+    app.message(stamps=[stamps.TransportNames(("slow",))])(Task)
+
+    @app.handler
+    async def handle(task: Task) -> None:
+        raise AssertionError("It is sent.")
+
+    asyncio.run(app.dispatch_async(Task(1)))
+    assert [False] == slow.seen
+
+
 def test_what_a_handler_needs_is_not_made_on_the_loop(way: str) -> None:
     """A factory is a plain function, and may connect to something."""
     made: list[bool] = []

@@ -341,9 +341,11 @@ class Postbus(Handlers):
         """
         chosen = self.bus(bus)  # Here, as many may be the first at once, each of which would take a thread for it.
         envelope = Envelope.wrap(message, *stamps)
-        if loop.strands is None or self.router.would_send(envelope) or not self._never_blocks(envelope, chosen):
-            return await in_thread(lambda: chosen.dispatch(envelope))
-        return await on_loop(lambda: chosen.dispatch(envelope))
+        if loop.strands is not None and self._never_blocks(envelope, chosen):
+            declared = self.default_stamps.put_on(envelope) if self.default_stamps.declared else envelope
+            if not self.router.would_send(declared):
+                return await on_loop(lambda: chosen.dispatch(envelope))
+        return await in_thread(lambda: chosen.dispatch(envelope))
 
     def query(self, message: Any, *stamps_: Stamp, bus: str | None = None) -> Any:
         """Handle a message here, whatever its route, and return what its one handler returned.

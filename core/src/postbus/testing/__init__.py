@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from postbus.testing.app_test import AppTest
-from postbus.testing.faults import DeliverTwice, FailAtRandom
+from postbus.testing.chaos import DeliverTwice, FailAtRandom
 from postbus.testing.recording import RecordingTransport
 
 if TYPE_CHECKING:
