@@ -146,13 +146,15 @@ class BeginMessage(Step):
             if stamps.Buried in kinds and stamps.Received in kinds:
                 envelope = self._restored(envelope, kinds[stamps.Buried])
 
+            is_deferred = stamps.AfterCurrent in kinds
+            del kinds  # Else it lasts as long as the message, of which there may be thousands at once.
             outermost = None
             if parent is not None:
                 outermost = parent.outermost or parent
                 if outermost.is_over:
                     outermost = None  # A thread or task that outlived the handler which began it is on its own.
             current = _Current(message_id.id, correlation, outermost)
-            if stamps.AfterCurrent in kinds:
+            if is_deferred:
                 if outermost is not None:
                     outermost.defer(envelope, call_next, current)
                     return envelope
