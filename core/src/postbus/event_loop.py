@@ -52,8 +52,10 @@ class _Call(Claimable):
         self.coroutine = coroutine
         self.strand = strand
         self.context = copy_context()
-        self.running = threading.Lock()
-        self.running.acquire()
+        self.running: threading.Lock | None = None
+        """What a thread sleeps on that waits for it."""
+        self.is_over = False
+        """Whether who waits was told of its end."""
         self.task: asyncio.Task[None] | None = None
         self.has_begun = False
         self.is_interrupted = False
@@ -66,14 +68,14 @@ class _Call(Claimable):
         self.result: Any = None
         self.error: BaseException | None = None
 
-    async def run(self, finish: Callable[[_Call], None]) -> None:
+    async def run(self, loop: EventLoop) -> None:
         self.has_begun = True
         try:
             self.result = await self.coroutine
         except BaseException as error:  # A border: else SystemExit would end the loop, and whoever waits would hang.
             self.error = error
         finally:
-            finish(self)
+            loop.finish(self)
 
 
 class _Selector(selectors.DefaultSelector):
@@ -164,12 +166,14 @@ class EventLoop:
 
     def _wait_in_thread(self, call: _Call, loop: asyncio.AbstractEventLoop, seconds: float | None) -> bool:
         """Wait for the end of a call; say whether it came within its time, after which it is cancelled."""
+        call.running = running = threading.Lock()
+        running.acquire()
         try:
             self.call(partial(self._create, call))
-            if call.running.acquire(timeout=-1 if seconds is None else seconds):
+            if running.acquire(timeout=-1 if seconds is None else seconds):
                 return True
             loop.call_soon_threadsafe(self._cancel, call)
-            call.running.acquire()
+            running.acquire()
             return False
         finally:
             self._wake_next()
@@ -277,9 +281,9 @@ class EventLoop:
 
     def _create(self, call: _Call) -> None:
         assert self._loop is not None
-        call.task = self._loop.create_task(call.run(self._finish), context=call.context)
+        call.task = self._loop.create_task(call.run(self), context=call.context)
 
-    def _finish(self, call: _Call) -> None:
+    def finish(self, call: _Call) -> None:
         """Let go on what waits for it; a thread, unless another one is just being woken, which does so then.
 
         Threads that are woken together get in each other's way: only one of them can run, and each that finds
@@ -287,8 +291,8 @@ class EventLoop:
         """
         if call.strand is not None:
             assert call.task is not None
-            call.running.release()
-            call.task.get_loop().call_soon(call.strand.switch)
+            call.is_over = True
+            call.task.get_loop().call_soon(call.strand.switch, context=call.context)  # Else it is copied.
             return
         self._finished.append(call)
         if not self._is_waking:
@@ -306,6 +310,8 @@ class EventLoop:
                     return
             else:
                 if not call.is_abandoned:
+                    assert call.running is not None
+                    call.is_over = True
                     call.running.release()
                     return
 
@@ -315,7 +321,7 @@ class EventLoop:
 
     def _cancel(self, call: _Call) -> None:
         self._begin()
-        if call.error is not None or not call.running.locked():
+        if call.error is not None or call.is_over:
             return
         if call.task is None:  # A signal came before it could be begun.
             call.coroutine.close()
@@ -327,7 +333,7 @@ class EventLoop:
         if not call.has_begun:  # Then `run` is never entered, and does not tell who waits.
             call.coroutine.close()
             call.error = Interrupted()
-            self._finish(call)
+            self.finish(call)
 
     def _raised(self, error: BaseException, call: _Call) -> BaseException:
         """Return what the caller is to see: a handler that cancelled itself has failed as by any other exception.

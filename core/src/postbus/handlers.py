@@ -182,7 +182,10 @@ class Handlers:
             received = envelope.last(stamps.Received)
             origin = received.transport if received is not None else None
         handlers = self.handlers_for(envelope.message, bus, origin)
-        return bool(handlers) and all(handler.is_async for handler in handlers)
+        for handler in handlers:
+            if not handler.is_async:
+                return False
+        return bool(handlers)
 
     def __iter__(self) -> Iterator[Handler]:
         return iter(self._handlers.values())

@@ -164,6 +164,8 @@ class BeginMessage(Step):
             if stamps.Buried in kinds and stamps.Received in kinds:
                 envelope = self._restored(envelope, kinds[stamps.Buried])
 
+            is_deferred = stamps.AfterCurrent in kinds
+            del kinds  # Else it lasts as long as the message, of which there may be thousands at once.
             outermost = None
             if parent is not None:
                 outermost = parent.outermost or parent
@@ -172,7 +174,7 @@ class BeginMessage(Step):
             current = _Current(message_id.id, correlation, outermost)
             if propagating:
                 current.inherited = tuple(stamp for stamp in envelope.stamps if type(stamp) in propagating)
-            if stamps.AfterCurrent in kinds:
+            if is_deferred:
                 if outermost is not None:
                     outermost.defer(envelope, call_next, current)
                     return envelope
