@@ -645,13 +645,15 @@ class Postbus(Handlers):
         return MessageBus(name, [begin, *own, send, handle])
 
     def _middleware(self, step: str | Middleware, key: str, built_in: Mapping[str, Step]) -> Middleware | Step:
-        found = step
+        found: Middleware | Step
         if isinstance(step, str):
             found = built_in.get(step) or self._named_middleware(step, key, built_in)
+        else:
+            found = step
         observer = getattr(found, "observe", None)
         if callable(observer):
             self._tell(cast(Observer, observer))
-        return cast("Middleware | Step", found)
+        return found
 
     def _tell(self, observer: Observer) -> None:
         """Tell an observer that a bus or a plugin brings of events; once, however often buses are made."""
