@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -131,7 +131,7 @@ class Postbus(Handlers):
         self.config = check(configured)
         self.types = TypeRegistry()
         self._serializers = Serializers(
-            self.types, lambda: self.plugins.serializers, lambda path: cast(Any, load_object(path, "serializer"))
+            self.types, lambda: self.plugins.serializers, lambda path: load_object(path, "serializer")
         )
         self.keys = Keys()
         self.default_stamps = DefaultStamps()
@@ -561,7 +561,7 @@ class Postbus(Handlers):
     @contextmanager
     def rewired(
         self, rewire: Callable[[str, TransportConfig], TransportConfig], *middleware: Middleware
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """For tests: have other transports until the end of the block, and this middleware before that of each bus.
 
         ``rewire`` returns what takes the place of a transport's configuration. Those that were given as objects stay.
