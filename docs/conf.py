@@ -33,7 +33,11 @@ nitpick_ignore_regex = [
     # Nothing is fetched while the site is built, so names of other libraries are no links.
     (r"py:.*", r"(?!postbus).*"),
     (r"py:class", r"postbus\.[\w.]+\.[A-Z]"),  # A variable for a type.
-    (r"py:class", r"postbus\.(failures|provided|worker|testing\.subject)\..*"),  # Parts that nobody calls.
+    # Parts that nobody calls.
+    (
+        r"py:(class|obj)",
+        r"postbus\.(config|failures|provided|queue_transport|time_limits|worker|testing\.subject)(\..*)?",
+    ),
 ]
 myst_heading_anchors = 4
 myst_enable_extensions = ["attrs_block"]

@@ -109,7 +109,7 @@ class Named:
 
 assert_type(Plain("x"), Plain)
 assert_type(app.message(stamps=lambda plain: [stamps.Delay(plain.delay)])(Plain), type[Plain])
-app.message(stamps=["acme"])  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+app.message(stamps=["acme"])  # type: ignore[list-item]  # pyright: ignore[reportCallIssue, reportArgumentType]
 assert_type(Named("x").text, str)
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -132,7 +132,7 @@ class Postbus(Handlers):
         self.config = check(configured)
         self.types = TypeRegistry()
         self._serializers = Serializers(
-            self.types, lambda: self.plugins.serializers, lambda path: cast(Any, load_object(path, "serializer"))
+            self.types, lambda: self.plugins.serializers, lambda path: load_object(path, "serializer")
         )
         self.keys = Keys()
         self.default_stamps = DefaultStamps()
@@ -584,7 +584,7 @@ class Postbus(Handlers):
     @contextmanager
     def rewired(
         self, rewire: Callable[[str, TransportConfig], TransportConfig], *middleware: Middleware
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """For tests: have other transports until the end of the block, and this middleware before that of each bus.
 
         ``rewire`` returns what takes the place of a transport's configuration. Those that were given as objects stay.
@@ -668,13 +668,15 @@ class Postbus(Handlers):
         return MessageBus(name, [begin, *own, send, handle])
 
     def _middleware(self, step: str | Middleware, key: str, built_in: Mapping[str, Step]) -> Middleware | Step:
-        found = step
+        found: Middleware | Step
         if isinstance(step, str):
             found = built_in.get(step) or self._named_middleware(step, key, built_in)
+        else:
+            found = step
         observer = getattr(found, "observe", None)
         if callable(observer):
             self._tell(cast(Observer, observer))
-        return cast("Middleware | Step", found)
+        return found
 
     def _tell(self, observer: Observer) -> None:
         """Tell an observer that a bus or a plugin brings of events; once, however often buses are made."""

@@ -43,7 +43,7 @@ class Redispatch(Struct, frozen=True):
         read = Decoder(_Redispatched).decode
 
         def write(outer: Redispatch) -> bytes:
-            kind = type(outer.message)
+            kind: type = outer.message.__class__
             inside = Raw(types.codec_for(kind).encode(outer.message))
             return encode(_Redispatched(types.name_for(kind), inside, outer.transports))
 

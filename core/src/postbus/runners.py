@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import IO, Any, Literal
@@ -110,7 +110,7 @@ class _Divided:
 
 
 @contextmanager
-def _caught(output: _Tail, errors: _Tail) -> Iterator[None]:
+def _caught(output: _Tail, errors: _Tail) -> Generator[None]:
     """Let what is written in this context go there; commands may run beside each other, and beside others."""
     global _running
     streams = {name: _text(tail) for name, tail in (("stdout", output), ("stderr", errors))}
@@ -212,16 +212,16 @@ class ProcessRunner:
         ]
         timed_out = False
         try:
-            process.wait(message.timeout)
+            code = process.wait(message.timeout)
         except subprocess.TimeoutExpired:
-            timed_out = True
-        finally:
-            if process.returncode is None:  # Also where the worker ends before it does.
-                _kill(process)
+            timed_out, code = True, _kill(process)
+        except BaseException:  # The worker ends before it does.
+            _kill(process)
+            raise
         until = time.monotonic() + READERS_PATIENCE
         for pipe in pipes:
             pipe.join(max(until - time.monotonic(), 0.0))
-        completed = Completed(process.returncode, output.text, errors.text)
+        completed = Completed(code, output.text, errors.text)
         if timed_out:
             raise _failed(name, completed, f"did not end within {message.timeout:g} s, and was killed")
         if completed.exit_code and message.check:
@@ -249,13 +249,13 @@ def _drain(pipe: IO[bytes], tail: _Tail) -> None:
             tail.write(data)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it has started, as far as it is in its session."""
+def _kill(process: subprocess.Popen[bytes]) -> int:
+    """End a process and all that it has started, as far as it is in its session; return its exit code."""
     with suppress(ProcessLookupError, PermissionError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()
-    process.wait()
+    return process.wait()
 
 
 def _failed(name: str, completed: Completed, fact: str | None = None) -> RunFailed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, cast
 
 from postbus.bus import Next
@@ -90,8 +90,9 @@ class Validate:
 
 def _problems_of_model(message: Any) -> Iterator[tuple[str, str]]:
     """Yield what a pydantic model says of itself, and those of models that it holds; it may have been changed since."""
-    values = {name: message.__dict__[name] for name in type(message).__pydantic_fields__ if name in message.__dict__}
-    values |= getattr(message, "__pydantic_extra__", None) or {}
+    names: Iterable[str] = message.__class__.__pydantic_fields__
+    values: dict[str, Any] = {name: message.__dict__[name] for name in names if name in message.__dict__}
+    values.update(getattr(message, "__pydantic_extra__", None) or {})
     try:
         message.__pydantic_validator__.validate_python(values, strict=True, by_alias=False, by_name=True)
     except Exception as error:  # A border: its validators may raise anything.
@@ -101,7 +102,7 @@ def _problems_of_model(message: Any) -> Iterator[tuple[str, str]]:
         for detail in cast(Any, error).errors(include_url=False, include_input=False):
             yield ".".join(map(str, detail["loc"])) or "$", detail["msg"]
     for name, value in values.items():
-        if hasattr(type(value), "__pydantic_validator__"):
+        if hasattr(value.__class__, "__pydantic_validator__"):
             yield from ((f"{name}.{field}", problem) for field, problem in _problems_of_model(value))
 
 

@@ -17,16 +17,10 @@ from tests.brokers.redis import Redis as Broker
 from tests.contract.deduplication_stores import StoreContract
 
 
-@pytest.fixture
-def client(redis: Broker) -> Iterator[Redis]:
-    with redis.client() as client:
-        yield client
-
-
 class TestRedisStore(StoreContract):
     @pytest.fixture(params=[False, True], ids=["bytes", "texts"])
-    def store(self, request: pytest.FixtureRequest, redis: Broker) -> Iterator[RedisStore]:
-        with Redis.from_url(redis.dsn, decode_responses=request.param) as client:
+    def store(self, request: pytest.FixtureRequest, redis_plain: Broker) -> Iterator[RedisStore]:
+        with Redis.from_url(redis_plain.dsn, decode_responses=request.param) as client:
             yield RedisStore(client)
 
 
@@ -35,11 +29,11 @@ class Order:
     number: int
 
 
-def test_a_key_is_held_for_all_who_share_the_store(redis: Broker, stream: str, client: Redis) -> None:
+def test_a_key_is_held_for_all_who_share_the_store(redis_plain: Broker, stream: str, client: Redis) -> None:
     """A worker, elsewhere, frees it."""
     apps = [
         Postbus(
-            transports={"orders": {"dsn": redis.dsn, "options": {"stream": stream}}},
+            transports={"orders": {"dsn": redis_plain.dsn, "options": {"stream": stream}}},
             routing={"*": "orders"},
             buses={"default": {"middleware": [Deduplicate(RedisStore(client, prefix=f"{stream}:"))]}},
         )
