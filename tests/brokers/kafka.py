@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
+import threading
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -250,10 +252,18 @@ thorough = pytest.mark.skipif(
 """A mark for a test that says again, in another way, what a shorter one says."""
 
 
+CLIENT = re.compile(r"^kafka-io-|-network-thread$|\(kafka\b")
+"""What is in the names of threads of kafka-python, and of the plugin."""
+
+
 class Kafka(Broker):
     """One or several brokers of Kafka."""
 
     heavy = True
+
+    @classmethod
+    def clients(cls) -> list[str]:
+        return [thread.name for thread in threading.enumerate() if CLIENT.search(thread.name)]
 
     servers: list[KafkaServer]  # type: ignore[assignment]
 
