@@ -245,7 +245,11 @@ class FailedConnection:
             raise ConnectionLost("The connection is closed")
         if self._reader is None:
             self._topics.ensure(self._settings.topic)
-            self._reader = Quiet(self._settings, self._name, "store", isolation_level="read_committed")
+            # What is asked of a broker is answered in turn, and this looks for news, and at what lies elsewhere.
+            answered = int(SLICE * 1000)
+            self._reader = Quiet(
+                self._settings, self._name, "store", isolation_level="read_committed", fetch_max_wait_ms=answered
+            )
             topic = self._settings.topic
             partitions = self._reader.client.partitions_for_topic(topic) or ()
             self._reader.client.assign([TopicPartition(topic, partition) for partition in sorted(partitions)])
