@@ -82,8 +82,8 @@ class FailedConnection:
                 # Nothing is said before it is known whether the brokers are there: else nobody would hear of a loss.
                 if not self._is_away(now) and now >= deadline:
                     break
-                # While nothing is ours the next turn comes at once: it takes several to get into the group.
-                patience = SLICE if self._ours else 0.0
+                # While we join the group the next turn follows at once.
+                patience = SLICE if self._ours and not self._is_joining else 0.0
                 self._follow(min(patience, deadline - now) if now < deadline else patience)
         return []
 
@@ -227,6 +227,10 @@ class FailedConnection:
             place = self._index.place_of(key)
             if place is None or place.partition in gone:
                 del self._in_hand[key]
+
+    @property
+    def _is_joining(self) -> bool:
+        return self._seat is not None and self._seat.is_joining
 
     def _is_away(self, now: float) -> bool:
         """Say whether no broker can be reached; raises if that has been so for long enough."""
