@@ -16,6 +16,7 @@ from benchmarks.measuring import Figure, seconds_per
 from benchmarks.messages import MESSAGE, TRANSPORT, OrderPlaced, make_app
 from benchmarks.raw.kafka import Topic
 from postbus import Limits
+from postbus.queue_transport import QueueTransport
 
 WORKED_OFF = 50_000
 STORED = 10_000
@@ -58,6 +59,22 @@ class Contenders:
         # With its close, which commits the last of them and leaves the group.
         return (time.perf_counter() - times[0]) / WORKED_OFF
 
+    def fetch(self) -> float:
+        """Let a connection fetch and settle what is stored, with no worker around it."""
+        topic = self.topic()
+        with make_app(topic.dsn) as app:
+            app.dispatch(MESSAGE)
+            topic.store(WORKED_OFF - 1)
+            transport = app.transport(TRANSPORT)
+            assert isinstance(transport, QueueTransport)
+            began, left = 0.0, WORKED_OFF
+            while left > 0:
+                deliveries = transport.connection.fetch(1000, 1.0)
+                began = began or (time.perf_counter() if deliveries else 0.0)
+                transport.connection.ack([delivery.tag for delivery in deliveries])
+                left -= len(deliveries)
+        return (time.perf_counter() - began) / WORKED_OFF  # With its close, as above.
+
     def take(self) -> float:
         """Let the client take as many."""
         topic = self.topic()
@@ -72,6 +89,12 @@ class Contenders:
             ours=self.work_off,
             raw=self.take,
             target=0.4,
+        )
+        yield Figure(
+            name="connection: fetch and ack 1 000 at a time\nraw: poll, and one commit for each",
+            ours=self.fetch,
+            raw=self.take,
+            target=0.85,
         )
         ours, raw = self.topic(), self.topic()
         raw.setup()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
+import threading
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
@@ -229,14 +231,18 @@ class KafkaServer(Server):
 
 @contextmanager
 def admin_of(addresses: str, **options: Any) -> Generator[Any]:
-    """Give an admin client of kafka-python."""
+    """Give an admin client of kafka-python; one that finds no broker leaves a thread of its network, which ends too."""
     from kafka import KafkaAdminClient
+    from kafka.net.compat import KafkaNetClient
 
-    admin = KafkaAdminClient(bootstrap_servers=addresses.split(","), **options)
-    try:
+    with ExitStack() as stack:
+
+        def make_network(**configs: Any) -> Any:
+            return stack.enter_context(closing(KafkaNetClient(**configs)))
+
+        admin = KafkaAdminClient(bootstrap_servers=addresses.split(","), kafka_client=make_network, **options)
+        stack.callback(admin.close)
         yield admin
-    finally:
-        admin.close()
 
 
 ASKED_FOR = "POSTBUS_TEST_KAFKA"
@@ -250,10 +256,18 @@ thorough = pytest.mark.skipif(
 """A mark for a test that says again, in another way, what a shorter one says."""
 
 
+CLIENT = re.compile(r"^kafka-io-|-network-thread$|\(kafka\b")
+"""What is in the names of threads of kafka-python, and of the plugin."""
+
+
 class Kafka(Broker):
     """One or several brokers of Kafka."""
 
     heavy = True
+
+    @classmethod
+    def clients(cls) -> list[str]:
+        return [thread.name for thread in threading.enumerate() if CLIENT.search(thread.name)]
 
     servers: list[KafkaServer]  # type: ignore[assignment]
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 
 import pytest
 
 from tests.brokers.broker import Broker, Brokers, find_variants
+from tests.brokers.server import wait_until
 
 STARTED = pytest.StashKey[Brokers]()
 LAST = pytest.StashKey[dict[str, str]]()
 """The last test that asks for a heavy broker, by its variant."""
+
+LEAVING = 10
+"""Seconds that a client's thread may take to end which has been told to."""
 
 HEAVY = 300
 """Seconds that a test of a heavy broker may take, because one of them has to wait for its start."""
@@ -75,7 +80,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """End what no later test asks for: a heavy broker keeps a processor busy also when nobody uses it."""
+    """See that no client is left, and end what no later test asks for.
+
+    A client's thread that nobody closed disturbs tests that come much later: it takes random numbers while Hypothesis
+    draws some. A heavy broker keeps a processor busy also when nobody uses it.
+    """
+    for variant in (_variants[name] for name in _asked_by(item) - {"brokers"}):
+        with suppress(TimeoutError):
+            wait_until(lambda variant=variant: not variant.clients(), "They do not end.", LEAVING)
+        if left := variant.clients():
+            pytest.fail(f"{item.nodeid} leaves clients behind, which nobody has closed: {', '.join(left)}")
     for variant, nodeid in item.config.stash[LAST].items():
         if nodeid == item.nodeid and (started := item.config.stash.get(STARTED, None)) is not None:
             started.end(variant)

@@ -67,6 +67,26 @@ def test_a_given_broker_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
             way()
 
 
+def test_a_client_that_is_left_fails_its_test(tmp_path: Path) -> None:
+    """Where a broker's client has a thread that nobody ends, the test that opened it is told, and not a later one."""
+    test = """
+import threading
+from tests.brokers import plugin
+
+plugin.LEAVING = 0.1
+
+def test_on_kafka(kafka_plain):
+    threading.Thread(name="kafka-io-left", target=threading.Event().wait, daemon=True).start()
+
+def test_other(): pass
+"""
+    output = run_pytest(tmp_path, test, {"POSTBUS_TEST_KAFKA_DSN": "kafka://given:9092"})
+
+    assert "2 passed" in output
+    assert "1 error" in output
+    assert "test_on_kafka leaves clients behind, which nobody has closed: kafka-io-left" in output
+
+
 def test_nothing_starts_for_other_tests(tmp_path: Path) -> None:
     """A test that asks for a broker is marked, so that it can be left out; then no broker starts."""
     test = """

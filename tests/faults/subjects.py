@@ -36,6 +36,8 @@ class Subject(Struct, frozen=True, kw_only=True):
     """The fixture of a broker that may be broken; None if there is none beside a folder."""
     faults: Sequence[str] = ("stop", "kill", "pause", "cut", "black_hole", "bury_nothing")
     """What is done to that broker: functions in `tests.faults.outages`."""
+    restarts: int = 3
+    """How many of its workers are replaced, one after the other, in the tests; `./run faults` replaces more."""
     is_left_alone: bool = False
     """Whether its queue goes with its last worker, so that none is killed, but all are replaced one by one."""
     unanswered: float = 0.0

@@ -13,7 +13,6 @@ from tests.faults import kills, outages, restarts
 from tests.faults.deaths import Point
 from tests.faults.outages import NETWORK
 from tests.faults.report import Report
-from tests.faults.stage import ARRANGEMENTS
 from tests.faults.subjects import Subject, find_subjects
 
 SEED = 1
@@ -71,13 +70,11 @@ def test_replaced_workers_lose_and_repeat_nothing(
     subject: Subject, broker: Any, tmp_path: Path, report: Report
 ) -> None:
     """A rolling restart by SIGTERM leaves no message unhandled, and has none handled twice; all exit codes are 0."""
-    number = len(ARRANGEMENTS)
-
     report.run(
         subject.name,
-        f"{number} restarts",
+        f"{subject.restarts} restarts",
         SEED,
-        lambda: restarts.run(subject, broker, tmp_path, restarts=number, seed=SEED),
+        lambda: restarts.run(subject, broker, tmp_path, restarts=subject.restarts, seed=SEED),
     )
 
 

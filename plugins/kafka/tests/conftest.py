@@ -21,14 +21,17 @@ from postbus_kafka.connection import KafkaConnection
 from tests.brokers.kafka import Kafka
 
 QUICK: dict[str, object] = {
-    "session_timeout": "3",
-    "heartbeat_interval": "0.3",
+    "session_timeout": "20",
+    "heartbeat_interval": "0.1",
     "metadata_interval": "2",
     "commit_interval": "0.1",
     "delays": ["0.5", "5"],
     "timeout": "20",
 }
-"""Options by which the members of a group hear of each other soon, there are few topics, and a machine may be busy."""
+"""Options by which the members of a group hear of each other soon, there are few topics, and a machine may be busy.
+
+Whoever is to be taken for dead has a shorter session; of those that are not, a busy machine may not hear for seconds.
+"""
 
 
 @pytest.fixture

@@ -16,9 +16,11 @@ def kafka_dsn(address: str, queue: str) -> str:
     return f"{address}/{queue}?{OPTIONS}{'&mode=store' if queue.startswith('failed') else ''}"
 
 
-FAULTS = ["kill", "pause", "cut", "bury_nothing"]
-if os.environ.get(THOROUGHLY) == "1":  # Others are in the contract, and in this folder.
-    FAULTS += ["stop", "black_hole"]
+IS_THOROUGH = os.environ.get(THOROUGHLY) == "1"
+
+FAULTS = ["kill"]
+if IS_THOROUGH:  # Others are in the contract, and in this folder.
+    FAULTS += ["pause", "cut", "bury_nothing", "stop", "black_hole"]
 
 # Nothing can be committed while a group divides its partitions anew, and that takes until the dead are given up.
 SUBJECTS = [
@@ -28,6 +30,7 @@ SUBJECTS = [
         dsn=kafka_dsn,
         broker="own_kafka",
         faults=FAULTS,
+        restarts=3 if IS_THOROUGH else 1,  # So are workers that are replaced.
         unanswered=3.0,
         moving=5.0,
     )

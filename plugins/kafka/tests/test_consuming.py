@@ -16,7 +16,7 @@ from postbus.testing.workbench import CLOCKS_DIFFER
 from postbus.transport import Outgoing
 from postbus_kafka.connection import KafkaConnection
 from postbus_kafka.stamps import KafkaKey, KafkaRecord
-from tests.brokers.kafka import Kafka
+from tests.brokers.kafka import Kafka, thorough
 from tests.brokers.server import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
@@ -166,6 +166,19 @@ def test_what_was_settled_out_of_order_counts_no_more(kafka_plain: Kafka, topic:
 
     assert 5 == connect(partitions="1").count().waiting
     assert 0 == connection.count().waiting
+
+
+@thorough
+def test_a_backlog_of_a_million_is_counted(kafka_plain: Kafka, topic: str, connect: Connect) -> None:
+    """However much waits, all of it counts, and what was settled in between does not."""
+    connection, observer = connect(partitions="3"), connect(partitions="3")
+    connection.setup()
+    size = ("--num-records", "1000000", "--record-size", "10", "--throughput", "-1")
+    to = ("--topic", topic, "--producer-props", f"bootstrap.servers={kafka_plain.addresses}")
+    kafka_plain.run_tool("org.apache.kafka.tools.ProducerPerformance", *size, *to)
+    assert 1_000_000 == observer.count().waiting
+    connection.ack([delivery.tag for delivery in take(connection, 1000)[500:]])
+    wait_until(lambda: observer.count().waiting == 999_500, "It is not committed.")
 
 
 def test_what_was_deleted_counts_no_more(kafka_plain: Kafka, topic: str, connect: Connect) -> None:

@@ -21,7 +21,7 @@ from tests.brokers.kafka import Kafka, OwnKafka
 
 pytestmark = pytest.mark.slow
 
-QUICK = "partitions=2&session_timeout=3&heartbeat_interval=0.3&metadata_interval=2&delays[]=0.5&delays[]=5"
+QUICK = "partitions=2&session_timeout=3&heartbeat_interval=0.1&metadata_interval=2&delays[]=0.5&delays[]=5"
 
 
 class OnKafka(Workbench):

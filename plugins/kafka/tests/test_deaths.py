@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 Connect = Callable[..., KafkaConnection]
 SHORT = {"session_timeout": "1.5", "heartbeat_interval": "0.2", "partitions": "1"}
+"""Options of whoever dies here, or is not heard of for too long."""
 
 
 def dsn_of(kafka: Kafka, topic: str, **options: str) -> str:
@@ -77,7 +78,7 @@ def done_in(kafka: Kafka, topic: str) -> set[int]:
 
 def test_what_was_settled_in_any_order_stays_settled(kafka_plain: Kafka, topic: str, connect: Connect) -> None:
     """A worker that is killed leaves to the next one exactly what it had not acknowledged, gaps and all."""
-    connection = connect(**SHORT)
+    connection = connect(partitions="1")
     publish(connection, 20)
     with member_of(dsn_of(kafka_plain, topic)) as member:
         member.fetch(20)
@@ -93,7 +94,7 @@ def test_what_was_settled_in_any_order_stays_settled(kafka_plain: Kafka, topic: 
 
 def test_what_was_handled_and_not_committed_comes_again(kafka_plain: Kafka, topic: str, connect: Connect) -> None:
     """All of it, in its order, and nothing is lost."""
-    connection = connect(**SHORT)
+    connection = connect(partitions="1")
     publish(connection, 50)
     with member_of(dsn_of(kafka_plain, topic, commit_interval="600")) as member:
         member.fetch(50)
@@ -105,14 +106,14 @@ def test_what_was_handled_and_not_committed_comes_again(kafka_plain: Kafka, topi
 
 def test_a_message_that_workers_die_of_is_counted_apart(kafka_plain: Kafka, topic: str, connect: Connect) -> None:
     """Each death counts for what was in hand then; those beside it are suspected once, and never again."""
-    publish(connect(**SHORT), 5)
+    publish(connect(partitions="1"), 5)
 
     deliveries = []
     for _ in range(3):
         with member_of(dsn_of(kafka_plain, topic)) as member:
             deliveries += member.fetch(1)
             member.kill()
-    connection = connect(**SHORT)
+    connection = connect(partitions="1")
     [first] = take(connection, 1)
     connection.ack([first.tag])
     others = take(connection, 4)
@@ -124,12 +125,12 @@ def test_a_message_that_workers_die_of_is_counted_apart(kafka_plain: Kafka, topi
 
 def test_a_worker_that_leaves_in_order_counts_for_nothing(connect: Connect) -> None:
     """What it had in hand and gave back, or simply left, comes to the next one as for the first time."""
-    connection = connect(**SHORT)
+    connection = connect(partitions="1")
     publish(connection, 5)
     for _ in range(3):
         take(connection, 5)
         connection.close()
-        connection = connect(**SHORT)
+        connection = connect(partitions="1")
 
     assert {1} == {delivery.count for delivery in take(connection, 5)}
 
@@ -138,14 +139,14 @@ def test_who_stood_still_for_too_long_settles_nothing_that_is_anothers(
     kafka_plain: Kafka, topic: str, connect: Connect
 ) -> None:
     """A process that was stopped learns that its messages went to another; what it held back it does not hand out."""
-    connection = connect(**SHORT)
+    connection = connect(partitions="1")
     publish(connection, 10)
     with member_of(dsn_of(kafka_plain, topic)) as member:
         member.fetch(3)
         member.signal(signal.SIGSTOP)
         try:
             taken = take(connection, 10)
-            connection.ack([delivery.tag for delivery in taken])
+            assert [] == connection.ack([delivery.tag for delivery in taken])
             wait_until(lambda: done_in(kafka_plain, topic) >= set(range(10)), "It is not committed.")
         finally:
             member.signal(signal.SIGCONT)
@@ -165,12 +166,12 @@ def test_who_was_cut_off_for_too_long_hands_out_nothing(
         transport.connection.publish([Outgoing(b"%d" % n, {}) for n in range(10)])
         [held] = transport.connection.fetch(1, PATIENCE)
         getattr(network, how)()
-        other = make_transport(own_kafka.dsn, **SHORT).connection
+        other = make_transport(own_kafka.dsn, partitions=1).connection
         taken: list[Delivery] = []
         wait_until(lambda: len(taken) >= 10 or bool(taken.extend(other.fetch(10, 1.0))), "Nobody else gets them.", 60)
 
         assert [] == transport.receive(10, 3.0)
-        other.ack([delivery.tag for delivery in taken])
+        assert [] == other.ack([delivery.tag for delivery in taken])
         network.heal()
         wait_until(lambda: done_in(own_kafka, topic) >= set(range(10)), "It is not committed.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
@@ -12,15 +13,19 @@ from uuid import uuid4
 import pytest
 
 from plugins.kafka.tests.foreign import read, write
+from plugins.kafka.tests.forwarders import move_and_die
+from plugins.kafka.tests.test_deaths import bodies, take
 from postbus import stamps
 from postbus.dsn import Dsn
 from postbus.stamps import Key
-from postbus.transport import Outgoing
+from postbus.transport import Counts, Outgoing
+from postbus_kafka.connection import KafkaConnection
 from postbus_kafka.forwarding import Forwarder
 from postbus_kafka.options import Settings
 from postbus_kafka.publishing import Publisher
 from postbus_kafka.topics import Topics
 from tests.brokers.kafka import Kafka, OwnKafka
+from tests.brokers.server import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
 
@@ -34,8 +39,10 @@ class Delays:
         self.broker = broker
         self.name = name
         self.stack = stack
-        given = {"delays": DELAYS, "partitions": 1, "session_timeout": 3, **options}
-        self.settings = Settings(Dsn.parse(f"{broker.dsn}/{name}").with_options(given))
+        given = {"delays": DELAYS, "partitions": 1, "session_timeout": 10, **options}
+        dsn = Dsn.parse(f"{broker.dsn}/{name}").with_options(given)
+        self.dsn = str(dsn)
+        self.settings = Settings(dsn)
         topics = stack.enter_context(closing(Topics(self.settings, "test")))
         topics.setup()
         self.publisher = stack.enter_context(closing(Publisher(self.settings, "test", topics)))
@@ -154,6 +161,36 @@ def test_forwarders_that_come_and_go(kafka_plain: Kafka, make: Callable[..., Del
     assert 2000 == len(read(kafka_plain, delays.name, 2001, patience=1.5))
 
 
+def test_a_forwarder_that_is_killed_before_it_commits(kafka_plain: Kafka, make: Callable[..., Delays]) -> None:
+    """What it had stored, and not committed, another one stores again; nothing is lost, nothing else comes twice."""
+    delays = make(kafka_plain, delays=["0.5"])
+    delays.send(0.1, 0.6, 2)
+    killed = make(kafka_plain, delays=["0.5"], session_timeout=1.5, heartbeat_interval=0.2)
+    moved = move_and_die(killed.dsn)
+    delays.forward()
+    came = [record.value for record in read(kafka_plain, delays.name, 4 + len(moved), patience=8)]
+    assert moved
+    assert 3 == len(set(came))
+    assert Counter([*set(came), *moved]) == Counter(came)
+
+
+def test_what_is_delayed_comes_once_to_each_group(
+    kafka_plain: Kafka, connect_to: Callable[..., KafkaConnection]
+) -> None:
+    """Whichever group's worker moves it, that happens once, and each group that reads the topic gets it once."""
+    groups = [connect_to(kafka_plain.dsn, partitions="1", group=group) for group in ("ours", "theirs")]
+    for connection in groups:
+        connection.fetch(1, 0.5)
+    groups[0].publish([Outgoing(b"later", {}, 0.6), Outgoing(b"much later", {}, 1.7)])
+    for connection in groups:
+        taken = take(connection, 2)
+        assert ["later", "much later"] == bodies(taken)
+        connection.ack([delivery.tag for delivery in taken])
+    for connection in groups:
+        assert [] == connection.fetch(1, 0.5)
+        wait_until(lambda one=connection: one.count() == Counts(0, 0), "Something is said to wait.")
+
+
 def test_a_target_that_refuses_holds_up_nobody(
     kafka_plain: Kafka, name: str, make: Callable[..., Delays], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -180,7 +217,7 @@ def test_a_broker_that_restarts(own_kafka: OwnKafka, make: Callable[..., Delays]
     """The forwarder goes on by itself; nothing is early, and nothing lost."""
     delays = make(own_kafka, timeout=2)
     delays.forward()
-    delays.send(0.1, 3, 6)
+    delays.send(0.1, 2, 4)
     delays.lateness(1)
     own_kafka.kill()
     own_kafka.start()

@@ -19,8 +19,6 @@ from postbus.testing.rules.counting import Counting
 from postbus.testing.rules.crashes import Crashes
 from postbus.testing.rules.failures import Failures
 from postbus.testing.rules.restarts import Restarts
-from postbus.testing.rules.settling import Settling
-from postbus.testing.rules.setup import Setup
 from postbus.testing.workbench import Broker as Breakable
 from postbus.transport import Delivery, Outgoing
 from postbus_kafka import KEPT
@@ -38,7 +36,7 @@ class OnStore(OnKafka):
     """Each test has a compacted topic of its own."""
 
     guarantees = KEPT
-    options = "mode=store&session_timeout=3&heartbeat_interval=0.3"
+    options = "mode=store&session_timeout=3&heartbeat_interval=0.1"
 
     def put_foreign(self, body: bytes, headers: Mapping[str, object] | None) -> bool:
         # What has no key cannot lie on a compacted topic.
@@ -60,7 +58,7 @@ class OnPlainStore(OnStore):
         self.kafka = kafka_plain
 
 
-class TestKeeping(OnPlainStore, Browsing, Counting, Crashes, Failures, Settling, Setup):
+class TestKeeping(OnPlainStore, Browsing, Counting, Crashes, Failures):
     """What is done with messages that have failed; they lie there as they do on any topic."""
 
 
@@ -96,7 +94,7 @@ def connect(name: str) -> Iterator[Connect]:
     with ExitStack() as stack:
 
         def make(broker: Kafka, **options: object) -> FailedConnection:
-            given = {"mode": "store", "session_timeout": 3, **options}
+            given = {"mode": "store", "session_timeout": 10, **options}
             settings = Settings(Dsn.parse(f"{broker.dsn}/{name}").with_options(given))
             return stack.enter_context(closing(FailedConnection(settings, "failed")))
 

@@ -122,7 +122,7 @@ def test_a_partition_that_stays_goes_on(connect: Connect) -> None:
 
 def test_long_work_costs_no_membership(kafka_plain: Kafka, topic: str, connect: Connect) -> None:
     """Whatever handlers do, the group hears of the worker, and its messages stay its own."""
-    connection = connect(session_timeout="1", heartbeat_interval="0.2", partitions="1")
+    connection = connect(session_timeout="2", heartbeat_interval="0.2", partitions="1")
     publish(connection, 3)
     held = take(connection, 3)
 
@@ -135,7 +135,7 @@ def test_long_work_costs_no_membership(kafka_plain: Kafka, topic: str, connect: 
 
 def test_another_worker_takes_over_from_one_that_was_killed(kafka_plain: Kafka, topic: str, connect: Connect) -> None:
     """Within its session, and what comes twice is what was in hand or not committed."""
-    connection = connect(session_timeout="1.5", heartbeat_interval="0.2", partitions="2", commit_interval="0.05")
+    connection = connect(partitions="2", commit_interval="0.05")
     with member_of(dsn_of(kafka_plain, topic, partitions="2")) as member:
         publish(connection, 100)
         member.fetch(40)

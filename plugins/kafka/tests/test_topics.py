@@ -24,6 +24,8 @@ from tests.brokers.network import reserve_port
 pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 MakeTopics = Callable[..., Topics]
+SOON = 2
+"""Seconds for which the client tries what will never go well: so long it takes to be told."""
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ class TestReaching:
     def test_nobody_there(self, make: MakeTopics) -> None:
         """It cannot be reached, for now."""
         with pytest.raises(ConnectionLost, match="cannot be reached: .*ECONNREFUSED"):
-            make(f"kafka://127.0.0.1:{reserve_port()}").missing()
+            make(f"kafka://127.0.0.1:{reserve_port()}", timeout=SOON).missing()
 
     def test_one_of_several_is_enough(self, kafka_plain: Kafka, make: MakeTopics) -> None:
         """A server that is down is passed over."""
@@ -134,7 +136,7 @@ class TestReaching:
         make(kafka_sasl.tls_dsn, sasl_mechanism=mechanism, **ca).setup()
         wrong = kafka_sasl.dsn.replace("p%40ss%2Fword", "qwertz")
         with pytest.raises(TransportError, match="refuses the user or the password") as caught:
-            make(wrong, sasl_mechanism=mechanism).setup()
+            make(wrong, sasl_mechanism=mechanism, timeout=SOON).setup()
         assert not isinstance(caught.value, ConnectionLost)
         assert "qwertz" not in str(caught.value)
 
@@ -149,20 +151,20 @@ class TestReaching:
     def test_a_certificate_that_nobody_vouches_for(self, kafka_tls: KafkaTls, make: MakeTopics) -> None:
         """Says so, and which option to look at."""
         with pytest.raises(TransportError, match="certificate that cannot be verified.*ssl_ca"):
-            make(kafka_tls.dsn).setup()
+            make(kafka_tls.dsn, timeout=SOON).setup()
 
     def test_another_name_in_the_certificate(self, kafka_tls: KafkaTls, make: MakeTopics) -> None:
         """The host name is looked at, too."""
         dsn = kafka_tls.dsn.replace("localhost", "127.1")  # Which is 127.0.0.1 by another name.
         with pytest.raises(TransportError, match="certificate that cannot be verified"):
-            make(dsn, ssl_ca=str(kafka_tls.certificates.ca_file)).setup()
+            make(dsn, ssl_ca=str(kafka_tls.certificates.ca_file), timeout=SOON).setup()
 
     def test_no_tls_on_the_port(self, kafka_plain: Kafka, make: MakeTopics) -> None:
         """Says that the port may not encrypt: the broker only hangs up."""
         with pytest.raises(ConnectionLost, match="was to be encrypted"):
-            make(f"kafkas://{kafka_plain.addresses}").setup()
+            make(f"kafkas://{kafka_plain.addresses}", timeout=SOON).setup()
 
     def test_only_tls_on_the_port(self, kafka_tls: KafkaTls, make: MakeTopics) -> None:
         """It answers nothing that could be understood, and does not hang."""
         with pytest.raises(TransportError):
-            make(kafka_tls.dsn.replace("kafkas", "kafka")).setup()
+            make(kafka_tls.dsn.replace("kafkas", "kafka"), timeout=SOON).setup()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from typing import ClassVar
 
@@ -38,41 +40,47 @@ class TestContract(OnKafka, Failures):
         self.kafka = kafka_plain
 
 
-def make(broker: Kafka, topic: str, **options: object) -> Transactions:
-    settings = Settings(Dsn.parse(f"{broker.dsn}/{topic}").with_options({"partitions": 1, "delays": ["1"], **options}))
-    topics = Topics(settings, "test")
-    topics.setup()
-    return Transactions(settings, "test", Publisher(settings, "test", topics))
+@pytest.fixture
+def make(kafka_plain: Kafka, topic: str) -> Iterator[Callable[..., Transactions]]:
+    """Return what makes the transactions of another worker."""
+    with ExitStack() as stack:
+
+        def make_one(**options: object) -> Transactions:
+            given = {"partitions": 1, "delays": ["1"], **options}
+            settings = Settings(Dsn.parse(f"{kafka_plain.dsn}/{topic}").with_options(given))
+            topics = stack.enter_context(closing(Topics(settings, "test")))
+            topics.setup()
+            publisher = stack.enter_context(closing(Publisher(settings, "test", topics)))
+            return stack.enter_context(closing(Transactions(settings, "test", publisher)))
+
+        yield make_one
 
 
-def test_who_was_replaced_leaves_the_successor_alone(kafka_plain: Kafka, topic: str) -> None:
+def test_who_was_replaced_leaves_the_successor_alone(
+    kafka_plain: Kafka, topic: str, make: Callable[..., Transactions]
+) -> None:
     """The older of two workers of one name moves nothing more, and says why; the newer one goes on."""
-    old, new = (make(kafka_plain, topic, group_instance_id="one", group="g") for _ in range(2))
+    old, new = (make(group_instance_id="one", group="g") for _ in range(2))
     settlement = Settlement({TopicPartition(topic, 0): OffsetAndMetadata(0, "", -1)}, "g")
-    try:
-        assert old.replace(COPY, settlement) == f"{topic}.g.retry/0/0"
-        new.replace(COPY, settlement)
-        for _ in range(2):
-            with pytest.raises(TransportError, match="Another worker has taken over the name"):
-                old.replace(COPY, settlement)
-        new.replace(COPY, settlement)
-        new.replace(COPY, settlement)
-    finally:
-        old.close()
-        new.close()
+    assert old.replace(COPY, settlement) == f"{topic}.g.retry/0/0"
+    new.replace(COPY, settlement)
+    for _ in range(2):
+        with pytest.raises(TransportError, match="Another worker has taken over the name"):
+            old.replace(COPY, settlement)
+    new.replace(COPY, settlement)
+    new.replace(COPY, settlement)
     assert 4 == len(read(kafka_plain, f"{topic}.g.retry", 5, patience=2))
 
 
-def test_a_transaction_that_fails_stores_nothing(kafka_plain: Kafka, topic: str) -> None:
+def test_a_transaction_that_fails_stores_nothing(
+    kafka_plain: Kafka, topic: str, make: Callable[..., Transactions]
+) -> None:
     """What was written before is not seen by anybody, and the next one works."""
     kafka_plain.create_topic(f"{topic}.g.retry", max_message_bytes=2000)
-    transactions = make(kafka_plain, topic, group="g")
+    transactions = make(group="g")
     settlement = Settlement({TopicPartition(topic, 0): OffsetAndMetadata(0, "", -1)}, "g")
     large = Outgoing(b"x" * 3000, {}, 0.0, COPY.stamps)
-    try:
-        with pytest.raises(TransportError, match="refuses"):
-            transactions.replace(large, settlement)
-        transactions.replace(COPY, settlement)
-    finally:
-        transactions.close()
+    with pytest.raises(TransportError, match="refuses"):
+        transactions.replace(large, settlement)
+    transactions.replace(COPY, settlement)
     assert [b"copy"] == [record.value for record in read(kafka_plain, f"{topic}.g.retry", 1)]

@@ -44,14 +44,9 @@ def make_transport(dsn: Dsn, context: TransportContext) -> QueueTransport:
 
         return QueueTransport(lambda: FailedConnection(settings, context.name), context)
 
-    from postbus_kafka.connection import KafkaConnection
-    from postbus_kafka.forwarding import Forwarder
-    from postbus_kafka.membership import Membership
+    from postbus_kafka.transport import KafkaTransport
 
-    # One for the transport, not for each of its connections: a broker that was away still knows who we are.
-    membership = Membership(settings, context.name)
-    forwarder = Forwarder(settings, context.name)
-    return QueueTransport(lambda: KafkaConnection(settings, context.name, membership, forwarder), context)
+    return KafkaTransport(settings, context)
 
 
 def guarantees_for(settings: Settings) -> Guarantees:

@@ -53,7 +53,11 @@ class Opened:
 
     @property
     def is_joining(self) -> bool:
-        """Whether a consumer has heard that its group divides its partitions anew, and is not done with that."""
+        """Whether a consumer has heard that its group divides its partitions anew, and is not done with that.
+
+        Until it is, one poll has to follow the other at once: kafka-python throws away an answer that comes between
+        two of them, and joins anew, which has the whole group divide them once more. Nobody can commit meanwhile.
+        """
         return bool(self.client._coordinator.rejoin_needed)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager
 
@@ -27,6 +28,7 @@ class KafkaConnection:
         self._publisher = Publisher(settings, name, self._topics)
         self._lag = Lag(settings, name)
         self._is_lost = self._is_closed = False
+        self._opening = threading.Lock()
         membership.attach()
         transactional = settings.options.transactional
         self._transactions = Transactions(settings, name, self._publisher) if transactional else None
@@ -36,11 +38,13 @@ class KafkaConnection:
             return self._publisher.publish(messages)
 
     def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
-        if self._is_closed:  # Else it would be opened once more.
-            raise ConnectionLost("The connection is closed")
-        self._forwarder.start()
+        with self._opening:
+            if self._is_closed:  # Else it would be opened once more.
+                raise ConnectionLost("The connection is closed")
+            self._forwarder.start()
+            self._membership.open(self._topics)
         with self._noting_loss():
-            return self._membership.fetch(limit, wait, self._topics)
+            return self._membership.fetch(limit, wait)
 
     def ack(self, tags: Sequence[Tag]) -> Sequence[Tag]:
         return self._membership.settle(tags)
@@ -73,7 +77,8 @@ class KafkaConnection:
         return self._topics.missing()
 
     def close(self) -> None:
-        self._is_closed = True
+        with self._opening:
+            self._is_closed = True
         self._membership.close(leaves=not self._is_lost)
         if not self._is_lost:
             self._forwarder.close()

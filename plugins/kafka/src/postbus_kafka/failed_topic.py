@@ -82,8 +82,8 @@ class FailedConnection:
                 # Nothing is said before it is known whether the brokers are there: else nobody would hear of a loss.
                 if not self._is_away(now) and now >= deadline:
                     break
-                # While nothing is ours the next turn comes at once: it takes several to get into the group.
-                patience = SLICE if self._ours else 0.0
+                # While we join the group the next turn follows at once.
+                patience = SLICE if self._ours and not self._is_joining else 0.0
                 self._follow(min(patience, deadline - now) if now < deadline else patience)
         return []
 
@@ -228,6 +228,10 @@ class FailedConnection:
             if place is None or place.partition in gone:
                 del self._in_hand[key]
 
+    @property
+    def _is_joining(self) -> bool:
+        return self._seat is not None and self._seat.is_joining
+
     def _is_away(self, now: float) -> bool:
         """Say whether no broker can be reached; raises if that has been so for long enough."""
         assert self._reader is not None
@@ -245,7 +249,11 @@ class FailedConnection:
             raise ConnectionLost("The connection is closed")
         if self._reader is None:
             self._topics.ensure(self._settings.topic)
-            self._reader = Quiet(self._settings, self._name, "store", isolation_level="read_committed")
+            # What is asked of a broker is answered in turn, and this looks for news, and at what lies elsewhere.
+            answered = int(SLICE * 1000)
+            self._reader = Quiet(
+                self._settings, self._name, "store", isolation_level="read_committed", fetch_max_wait_ms=answered
+            )
             topic = self._settings.topic
             partitions = self._reader.client.partitions_for_topic(topic) or ()
             self._reader.client.assign([TopicPartition(topic, partition) for partition in sorted(partitions)])

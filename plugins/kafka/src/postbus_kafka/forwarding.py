@@ -26,6 +26,9 @@ logger = logging.getLogger("postbus")
 PATIENCE = 0.2
 """Seconds to wait at most for something to read."""
 
+BETWEEN = 0.005
+"""The same while the group is being joined, in which one turn is to follow the other at once."""
+
 SKIPPING = 0.5
 """Seconds between two looks at whether nothing but markers is left."""
 
@@ -178,6 +181,8 @@ class _Mover:
         patience = PATIENCE if next_at is None else min(max(next_at - time.time(), 0), PATIENCE)
         if self._must_take_turn(patience):
             self._take_turn()
+            if self._seat.is_joining:
+                patience = min(patience, BETWEEN)
         elif patience == PATIENCE:
             self._clean()
         self._read(patience)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from postbus.errors import ConnectionLost
 from postbus.transport import Counts
 from postbus_kafka.clients import Opened
 from postbus_kafka.metadata import decode
@@ -28,6 +29,7 @@ class Lag:
         self._name = name
         self._lock = threading.Lock()
         self._opened: Opened | None = None
+        self._is_closed = False
 
     def count(self, ours: Mapping[Any, tuple[int, int, int]], moved: Mapping[Any, tuple[int, int]]) -> Counts:
         """Return how much waits; what this process knows better is in `Inventory.counts` and `Forwarder.moved`.
@@ -58,8 +60,9 @@ class Lag:
         return Counts(waiting, delayed)
 
     def close(self) -> None:
-        """Let go of the admin client. Twice is fine."""
+        """Let go of the admin client, for good. Twice is fine."""
         with self._lock:
+            self._is_closed = True
             opened, self._opened = self._opened, None
         if opened is not None:
             opened.client.close()
@@ -68,6 +71,8 @@ class Lag:
         """Ask; and again for a while, if the brokers are not ready: they make their own topic when it is asked for."""
         end = time.monotonic() + self._settings.options.timeout
         with self._lock:
+            if self._is_closed:
+                raise ConnectionLost("The connection is closed")
             if self._opened is None:
                 self._opened = Opened(KafkaAdminClient, self._settings, self._name, "lag")
             while True:

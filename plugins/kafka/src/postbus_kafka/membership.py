@@ -68,9 +68,22 @@ class Membership:
             self._inventory, self._pump, self._pid = Inventory(self._settings), None, os.getpid()
         self._attached_at = time.monotonic()
 
-    def fetch(self, limit: int, wait: float, topics: Topics) -> Sequence[Delivery]:
-        """As `Connection.fetch`."""
-        pump = self._opened(topics)
+    def open(self, topics: Topics) -> None:
+        """Join the group, unless that is done; who has left it because nobody wanted anything does so again."""
+        with self._lock:
+            if self._pump is not None and self._pump.is_over and self._pump.error is None:
+                self._pump.join(ENDING)
+                self._pump = None
+            if self._pump is not None:
+                self._pump.fetched_at = time.monotonic()
+            else:
+                self._pump = Pump(self._settings, self._name, self._inventory, topics.ensure)
+
+    def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
+        """As `Connection.fetch`, once it is open."""
+        pump = self._pump
+        if pump is None:  # It was closed meanwhile.
+            return []
         inventory = self._inventory
         now = time.monotonic()
         deadline = now + wait
@@ -140,17 +153,6 @@ class Membership:
         pump.end()
         self._inventory.wake()
         pump.join(ENDING)
-
-    def _opened(self, topics: Topics) -> Pump:
-        with self._lock:
-            if self._pump is not None and self._pump.is_over and self._pump.error is None:
-                self._pump.join(ENDING)  # It has left the group, because nobody wanted anything.
-                self._pump = None
-            if self._pump is not None:
-                self._pump.fetched_at = time.monotonic()
-            else:
-                self._pump = Pump(self._settings, self._name, self._inventory, topics.ensure)
-            return self._pump
 
     def _failure(self, pump: Pump) -> TransportError:
         """Return why the thread has ended, and forget it: the next fetch begins anew."""

@@ -197,6 +197,8 @@ class Pump:
         self._commit()
 
     def _is_in_a_hurry(self) -> bool:
+        if self._opened.is_joining:  # Nothing is committed, and the longer a poll, the less comes between two.
+            return False
         is_recent = time.monotonic() - self._committed_at < PATIENT
         return self.away_since is None and (self._inventory.is_blocked or (self._pending is not None and is_recent))
 

@@ -91,6 +91,8 @@ class Seat(AsyncConsumerRebalanceListener):  # type: ignore[misc]
             session_timeout_ms=int(session * 1000),
             heartbeat_interval_ms=int(min(options.heartbeat_interval, session / 3) * 1000),
             partition_assignment_strategy=[CooperativeStickyAssignor],
+            # What is asked of a broker is answered in turn, so nothing is to wait there for news that nobody wants.
+            fetch_max_wait_ms=0,
         )
         self._opened.client.subscribe(list(topics), listener=self)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from postbus.errors import TransportError
+from postbus.errors import ConnectionLost, TransportError
 from postbus.transport import Absence
 from postbus_kafka.clients import Opened
 from postbus_kafka.options import Settings
@@ -40,6 +40,7 @@ class Topics:
         self._name = name
         self._lock = threading.Lock()
         self._opened: Opened | None = None
+        self._is_closed = False
         self._seen: set[str] = set()
 
     def setup(self) -> None:
@@ -83,8 +84,9 @@ class Topics:
         self._seen.clear()
 
     def close(self) -> None:
-        """Let go of the admin client. Twice is fine."""
+        """Let go of the admin client, for good. Twice is fine."""
         with self._lock:
+            self._is_closed = True
             opened, self._opened = self._opened, None
         if opened is not None:
             opened.client.close()
@@ -158,6 +160,8 @@ class Topics:
 
     def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the admin client, opened if need be; one that has failed is not used again."""
+        if self._is_closed:
+            raise ConnectionLost("The connection is closed")
         if self._opened is None:
             self._opened = Opened(KafkaAdminClient, self._settings, self._name, "topics")
         try:

@@ -36,7 +36,7 @@ class Transactions:
         self._publisher = publisher
         self._lock = threading.Lock()
         self._opened: Opened | None = None
-        self._is_fenced = False
+        self._is_fenced = self._is_closed = False
         self._pid = os.getpid()
         own = settings.options.group_instance_id or f"{socket.gethostname()}-{os.getpid()}-{uuid4()}"
         self._id = f"postbus-{settings.group}-{own}"
@@ -58,8 +58,9 @@ class Transactions:
         return None if message.delay > 0 else id_of(written.topic, written.partition, written.offset)
 
     def close(self) -> None:
-        """Let go of the producer. Twice is fine."""
+        """Let go of the producer, for good. Twice is fine."""
         with self._lock:
+            self._is_closed = True
             opened, self._opened = self._opened, None
         if opened is not None and self._pid == os.getpid():
             end(opened)
@@ -106,6 +107,8 @@ class Transactions:
         )
 
     def _open(self) -> Opened:
+        if self._is_closed:
+            raise ConnectionLost("The connection is closed")
         if self._opened is None:
             opened = self._make()
             try:
