@@ -101,3 +101,82 @@ def test_recording_transport_needs_no_pytest(tmp_path):
     done = run(tmp_path, "-c", program)
 
     assert (0, "") == (done.returncode, done.stderr)
+
+
+FAULTS = """\
+from uuid import uuid4
+
+from postbus.testing import TransportFaults
+from postbus.transport import Guarantees
+
+
+class TestFaults(TransportFaults):
+    guarantees = Guarantees(durable=True, lease=True)
+    short_lease = {"redeliver_timeout": 1}
+
+    def dsn(self) -> str:
+        return f"sqlite:///{self.tmp_path}/messages.db?queue_name={uuid4()}"
+"""
+
+
+def test_a_dozen_lines_kill_workers(tmp_path):
+    """An author's own tests kill and replace workers of a plugin, and say what came of every message."""
+    (tmp_path / "test_my_plugin.py").write_text(FAULTS)
+
+    done = run(tmp_path, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider")
+
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+    lines = [line for line in done.stdout.splitlines() if line.startswith("TestFaults, ")]
+    assert ["TestFaults, 9 kills", "TestFaults, 3 restarts"] == [line.partition(":")[0] for line in lines]
+    assert all(" 0 lost, " in line for line in lines)
+
+
+FORGETFUL = """\
+import postbus_sql
+from postbus.hookspecs import hookimpl
+
+CONTRACT = 1
+
+
+@hookimpl
+def register_transports(register):
+    register("sqlite", make, options=postbus_sql.SqliteOptions, guarantees=postbus_sql.GUARANTEES)
+
+
+def make(dsn, context):
+    transport = postbus_sql.make_sqlite_transport(dsn, context)
+    connect = transport._connect
+    transport._connect = lambda: forgetful(connect())
+    return transport
+
+
+def forgetful(connection):
+    kind = type(connection)
+
+    class Forgetful(kind):
+        def fetch(self, limit, wait):
+            deliveries = kind.fetch(self, limit, wait)
+            kind.ack(self, [delivery.tag for delivery in deliveries])
+            return deliveries
+
+        def ack(self, tags):
+            return []
+
+        reject = release = keepalive = ack
+
+    connection.__class__ = Forgetful
+    return connection
+"""
+
+
+def test_a_transport_that_forgets_is_found_out(tmp_path):
+    """One that has messages settled before they are handled loses some with each worker that dies."""
+    (tmp_path / "forgetful.py").write_text(FORGETFUL)
+    impatient = "from postbus.testing.faults import stage\nstage.PATIENCE = 10\n"
+    (tmp_path / "test_my_plugin.py").write_text(impatient + FAULTS + '    plugin = "forgetful"\n    kills = 2\n')
+
+    done = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "killed")
+
+    assert done.returncode == 1, done.stdout
+    assert "messages are lost" in done.stdout or "Not every message at its end" in done.stdout

@@ -1,8 +1,8 @@
 """What users and plugin authors test with.
 
-`RecordingTransport` takes the place of a transport in a user's tests. `TransportContract` and
-`TransportHistories` hold a plugin to what `postbus.transport` promises: each promise by itself, and many
-steps together. They need pytest and Hypothesis: ``pip install "postbus[testing]"``.
+`RecordingTransport` takes the place of a transport in a user's tests. `TransportContract`, `TransportHistories` and
+`TransportFaults` hold a plugin to what `postbus.transport` promises: each promise by itself, many steps together,
+and workers that die amid everything they do. They need pytest and Hypothesis: ``pip install "postbus[testing]"``.
 """
 
 import sys
@@ -13,11 +13,12 @@ from postbus.testing.recording import RecordingTransport
 
 if TYPE_CHECKING:
     from postbus.testing.contract import TransportContract
+    from postbus.testing.faults.tests import TransportFaults
     from postbus.testing.histories import TransportHistories
 
-__all__ = ["RecordingTransport", "TransportContract", "TransportHistories"]
+__all__ = ["RecordingTransport", "TransportContract", "TransportFaults", "TransportHistories"]
 
-_MODULES = {"TransportContract": "contract", "TransportHistories": "histories"}
+_MODULES = {"TransportContract": "contract", "TransportFaults": "faults.tests", "TransportHistories": "histories"}
 
 if (pytest := sys.modules.get("pytest")) is not None:
     # A rule that fails then shows both sides of its assertion. It must be said before one of these is imported.

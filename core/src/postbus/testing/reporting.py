@@ -16,12 +16,16 @@ NAME = "postbus-contract"
 UNPROVEN = "postbus-unproven"
 """The property of a test that says which contract lacks which hook; its report takes it along."""
 
+FAULTS = "postbus-faults"
+"""The property of a test that says what workers were put through, and what came of it."""
+
 
 class Reporting:
     """A plugin of pytest that adds words to the rules of the contract."""
 
     def __init__(self) -> None:
         self._unproven: dict[tuple[str, str], dict[str, None]] = {}
+        self._faults: dict[str, None] = {}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Generator[None, object, object]:
@@ -41,9 +45,13 @@ class Reporting:
                 contract, hook = cast(tuple[str, str], value)
                 rule = report.nodeid.rpartition("::")[2].partition("[")[0]
                 self._unproven.setdefault((contract, hook), {})[rule.removeprefix("test_").replace("_", " ")] = None
+            if name == FAULTS and report.when == "call":
+                self._faults[str(value)] = None
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Say it, in a line for each hook that a contract lacks."""
+        """Say it, in a line for each hook that a contract lacks; and what came of each run with faults."""
+        for line in self._faults:
+            terminalreporter.write_line(line)
         for (contract, hook), rules in sorted(self._unproven.items()):
             line = f"NOT PROVEN for {contract}, which has no {hook}: {'; '.join(rules)}."
             terminalreporter.write_line(line, yellow=True, bold=True)
