@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from postbus.testing.promises import proves
 from postbus.testing.recording import RecordingTransport
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from postbus.testing.faults.tests import TransportFaults
     from postbus.testing.histories import TransportHistories
 
-__all__ = ["RecordingTransport", "TransportContract", "TransportFaults", "TransportHistories"]
+__all__ = ["RecordingTransport", "TransportContract", "TransportFaults", "TransportHistories", "proves"]
 
 _MODULES = {"TransportContract": "contract", "TransportFaults": "faults.tests", "TransportHistories": "histories"}
 
