@@ -97,9 +97,9 @@ def certify(
     at_least: str,
     format: str,
 ) -> None:
-    """Run the tests of a plugin, and say how far they prove what it promises.
+    """Run the tests of a plugin, and say what they prove.
 
-    PACKAGE is the folder of its source, or its name if it is installed from there (pip install --editable). It and
+    It is said as a level, with what shows it. PACKAGE is the folder of its source, or its name if it is installed from there (pip install --editable). It and
     "postbus[testing]" are installed where this runs. What follows "--" goes to pytest.
 
     Bronze: no rule of the contract is broken. Silver: 1000 histories, restarts of the broker, and what other
@@ -199,7 +199,8 @@ def _run(folder: Path, arguments: Sequence[str], variables: dict[str, str]) -> l
         path = Path(place, "seen.json")
         # What is missing is no proof, so it may not be skipped; and what was asked for may take its time.
         lasting = {"POSTBUS_REQUIRE_BROKERS": "1", "PYTEST_TIMEOUT": "0"}
-        command = [sys.executable, "-m", "pytest", "-p", "postbus.testing.witness", "tests", *arguments]
+        # With -P as the command `pytest` does it: no module there takes the place of another for being in its folder.
+        command = [sys.executable, "-P", "-m", "pytest", "-p", "postbus.testing.witness", "tests", *arguments]
         environment = {**lasting, **os.environ, **variables, VARIABLE: str(path)}
         done = subprocess.run(command, cwd=folder, env=environment, stdout=sys.stderr, check=False)  # noqa: S603
         if not path.exists():
