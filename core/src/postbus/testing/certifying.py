@@ -99,8 +99,9 @@ def certify(
 ) -> None:
     """Run the tests of a plugin, and say what they prove.
 
-    It is said as a level, with what shows it. PACKAGE is the folder of its source, or its name if it is installed from there (pip install --editable). It and
-    "postbus[testing]" are installed where this runs. What follows "--" goes to pytest.
+    It is said as a level, with what shows it. PACKAGE is the folder of the plugin's source, or its name if it is
+    installed from there (pip install --editable). It and "postbus[testing]" are installed where this runs. What
+    follows "--" goes to pytest.
 
     Bronze: no rule of the contract is broken. Silver: 1000 histories, restarts of the broker, and what other
     programs write. Gold: workers are killed, and no message is lost. Platinum: strict types, a benchmark, and a
