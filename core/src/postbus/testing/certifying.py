@@ -105,8 +105,8 @@ def certify(
 
     Bronze: no rule of the contract is broken. Silver: 1000 histories, restarts of the broker, and what other
     programs write. Gold: workers are killed, and no message is lost. Platinum: strict types, a benchmark, and a
-    queue that is shared with another system; a test shows one of the last two that is marked so by
-    `postbus.testing.proves`.
+    queue that is shared with another system; a test shows one of the last two that is marked with "proves", from
+    postbus.testing.
     """
     folder = _folder_of(package)
     for needed in ("pytest", "hypothesis"):
