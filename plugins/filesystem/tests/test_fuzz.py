@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from base64 import b64encode
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postbus.text import UNREADABLE, UNREADABLE_ENCODING
 from postbus_filesystem.files import MARK
 from tests.strangers import BODIES, DEEP, HEADER_NAMES, KINDS, WORDS, Came, batches, came, hurt_nobody, thorough
 
@@ -36,8 +38,12 @@ def without_headers(content: bytes) -> File:
 
 
 def unreadable(head: bytes) -> File:
-    """Return a file whose first line is not what it says that it is; only the rest of it is a body."""
-    return File(MARK + head + b"\nbody", b"body", {})
+    """Return a file whose first line is not what it says that it is; that line is kept in a header, as it came."""
+    try:
+        headers = {UNREADABLE: head.decode()}
+    except UnicodeDecodeError:
+        headers = {UNREADABLE: b64encode(head).decode(), UNREADABLE_ENCODING: "base64"}
+    return File(MARK + head + b"\nbody", b"body", headers)
 
 
 HEADS = [b"", b"{", b"[1]", b"7", b'{"\xff": "x"}', b'{"half": "\\udfff"}', DEEP.encode()]
