@@ -258,35 +258,109 @@ def wheel_of(package: Path) -> str:
     return str(wheel)
 
 
+PLAIN = {"name": "Carrier", "license": "MIT"}
+CLIENT = {"name": "Great Carrier 2", "scheme": "gc-2", "client": "greenstalk>=2,<3", "license": "Apache-2.0"}
+TEMPLATE_PARTS = ["answers", "plain", "client", "update"]
+
+
 @nox.session(reuse_venv=False)
-@nox.parametrize(
-    "answers",
-    [
-        nox.param({"name": "Carrier", "license": "MIT"}, id="plain"),
-        nox.param(
-            {"name": "Great Carrier 2", "scheme": "gc-2", "client": "greenstalk>=2,<3", "license": "Apache-2.0"},
-            id="client",
-        ),
-    ],
-)
-def template(session: nox.Session, answers: Mapping[str, str]) -> None:
+@nox.parametrize("part", TEMPLATE_PARTS, ids=TEMPLATE_PARTS)
+def template(session: nox.Session, part: str) -> None:
     """Render the template for authors of plugins, and do with what comes of it what they would do."""
     install(session, *group("template"))
-    scheme = answers.get("scheme", answers["name"].lower())
     with TemporaryDirectory() as folder:
-        rendered, dist = Path(folder, f"postbus-{scheme}"), Path(folder, "dist")
-        told = [f"--data={name}={answer}" for name, answer in {"author": "Ada Lovelace", **answers}.items()]
-        session.run("copier", "copy", "--quiet", "--defaults", *told, "plugin-template", str(rendered))
-        for package in (CORE, rendered):
-            session.run("python", "-m", "build", "--no-isolation", "--wheel", "--outdir", str(dist), str(package))
-        [core] = dist.glob("postbus-[0-9]*.whl")
-        [plugin] = dist.glob(f"postbus_{scheme.replace('-', '_')}-*.whl")
-        install(session, f"{core}[testing]", str(plugin))
-        with session.chdir(rendered):
-            use_rendered(session, scheme, rendered)
+        match part:
+            case "answers":
+                render_with_every_answer(session, Path(folder))
+            case "plain":
+                use_rendered(session, PLAIN, Path(folder))
+            case "client":
+                use_rendered(session, CLIENT, Path(folder))
+            case _:
+                update_rendered(session, Path(folder))
 
 
-def use_rendered(session: nox.Session, scheme: str, rendered: Path) -> None:
+def render_with_every_answer(session: nox.Session, folder: Path) -> None:
+    """Render it with every combination of answers, and check of each what can be checked without installing it."""
+    session.run("python", "tests/packages/render_all.py", "plugin-template", str(folder))
+    session.run("python", "-m", "compileall", "-q", str(folder))
+    with session.chdir(folder):
+        # With the configuration that lies in each.
+        session.run("ruff", "format", "--check", "--quiet", ".")
+        session.run("ruff", "check", "--quiet", ".")
+
+
+def update_rendered(session: nox.Session, folder: Path) -> None:
+    """Render a version of the template, change what an author would, and bring the next version to that.
+
+    The versions are those of a repository which is made for this: of the template as it is, and, before it, of one
+    that lacked a test and said something in other words. No release has a template yet that could be updated.
+    """
+    git = ("git", "-c", "user.name=Ada Lovelace", "-c", "user.email=ada@example.com")
+    repository, rendered = folder / "postbus", folder / "postbus-carrier"
+
+    def release(version: str) -> None:
+        for command in (("add", "--all"), ("commit", "--quiet", "--message", version), ("tag", version)):
+            session.run(*git, "-C", str(repository), *command, external=True)
+
+    session.run("git", "init", "--quiet", str(repository), external=True)
+    shutil.copy(ROOT / "copier.yml", repository)
+    for version in ("0.1.0", "0.2.0"):
+        template = repository / "plugin-template"
+        shutil.copytree(ROOT / "plugin-template", template, dirs_exist_ok=True)
+        if version == "0.1.0":
+            (template / "template/tests/test_dsns.py.jinja").unlink()
+            rewrite(template / "template/src/{{ module }}/options.py.jinja", "two looks for a message", "two looks")
+        release(version)
+    render(session, PLAIN, rendered, str(repository), "--vcs-ref=0.1.0")
+
+    options = rendered / "src/postbus_carrier/options.py"
+    assert "two looks." in options.read_text()
+    (rendered / "tests/test_folder.py").unlink()
+    rewrite(options, "60.0", "30.0")
+    with session.chdir(rendered):
+        for command in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message", "Mine")):
+            session.run(*git, *command, external=True)
+        session.run("copier", "update", "--quiet", "--defaults")
+        changes = str(session.run("git", "status", "--porcelain", external=True, silent=True)).splitlines()
+
+    # It has what is new beside what is the author's, and nothing else has changed.
+    wanted = [" M .copier-answers.yml", " M src/postbus_carrier/options.py", "?? tests/test_dsns.py"]
+    assert sorted(changes) == wanted, changes
+    assert "30.0" in options.read_text(), options.read_text()
+    assert "two looks for a message." in options.read_text(), options.read_text()
+    assert "_commit: 0.2.0" in (rendered / ".copier-answers.yml").read_text()
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    """Write something else into a file, where something is."""
+    text = path.read_text(encoding="utf-8")
+    assert old in text, f"{path} has no {old!r}."
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def render(session: nox.Session, answers: Mapping[str, str], rendered: Path, *source: str) -> None:
+    """Render the template into a folder, from this folder or from another source."""
+    told = [f"--data={name}={answer}" for name, answer in {"author": "Ada Lovelace", **answers}.items()]
+    source = source or ("plugin-template",)
+    session.run("copier", "copy", "--quiet", "--defaults", *told, *source[1:], source[0], str(rendered))
+
+
+def use_rendered(session: nox.Session, answers: Mapping[str, str], folder: Path) -> None:
+    """Install what is rendered, from its wheel and the core's, and use it."""
+    scheme = answers.get("scheme", answers["name"].lower())
+    rendered, dist = folder / f"postbus-{scheme}", folder / "dist"
+    render(session, answers, rendered)
+    for package in (CORE, rendered):
+        session.run("python", "-m", "build", "--no-isolation", "--wheel", "--outdir", str(dist), str(package))
+    [core] = dist.glob("postbus-[0-9]*.whl")
+    [plugin] = dist.glob(f"postbus_{scheme.replace('-', '_')}-*.whl")
+    install(session, f"{core}[testing]", str(plugin))
+    with session.chdir(rendered):
+        use_installed(session, scheme, rendered)
+
+
+def use_installed(session: nox.Session, scheme: str, rendered: Path) -> None:
     """Run all that a rendered distribution has been given, and send a message from one process to another with it."""
     assert f"{scheme}://" in str(session.run("postbus", "plugins", silent=True))
     tables = str(session.run("postbus", "plugins", scheme, "--format", "markdown", silent=True))

@@ -11,8 +11,10 @@ from posixpath import normpath
 
 from sphinx.application import Sphinx
 
-from postbus.cli.markdown import guarantees_table, options_table
+from postbus.cli.markdown import guarantees_table, options_table, table
 from postbus.plugins import Scheme, installed_plugins
+from postbus.testing import TransportContract
+from postbus.testing.promises import promises_of
 
 ROOT = Path(__file__).parents[2]
 MARKER = re.compile(r"^<!-- site: (\w+)(?: ([^\n]*))? -->$", re.MULTILINE)
@@ -88,13 +90,20 @@ def findings(_: str) -> str:
     return "\n".join(lines)
 
 
+def rules(_: str) -> str:
+    """Return a table of the rules that a plugin is held to."""
+    rows = [(promise.id, promise.since, words) for promise, words in promises_of(TransportContract)]
+    return table(("Rule", "Since", "Promise"), rows)
+
+
 def rst(directive: str) -> str:
     """Return a directive of reStructuredText as MyST takes it."""
     return f"```{{eval-rst}}\n{directive}\n```"
 
 
 MAKERS: dict[str, Callable[[str], str]] = {
-    function.__name__: function for function in (guarantees, options, commands, api, classes, functions, findings)
+    function.__name__: function
+    for function in (guarantees, options, commands, api, classes, functions, findings, rules)
 }
 
 

@@ -1,10 +1,12 @@
 """The contract is itself tested: a transport that breaks one promise fails the rule about it, and no other."""
 
+import re
 from collections import Counter
 
 import pytest
 
 from postbus.testing import TransportContract
+from postbus.testing.promises import promise_of
 from tests.contract.healthy import AWKWARD, HEALTHY
 from tests.contract.mutants import MUTANTS
 from tests.contract.proof import failed, groups, rules
@@ -59,3 +61,13 @@ def test_groups_do_not_get_in_each_others_way():
 def test_every_rule_says_what_is_promised():
     """The docstring of a rule is the promise."""
     assert [] == [rule for rule in rules() if not getattr(TransportContract, rule).__doc__]
+
+
+def test_every_rule_has_an_id_of_its_own():
+    """It is of the group and a number, and says since when it is there, so that a new rule can be told from others."""
+    promised = {rule: promise_of(getattr(TransportContract, rule)) for rule in rules()}
+    ids = Counter(promise.id for promise in promised.values() if promise is not None)
+
+    assert [] == [rule for rule, promise in promised.items() if promise is None]
+    assert [] == [id for id, number in ids.items() if number > 1]
+    assert all(re.fullmatch(r"[a-z]+-[1-9][0-9]*", id) for id in ids)

@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
+from postbus.testing.faults import kills, restarts
+from postbus.testing.faults.account import Account
 from tests.brokers.broker import Brokers, find_variants
-from tests.faults import kills, outages, restarts
-from tests.faults.account import Account
+from tests.faults import outages
 from tests.faults.report import Report
 from tests.faults.subjects import find_subjects
 
@@ -61,19 +62,21 @@ def main() -> int:
         for name in arguments.names or subjects:
             subject = subjects[name]
             try:
-                broker: Any = brokers[subject.broker] if subject.broker is not None else None
+                broker: Any = brokers[subject.broker]
             except (pytest.skip.Exception, pytest.fail.Exception) as reason:
                 problems += isinstance(reason, pytest.fail.Exception)
                 print(f"{name}: {reason}")
                 continue
             if arguments.kills and not subject.is_left_alone:
-                killing = partial(kills.run, subject, broker, kills=arguments.kills, seed=arguments.seed)
+                killing = partial(kills.run, subject.new_queues(broker.dsn), kills=arguments.kills, seed=arguments.seed)
                 do(name, f"{arguments.kills} kills", arguments.seed, killing)
             if arguments.restarts:
-                replacing = partial(restarts.run, subject, broker, restarts=arguments.restarts, seed=arguments.seed)
+                replacing = partial(
+                    restarts.run, subject.new_queues(broker.dsn), restarts=arguments.restarts, seed=arguments.seed
+                )
                 do(name, f"{arguments.restarts} restarts", arguments.seed, replacing)
             for seed in range(arguments.seed, arguments.seed + arguments.outages):
-                for fault in dict.fromkeys(subject.faults) if broker is not None else ():
+                for fault in dict.fromkeys(subject.faults):
                     broker.mend()
                     do(name, fault, seed, partial(outages.run, subject, [fault], broker, seed=seed))
     return 1 if problems else 0

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from tests.faults.account import Account
-from tests.faults.stage import ARRANGEMENTS, Stage
+from postbus.testing.faults.account import Account
+from postbus.testing.faults.stage import ARRANGEMENTS, Stage
 from tests.faults.subjects import Subject
 
 MESSAGES = 10_000
@@ -175,8 +175,8 @@ def run(
             work, failed = (stack.enter_context(broker.partition()) for _ in range(2))
             addresses = [work.dsn, failed.dsn]
         queues = subject.new_queues(*addresses)
-        stage = stack.enter_context(Stage(folder, subject, *queues, seed=seed))
-        scene = Scene(stage, broker, urlsplit(queues[0]).path.rpartition("/")[2], work, failed, pause)
+        stage = stack.enter_context(Stage(folder, queues, seed=seed))
+        scene = Scene(stage, broker, urlsplit(queues.work).path.rpartition("/")[2], work, failed, pause)
 
         stage.under_way = UNDER_WAY
         for number in range(PRODUCERS):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults.account import Account
+from postbus.testing.faults.account import Account
 
 COLUMNS = ("messages", "handled", "buried", "lost", "duplicates", "at risk", "in doubt", "seconds")
 

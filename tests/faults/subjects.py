@@ -15,6 +15,7 @@ from uuid import uuid4
 from msgspec import Struct
 
 from postbus.plugins import installed_plugins
+from postbus.testing.faults.roles import Queues
 
 Copying = Callable[[Sequence[Any]], AbstractContextManager[None]]
 """Takes what has the ``body`` of a message each."""
@@ -32,8 +33,8 @@ class Subject(Struct, frozen=True, kw_only=True):
 
     Where deliveries are on a lease, it should be a second or two.
     """
-    broker: str | None = None
-    """The fixture of a broker that may be broken; None if there is none beside a folder."""
+    broker: str
+    """The fixture of a broker that may be broken."""
     faults: Sequence[str] = ("stop", "kill", "pause", "cut", "black_hole", "bury_nothing")
     """What is done to that broker: functions in `tests.faults.outages`."""
     restarts: int = 3
@@ -52,10 +53,23 @@ class Subject(Struct, frozen=True, kw_only=True):
     Who dies in there may leave both.
     """
 
-    def new_queues(self, work: str, failed: str | None = None) -> tuple[str, str]:
-        """Return the DSNs of a queue and of its failure transport, which nobody has used before, at these addresses."""
+    def new_queues(self, work: str, failed: str | None = None) -> Queues:
+        """Return a queue and its failure transport, which nobody has used before, at these addresses."""
         name = uuid4().hex[:8]
-        return self.dsn(work, f"work-{name}"), self.dsn(failed or work, f"failed-{name}")
+        return Queues(
+            work=self.dsn(work, f"work-{name}"),
+            failed=self.dsn(failed or work, f"failed-{name}"),
+            unanswered=self.unanswered,
+            moving=self.moving,
+            copying="tests.faults.subjects:tell_of_copies" if self.copying is not None else None,
+        )
+
+
+def tell_of_copies(copying: Copying) -> None:
+    """Have each plugin that stores copies enter this while it does."""
+    for subject in find_subjects():
+        if subject.copying is not None:
+            subject.copying(copying)
 
 
 def find_subjects() -> list[Subject]:

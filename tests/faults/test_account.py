@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.account import Account
-from tests.faults.ledger import (
+from postbus.testing.faults.account import Account
+from postbus.testing.faults.ledger import (
     AtRisk,
     Buried,
     Dispatched,

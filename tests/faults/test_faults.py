@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from postbus.plugins import installed_plugins
-from tests.faults import kills, outages, restarts
-from tests.faults.deaths import Point
+from postbus.testing.faults import kills, restarts
+from postbus.testing.faults.deaths import Point
+from postbus.testing.faults.stage import ARRANGEMENTS
+from tests.faults import outages
 from tests.faults.outages import NETWORK
 from tests.faults.report import Report
 from tests.faults.subjects import Subject, find_subjects
@@ -27,8 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.once, pytest.mark.timeout(600)]
 
 
 SUBJECTS = [
-    pytest.param(subject, id=subject.name, marks=[pytest.mark.broker(subject.broker)] if subject.broker else [])
-    for subject in find_subjects()
+    pytest.param(subject, id=subject.name, marks=pytest.mark.broker(subject.broker)) for subject in find_subjects()
 ]
 
 FIRST = list({one.values[0].scheme: one for one in reversed(SUBJECTS) if not one.values[0].is_left_alone}.values())
@@ -39,8 +40,8 @@ LEFT_ALONE = [one for one in SUBJECTS if one.values[0].is_left_alone]
 
 @pytest.fixture
 def broker(subject: Subject, request: pytest.FixtureRequest) -> Any:
-    """Return the broker of the subject, mended; None if it has none."""
-    return request.getfixturevalue(subject.broker) if subject.broker is not None else None
+    """Return the broker of the subject, mended."""
+    return request.getfixturevalue(subject.broker)
 
 
 def test_every_durable_transport_is_put_through_faults() -> None:
@@ -61,7 +62,10 @@ def test_killed_workers_lose_nothing(subject: Subject, broker: Any, tmp_path: Pa
     number = len(Point)
 
     report.run(
-        subject.name, f"{number} kills", SEED, lambda: kills.run(subject, broker, tmp_path, kills=number, seed=SEED)
+        subject.name,
+        f"{number} kills",
+        SEED,
+        lambda: kills.run(subject.new_queues(broker.dsn), tmp_path, kills=number, seed=SEED),
     )
 
 
@@ -74,7 +78,7 @@ def test_replaced_workers_lose_and_repeat_nothing(
         subject.name,
         f"{subject.restarts} restarts",
         SEED,
-        lambda: restarts.run(subject, broker, tmp_path, restarts=subject.restarts, seed=SEED),
+        lambda: restarts.run(subject.new_queues(broker.dsn), tmp_path, restarts=subject.restarts, seed=SEED),
     )
 
 
@@ -86,7 +90,7 @@ def faults_for(subject: Subject) -> list[str]:
     return faults
 
 
-@pytest.mark.parametrize("subject", [one for one in SUBJECTS if one.values[0].broker and one.values[0].faults])
+@pytest.mark.parametrize("subject", [one for one in SUBJECTS if one.values[0].faults])
 def test_a_broken_broker_costs_nothing(subject: Subject, broker: Any, tmp_path: Path, report: Report) -> None:
     """Whatever is done to a broker, no message is lost once its dispatch has returned, and no worker stays deaf."""
     faults = faults_for(subject)

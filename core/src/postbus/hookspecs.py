@@ -24,6 +24,9 @@ CONTRACT = 1
 """The number of this contract, and of that in `postbus.transport`.
 
 A plugin states the one that it was written for. It is served as long as that is this number, or the one before it.
+While the number is the same, a plugin need not be touched: no hook, method or field that it gives or gets goes away or
+comes to mean something else, a new one may be left out, and a new ability is asked for before it is used. What cannot
+be had so is a new number.
 """
 
 hookspec = pluggy.HookspecMarker("postbus")

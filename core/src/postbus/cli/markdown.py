@@ -32,7 +32,7 @@ def options_table(schemes: Sequence[Scheme]) -> str:
         if not info.no_effect:
             rows.append((f"`{info.name}`", _type(info), _default(info), _meaning(info) + only))
     idle = [info.name for info, _ in takers if info.no_effect]
-    parts = [_table(("Option", "Type", "Default", "Meaning"), rows) if rows else "There are no options."]
+    parts = [table(("Option", "Type", "Default", "Meaning"), rows) if rows else "There are no options."]
     if idle:
         parts.append(f"Taken, so that a DSN of Symfony's can stay as it is, but without effect here: {_code(idle)}.")
     return "\n\n".join(parts)
@@ -48,7 +48,7 @@ def guarantees_table(schemes: Sequence[Scheme]) -> str:
         (name.replace("_", " ").capitalize(), *(_promise(name, each) for each in promises), meaning)
         for name, meaning in meanings().items()
     ]
-    return _table(("Guarantee", *headings, "Meaning"), rows)
+    return table(("Guarantee", *headings, "Meaning"), rows)
 
 
 def meanings() -> dict[str, str]:
@@ -115,6 +115,7 @@ def _code(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of Markdown."""
     lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (heading, *rows)]
     return "\n".join([f"| {lines[0]} |", "|---" * len(heading) + "|", *(f"| {line} |" for line in lines[1:])])

@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, str] = {
     "check": "postbus.cli.check:check",
     "debug": "postbus.cli.debug:debug",
     "plugins": "postbus.cli.plugins:plugins",
+    "certify": "postbus.testing.certifying:certify",
     "completion": "postbus.cli.completion:completion",
 }
 """Where each command is, in the order of ``--help``."""

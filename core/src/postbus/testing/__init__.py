@@ -1,9 +1,10 @@
 """What users and plugin authors test with.
 
 `AppTest` has a whole app in memory, and `postbus.testing.plugin` has it for pytest; `FailAtRandom` and `DeliverTwice`
-are middleware that makes faults. `RecordingTransport` takes the place of one transport. `TransportContract` and
-`TransportHistories` hold a plugin to what `postbus.transport` promises: each promise by itself, and many
-steps together. They need pytest and Hypothesis: ``pip install "postbus[testing]"``.
+are middleware that makes faults. `RecordingTransport` takes the place of one transport. `TransportContract`,
+`TransportHistories` and `TransportFaults` hold a plugin to what `postbus.transport` promises: each promise by itself,
+many steps together, and workers that die amid everything they do. They need pytest and Hypothesis:
+``pip install "postbus[testing]"``.
 """
 
 import sys
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from postbus.testing.app_test import AppTest
 from postbus.testing.chaos import DeliverTwice, FailAtRandom
+from postbus.testing.promises import proves
 from postbus.testing.recording import RecordingTransport
 
 if TYPE_CHECKING:
     from postbus.testing.contract import TransportContract
+    from postbus.testing.faults.tests import TransportFaults
     from postbus.testing.histories import TransportHistories
 
 __all__ = [
@@ -24,10 +27,12 @@ __all__ = [
     "FailAtRandom",
     "RecordingTransport",
     "TransportContract",
+    "TransportFaults",
     "TransportHistories",
+    "proves",
 ]
 
-_MODULES = {"TransportContract": "contract", "TransportHistories": "histories"}
+_MODULES = {"TransportContract": "contract", "TransportFaults": "faults.tests", "TransportHistories": "histories"}
 
 if (pytest := sys.modules.get("pytest")) is not None:
     # A rule that fails then shows both sides of its assertion. It must be said before one of these is imported.

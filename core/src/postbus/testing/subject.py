@@ -30,7 +30,7 @@ class Subject(Struct, frozen=True):
 
     def scheme(self) -> Scheme:
         """Return what the plugin registered for the scheme of the DSN."""
-        return _plugins(self.plugin).scheme_for(Dsn.parse(self.dsn))
+        return plugins_for(self.plugin).scheme_for(Dsn.parse(self.dsn))
 
     def make_transport(self, observers: Observers | None = None) -> QueueTransport:
         """Return a new transport, as an app would get it from the plugin."""
@@ -57,7 +57,8 @@ class Task(Struct, frozen=True):
 
 
 @cache
-def _plugins(name: str | None) -> Plugins:
+def plugins_for(name: str | None) -> Plugins:
+    """Return the installed plugins, or the one whose hooks are at ``package`` or ``package:object``."""
     if name is None:
         return installed_plugins()
     plugins = Plugins()

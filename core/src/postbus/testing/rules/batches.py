@@ -7,6 +7,7 @@ import pytest
 from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.errors import MessageRefused, TransportError
+from postbus.testing.promises import promise
 from postbus.testing.subject import Note
 from postbus.testing.workbench import Workbench
 from postbus.transport import Connection, Outgoing
@@ -18,6 +19,7 @@ MOST_TO_TRY = 64 * 1024 * 1024
 class Batches(Workbench):
     """A batch is as large as promised, answered message by message, and truthful when it fails."""
 
+    @promise("batches-1", since="0.1")
     def test_publish_returns_an_id_for_each_message(self) -> None:
         """There are as many ids as messages; no two are the same, but a broker that gives none says None."""
         ids = self.publish(self.connect(), [Outgoing(b"%d" % number, {}) for number in range(5)])
@@ -26,6 +28,7 @@ class Batches(Workbench):
         given = [id for id in ids if id is not None]
         assert sorted(set(given)) == sorted(given)
 
+    @promise("batches-2", since="0.1")
     def test_a_delivery_has_the_id_that_publish_returned(self) -> None:
         """The broker's id of a message is the same at both ends."""
         connection = self.connect()
@@ -37,6 +40,7 @@ class Batches(Workbench):
 
         assert {b"%d" % number: id for number, id in enumerate(ids)} == {d.body: d.id for d in deliveries}
 
+    @promise("batches-3", since="0.1")
     def test_publish_takes_as_many_as_promised(self) -> None:
         """``publish_batch`` messages may be published in one call."""
         connection = self.connect()
@@ -46,6 +50,7 @@ class Batches(Workbench):
 
         assert number == len({delivery.body for delivery in self.take(connection, number)})
 
+    @promise("batches-4", since="0.1")
     def test_a_transport_sends_more_than_one_batch(self) -> None:
         """Any number of envelopes may be sent at once; each comes back with the id of its own message."""
         transport, number = self.transport(), self.guarantees.publish_batch + 1
@@ -57,6 +62,7 @@ class Batches(Workbench):
         ids = {envelope.message.text: _id(envelope, stamps.Received) for envelope in received}
         assert all(_id(envelope, stamps.Sent) in (None, ids[envelope.message.text]) for envelope in sent)
 
+    @promise("batches-5", since="0.1")
     def test_fetch_returns_no_more_than_its_limit(self) -> None:
         """At most ``limit`` deliveries are returned; the others wait for the next fetch."""
         connection = self.connect()
@@ -68,6 +74,7 @@ class Batches(Workbench):
         connection.ack([delivery.tag for delivery in first])
         self.take(connection, 5 - len(first))
 
+    @promise("batches-6", since="0.1")
     def test_fetch_may_be_asked_for_as_many_as_promised(self) -> None:
         """A limit of ``fetch_batch`` is none too large."""
         connection = self.connect()
@@ -75,6 +82,7 @@ class Batches(Workbench):
 
         assert 1 <= len(connection.fetch(self.guarantees.fetch_batch, self.patience)) <= 5
 
+    @promise("batches-7", since="0.1")
     def test_what_a_failed_batch_says_it_stored_is_stored(self) -> None:
         """Of a batch that the broker takes in part, ``stored`` names only what it has, under the right ids."""
         failure = self.make_partial_failure()
@@ -91,6 +99,7 @@ class Batches(Workbench):
         assert {batch[position].body for position in stored} <= set(deliveries)
         assert all(id in (None, deliveries[batch[position].body]) for position, id in stored.items())
 
+    @promise("batches-8", since="0.1")
     def test_a_refused_message_is_refused_alone(self) -> None:
         """`MessageRefused` names it, by its position, and why; all others of its batch are stored, and told so."""
         if self.refused is None:
@@ -102,6 +111,7 @@ class Batches(Workbench):
         connection.publish([Outgoing(b"next", {})])
         self.take_until(connection, b"next")
 
+    @promise("batches-9", since="0.1")
     def test_a_message_that_is_too_large_is_refused_alone(self) -> None:
         """What is larger than ``largest_message`` costs neither its neighbours nor the connection anything."""
         largest = self.guarantees.largest_message
@@ -121,6 +131,7 @@ class Batches(Workbench):
         assert {0, 2} == set(caught.value.stored), "Its neighbours are to be stored, and told so."
         self.take_all_of(connection, {b"before", b"after"})
 
+    @promise("batches-10", since="0.1")
     def test_a_published_message_outlives_its_connection(self) -> None:
         """What `publish` has returned for is with the broker, and in nothing that closing could lose."""
         connection = self.connect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from postbus.testing.promises import promise
 from postbus.testing.workbench import Workbench, unable
 from postbus.transport import (
     Connection,
@@ -30,6 +31,7 @@ class PurgeableConnection(Connection, SupportsPurge, Protocol):
 class Browsing(Workbench):
     """Who looks changes nothing; who deletes, deletes what was asked for and nothing else."""
 
+    @promise("browsing-1", since="0.1")
     def test_browsing_delivers_nothing(self) -> None:
         """What was shown is delivered as if nobody had looked: to anybody, at once, for the first time."""
         connection = self._browsable_connection()
@@ -40,6 +42,7 @@ class Browsing(Workbench):
         deliveries = self.take(self.connect(), 3)
         assert not any(delivery.count and delivery.count > 1 for delivery in deliveries)
 
+    @promise("browsing-2", since="0.1")
     def test_browsing_shows_messages_as_they_are(self) -> None:
         """Body and headers are shown as they were published, also where nobody can decode them."""
         connection = self._browsable_connection()
@@ -51,6 +54,7 @@ class Browsing(Workbench):
 
         assert (body, headers) == (shown.body, shown.headers)
 
+    @promise("browsing-3", since="0.1")
     def test_browsing_shows_what_is_delayed(self) -> None:
         """A message is shown although its delay is not over."""
         self.requires(delay=True)
@@ -60,6 +64,7 @@ class Browsing(Workbench):
 
         assert [b"later"] == [shown.body for shown in connection.browse(10)]
 
+    @promise("browsing-4", since="0.1")
     def test_browsing_shows_what_is_in_flight(self) -> None:
         """A message is shown although it was delivered, until it is settled."""
         connection = self._browsable_connection()
@@ -71,6 +76,7 @@ class Browsing(Workbench):
         connection.ack([delivery.tag])
         assert [] == list(connection.browse(10))
 
+    @promise("browsing-5", since="0.1")
     def test_browsing_shows_no_more_than_its_limit(self) -> None:
         """At most ``limit`` messages are shown, the ones that come first."""
         connection = self._browsable_connection()
@@ -80,6 +86,7 @@ class Browsing(Workbench):
 
         assert [shown.id for shown in connection.browse(10)][:2] == [shown.id for shown in first]
 
+    @promise("browsing-6", since="0.1")
     def test_browsing_goes_on_behind_an_id(self) -> None:
         """Page by page, each message is shown once."""
         connection = self._browsable_connection()
@@ -92,6 +99,7 @@ class Browsing(Workbench):
 
         assert [shown.id for shown in connection.browse(10)] == [shown.id for shown in pages]
 
+    @promise("browsing-7", since="0.1")
     def test_find_returns_the_message_with_an_id(self) -> None:
         """Any message that is shown can be found by its id, in whatever state it is."""
         connection = self._browsable_connection()
@@ -104,6 +112,7 @@ class Browsing(Workbench):
             assert found is not None
             assert (shown.id, shown.body) == (found.id, found.body)
 
+    @promise("browsing-8", since="0.1")
     def test_what_is_not_there_is_not_found(self) -> None:
         """An id that was settled, and one that no message ever had, whatever it looks like, finds None."""
         connection = self._browsable_connection()
@@ -114,6 +123,7 @@ class Browsing(Workbench):
 
         assert [None, None, None] == [connection.find(id) for id in (shown.id, "no-such-id", "")]
 
+    @promise("browsing-9", since="0.1")
     def test_a_removed_message_is_gone(self) -> None:
         """It is delivered to nobody, and settling it is quiet, whether it waited, was delayed or was in flight."""
         connection = self._browsable_connection()
@@ -129,6 +139,7 @@ class Browsing(Workbench):
         connection.ack([in_flight.tag])
         self.assert_empty(connection)
 
+    @promise("browsing-10", since="0.1")
     def test_remove_leaves_what_was_not_named(self) -> None:
         """Only the messages with these ids are deleted; ids that no message has are passed over, uncounted."""
         connection = self._browsable_connection()
@@ -141,6 +152,7 @@ class Browsing(Workbench):
         left = {delivery.body for delivery in self.take(connection, 2)}
         assert {b"0", b"1", b"2"} - {named.body} == left
 
+    @promise("browsing-11", since="0.1")
     def test_purge_deletes_everything(self) -> None:
         """It deletes what waits, what is delayed and what is in flight, and returns how many these were."""
         connection = self._purgeable_connection()
@@ -154,6 +166,7 @@ class Browsing(Workbench):
         assert 0 == connection.purge()
         self.assert_empty(connection)
 
+    @promise("browsing-12", since="0.1")
     def test_a_purged_queue_goes_on(self) -> None:
         """Settling what was purged is quiet, and new messages come as ever."""
         connection = self._purgeable_connection()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from postbus.testing.promises import promise
 from postbus.testing.workbench import Workbench, in_background
 from postbus.transport import Connection, Outgoing
 
@@ -17,6 +18,7 @@ from postbus.transport import Connection, Outgoing
 class Concurrency(Workbench):
     """Many at once lose nothing, and get nothing twice."""
 
+    @promise("concurrency-1", since="0.1")
     def test_many_producers_and_consumers_share_a_queue(self) -> None:
         """Of what five publish, each message is delivered to one of five consumers, once."""
         each = self.load // 5
@@ -47,6 +49,7 @@ class Concurrency(Workbench):
         assert Counter(b"%d" % number for number in range(5 * each)) == Counter(seen)
         self.assert_empty(connections[0])
 
+    @promise("concurrency-2", since="0.1")
     def test_a_connection_serves_several_threads(self) -> None:
         """One thread fetches while others publish and settle; nothing is lost, and no answer goes to the wrong one."""
         each = self.load // 20

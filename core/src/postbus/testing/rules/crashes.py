@@ -10,6 +10,7 @@ import pytest
 
 from postbus.envelope import Envelope
 from postbus.queue_transport import QueueTransport
+from postbus.testing.promises import promise
 from postbus.testing.subject import Note
 from postbus.testing.workbench import Workbench, hear, not_later_than, punctual
 from postbus.transport import Outgoing
@@ -18,6 +19,7 @@ from postbus.transport import Outgoing
 class Crashes(Workbench):
     """A process that dies takes nothing with it; one that forks disturbs nobody."""
 
+    @promise("crashes-1", since="0.1")
     @punctual
     def test_what_a_killed_process_had_fetched_comes_back_once(self) -> None:
         """All that a process had fetched and not settled when it got SIGKILL comes to another one, no message twice."""
@@ -34,6 +36,7 @@ class Crashes(Workbench):
         assert {b"0", b"1", b"2"} == {delivery.body for delivery in deliveries}
         self.assert_empty(connection)
 
+    @promise("crashes-2", since="0.1")
     def test_what_a_killed_process_had_not_fetched_is_untouched(self) -> None:
         """The death of one process costs no message that it never had."""
         self.requires(shared=True)
@@ -46,6 +49,7 @@ class Crashes(Workbench):
 
         assert 2 == len(bodies & {b"0", b"1", b"2"})
 
+    @promise("crashes-3", since="0.1")
     def test_what_a_killed_process_had_published_is_stored(self) -> None:
         """What `publish` has returned for needs the process that called it no longer."""
         self.requires(shared=True)
@@ -56,6 +60,7 @@ class Crashes(Workbench):
 
         assert {b"0", b"1", b"2"} == {delivery.body for delivery in self.take(connection, 3)}
 
+    @promise("crashes-4", since="0.1")
     def test_a_forked_process_has_a_connection_of_its_own(self) -> None:
         """Parent and child go on with the same transport, and neither gets in the other's way."""
         self.requires(shared=True)

@@ -9,6 +9,7 @@ import pytest
 from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.errors import MessageRefused
+from postbus.testing.promises import promise
 from postbus.testing.subject import Note
 from postbus.testing.workbench import Workbench, in_background, punctual
 from postbus.transport import Connection, Outgoing, SupportsCount, supports
@@ -19,6 +20,7 @@ DAY = 86_400.0
 class Delays(Workbench):
     """A delayed message comes when its delay is over: not before, and without being asked for again."""
 
+    @promise("delays-1", since="0.1")
     @punctual
     def test_a_delayed_message_is_never_early(self) -> None:
         """It is delivered when its delay has passed since `publish` was called, or later."""
@@ -28,6 +30,7 @@ class Delays(Workbench):
 
         self.assert_not_early(connection, published, self.short_delay)
 
+    @promise("delays-2", since="0.1")
     def test_a_fetch_returns_when_a_delay_is_over(self) -> None:
         """A fetch that waits already returns then; so it does for what was published after it began to wait."""
         connection = self._delaying_connection()
@@ -38,6 +41,7 @@ class Delays(Workbench):
 
         assert [b"later"] == [delivery.body for delivery in self.in_time(waiting)]
 
+    @promise("delays-3", since="0.1")
     def test_several_delays_may_be_over_at_once(self) -> None:
         """All of them come, not only the first."""
         connection = self._delaying_connection()
@@ -45,6 +49,7 @@ class Delays(Workbench):
 
         assert {b"%d" % number for number in range(5)} == {delivery.body for delivery in self.take(connection, 5)}
 
+    @promise("delays-4", since="0.1")
     def test_a_delayed_message_holds_up_nobody(self) -> None:
         """What was published after it, without a delay, comes at once."""
         connection = self._delaying_connection()
@@ -55,6 +60,7 @@ class Delays(Workbench):
 
         assert b"now" == delivery.body
 
+    @promise("delays-5", since="0.1")
     def test_a_delay_of_zero_is_no_delay(self) -> None:
         """A message that was given a delay of no seconds comes at once."""
         transport = self.transport()
@@ -63,6 +69,7 @@ class Delays(Workbench):
 
         self.receive(transport, 1)
 
+    @promise("delays-6", since="0.1")
     def test_a_far_delay_is_kept(self) -> None:
         """A message that is delayed by a day, or as long as can be, is not delivered now, and counts as delayed."""
         connection = self._delaying_connection()
@@ -73,6 +80,7 @@ class Delays(Workbench):
         if supports(connection, SupportsCount):
             self.until(connection, waiting=0, delayed=1, in_flight=0)
 
+    @promise("delays-7", since="0.1")
     def test_a_delay_that_cannot_be_kept_is_refused(self) -> None:
         """A broker that cannot wait, or not so long, says so, and takes all others of the batch."""
         longest = self.guarantees.longest_delay if self.guarantees.delay else 0.0

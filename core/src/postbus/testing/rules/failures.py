@@ -10,6 +10,7 @@ import pytest
 from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.errors import MessageRefused, TransportError
+from postbus.testing.promises import promise
 from postbus.testing.subject import Note
 from postbus.testing.workbench import Workbench, unable
 from postbus.transport import Connection, Delivery, Outgoing, SupportsReplace, supports
@@ -25,6 +26,7 @@ class ReplacingConnection(Connection, SupportsReplace, Protocol):
 class Failures(Workbench):
     """A message that failed is neither lost nor doubled on its way to its next try, or to where it is kept."""
 
+    @promise("failures-1", since="0.1")
     def test_a_retry_copy_is_the_same_message(self) -> None:
         """The copy has the body and the id of the original, and tells that it is a second try."""
         transport = self.transport()
@@ -42,6 +44,7 @@ class Failures(Workbench):
         transport.ack([copy])
         self.assert_empty(transport.connection)
 
+    @promise("failures-2", since="0.1")
     def test_a_buried_copy_is_in_the_other_queue_alone(self) -> None:
         """A queue gets nothing of what is sent to another; what was buried in one is found there."""
         transport, failed = self.transport(), self.transport(self.dsn())
@@ -57,6 +60,7 @@ class Failures(Workbench):
         assert original.last(stamps.MessageId) == buried.last(stamps.MessageId)
         assert stamps.Buried("contract") == buried.last(stamps.Buried)
 
+    @promise("failures-3", since="0.1")
     def test_replace_stores_the_copy_and_settles_the_original(self) -> None:
         """Afterwards there is the copy, once, and nothing else."""
         connection, original = self._one_to_replace()
@@ -68,6 +72,7 @@ class Failures(Workbench):
         connection.ack([copy.tag])
         self.assert_empty(connection)
 
+    @promise("failures-4", since="0.1")
     def test_replace_returns_the_id_of_the_copy(self) -> None:
         """The id is the one that the copy is delivered with, where the broker gives ids."""
         connection, original = self._one_to_replace()
@@ -77,6 +82,7 @@ class Failures(Workbench):
         [copy] = self.take(connection, 1)
         assert id in (None, copy.id)
 
+    @promise("failures-5", since="0.1")
     def test_a_copy_may_be_delayed(self) -> None:
         """A copy waits for its next try as any other message does."""
         self.requires(delay=True)
@@ -86,6 +92,7 @@ class Failures(Workbench):
 
         self.assert_quiet(connection)
 
+    @promise("failures-6", since="0.1")
     def test_what_is_settled_cannot_be_replaced(self) -> None:
         """It raises `TransportError`, and stores no copy."""
         connection, original = self._one_to_replace()
@@ -96,6 +103,7 @@ class Failures(Workbench):
 
         self.assert_empty(connection)
 
+    @promise("failures-7", since="0.1")
     def test_what_went_to_another_cannot_be_replaced(self) -> None:
         """After a lost lease it raises `TransportError`, stores no copy, and leaves the other's delivery alone."""
         self.requires(lease=True)
@@ -110,6 +118,7 @@ class Failures(Workbench):
         [again] = self.take(other if self.guarantees.release == "own" else connection, 1)
         assert original.body == again.body
 
+    @promise("failures-8", since="0.1")
     def test_a_copy_that_is_refused_leaves_the_original(self) -> None:
         """`MessageRefused` leaves the original in flight, so that it can be given back."""
         if self.refused is None:

@@ -12,6 +12,7 @@ import pytest
 from postbus import stamps
 from postbus.envelope import Envelope
 from postbus.serialization import Undecodable
+from postbus.testing.promises import promise
 from postbus.testing.subject import Note
 from postbus.testing.workbench import Workbench
 from postbus.transport import Connection, Delivery, Outgoing, SupportsBrowse, supports
@@ -48,6 +49,7 @@ HEADERS: Mapping[str, object] = {
 class Foreign(Workbench):
     """What others put on the broker comes as it is, and hurts nobody else."""
 
+    @promise("foreign-1", since="0.1")
     @pytest.mark.parametrize("kind", FOREIGN)
     def test_what_others_wrote_comes_as_it_is(self, kind: str) -> None:
         """A message without any header of ours is delivered, with the bytes that came, between those around it."""
@@ -58,6 +60,7 @@ class Foreign(Workbench):
 
         assert body == foreign.body, f"What came of {kind} is not what was put there."
 
+    @promise("foreign-2", since="0.1")
     def test_headers_of_others_are_text(self) -> None:
         """Numbers, lists and maps in headers cost neither the message nor its neighbours; here they are text."""
         connection = self._between_good_ones(b"foreign", HEADERS)
@@ -68,6 +71,7 @@ class Foreign(Workbench):
         odd = {name: value for name, value in foreign.headers.items() if type(value) is not str}
         assert {} == odd, "These headers should be text, or be in a stamp of the plugin."
 
+    @promise("foreign-3", since="0.1")
     @pytest.mark.parametrize("verb", ["ack", "reject"])
     def test_what_others_wrote_is_settled_as_ever(self, verb: str) -> None:
         """Whether it could be read or not, it is gone once it is settled, and comes again if it is given back."""
@@ -81,6 +85,7 @@ class Foreign(Workbench):
 
         self.assert_empty(connection)
 
+    @promise("foreign-4", since="0.1")
     def test_what_others_wrote_can_be_buried(self) -> None:
         """It is received as `Undecodable`, with the reason; sent to another queue, it is the same there."""
         self._put(b"Order 13 was placed.", HEADERS)
@@ -95,6 +100,7 @@ class Foreign(Workbench):
         assert isinstance(buried.message, Undecodable)
         assert (received.message.body, received.message.headers) == (buried.message.body, buried.message.headers)
 
+    @promise("foreign-5", since="0.1")
     def test_what_others_wrote_is_shown(self) -> None:
         """Who browses sees it, and what is behind it."""
         connection = self._between_good_ones(b"[" * 2000)
@@ -103,6 +109,7 @@ class Foreign(Workbench):
 
         assert [b"before", b"[" * 2000, b"after"] == [shown.body for shown in connection.browse(10)]
 
+    @promise("foreign-6", since="0.1")
     def test_a_transport_goes_on_behind_what_it_cannot_read(self) -> None:
         """Of a batch with something foreign in it, all others are received as they were sent."""
         transport = self.transport()

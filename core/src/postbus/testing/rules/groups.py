@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from postbus import stamps
+from postbus.testing.promises import promise
 from postbus.testing.workbench import Workbench
 from postbus.transport import Connection, Outgoing
 
@@ -25,6 +26,7 @@ ANY_TEXT = [
 class Groups(Workbench):
     """Where deliveries have an ordering key, messages of one key are handled one after the other."""
 
+    @promise("groups-1", since="0.1")
     def test_a_delivery_tells_its_group(self) -> None:
         """Deliveries of one key have the same ``group``, those of another key another one."""
         self.requires(groups=True)
@@ -36,6 +38,7 @@ class Groups(Workbench):
         assert None not in groups.values(), "A delivery has no group."
         assert groups[b"a"] == groups[b"c"] != groups[b"b"]
 
+    @promise("groups-2", since="0.1")
     def test_a_group_comes_in_its_order(self) -> None:
         """Messages of one key come in the order in which they were published, whatever comes between them."""
         self.requires(groups=True)
@@ -51,6 +54,7 @@ class Groups(Workbench):
 
         assert [bodies[n::3] for n in range(3)] == [[body for body in came if int(body) % 3 == n] for n in range(3)]
 
+    @promise("groups-3", since="0.1")
     def test_a_group_is_in_one_hand(self) -> None:
         """While a message is in flight, nobody else gets one of the same key; then the next one comes."""
         self.requires(groups=True)
@@ -66,6 +70,7 @@ class Groups(Workbench):
         [after] = self.take(first, 1)
         assert b"b" == after.body
 
+    @promise("groups-4", since="0.1")
     def test_what_is_given_back_keeps_its_place(self) -> None:
         """What was released comes again before what is behind it in its group."""
         self.requires(groups=True)
@@ -78,6 +83,7 @@ class Groups(Workbench):
         [again] = self.take(connection, 1)
         assert b"a" == again.body, "What was behind it has overtaken it."
 
+    @promise("groups-5", since="0.1")
     def test_any_text_is_a_key(self) -> None:
         """Keys that differ in anything make different groups, whatever is in them and however long they are."""
         self.requires(groups=True)
@@ -91,6 +97,7 @@ class Groups(Workbench):
         assert [] == [key for key, of_it in of_key.items() if len(of_it) != 1], "A key has several groups."
         assert len(ANY_TEXT) == len(set(groups.values())), "Several keys have one group."
 
+    @promise("groups-6", since="0.1")
     def test_a_copy_stays_in_its_group(self) -> None:
         """What is published with the ``group`` of a delivery as its key is of the same group."""
         self.requires(groups=True)
@@ -102,6 +109,7 @@ class Groups(Workbench):
 
         assert groups == self._groups(connection, len(ANY_TEXT))
 
+    @promise("groups-7", since="0.1")
     def test_a_group_keeps_no_other_waiting(self) -> None:
         """While a message is in flight, those of other keys come, and those without one."""
         self.requires(groups=True)

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import pytest
 
+from postbus.testing.promises import promise
 from postbus.testing.workbench import CLOCKS_DIFFER, Workbench, in_background, not_later_than, punctual
 from postbus.transport import Connection, Delivery, Outgoing, SupportsKeepalive, supports
 
@@ -23,6 +24,7 @@ class LeasingConnection(Connection, SupportsKeepalive, Protocol):
 class Leases(Workbench):
     """Where deliveries run out, they do so in time, are kept by who keeps them alive, and then belong to one only."""
 
+    @promise("leases-1", since="0.1")
     def test_a_lost_lease_gives_the_message_to_another(self) -> None:
         """What is neither settled nor kept alive is delivered again, to a connection that waits for it."""
         self._one_on_lease()
@@ -31,6 +33,7 @@ class Leases(Workbench):
 
         assert MESSAGE.body == again.body
 
+    @promise("leases-2", since="0.1")
     @punctual
     def test_a_lease_does_not_run_out_early(self) -> None:
         """Nobody else gets the message before the lease has passed since it was fetched."""
@@ -41,6 +44,7 @@ class Leases(Workbench):
 
         self.assert_not_early(self._leasing_connection(), fetched, connection.lease)
 
+    @promise("leases-3", since="0.1")
     @punctual
     def test_keepalive_keeps_a_delivery(self) -> None:
         """As long as it is called, from any thread and while a fetch waits, nobody else gets the message."""
@@ -65,6 +69,7 @@ class Leases(Workbench):
         assert [] == list(others)
         self.assert_empty(connection)
 
+    @promise("leases-4", since="0.1")
     def test_keepalive_does_not_wait_for_a_fetch(self) -> None:
         """A worker that waits for more extends the leases of what it has meanwhile."""
         self.requires(lease=True)
@@ -80,6 +85,7 @@ class Leases(Workbench):
         assert [] == list(lost)
         self.assert_still_waiting(waiting)
 
+    @promise("leases-5", since="0.1")
     @punctual
     def test_keepalive_tells_what_is_lost(self) -> None:
         """It returns the tags of deliveries that others have meanwhile, and of no others."""
@@ -93,6 +99,7 @@ class Leases(Workbench):
         assert [delivery.tag] == list(lost)
         assert [] == list(none)
 
+    @promise("leases-6", since="0.1")
     @punctual
     @pytest.mark.parametrize("verb", ["ack", "reject", "release"])
     def test_settling_tells_what_is_lost(self, verb: str) -> None:
@@ -111,6 +118,7 @@ class Leases(Workbench):
         not_later_than(until)
         assert [] == list(none)
 
+    @promise("leases-7", since="0.1")
     @punctual
     def test_a_late_ack_is_quiet(self) -> None:
         """Who acks after a lost lease hears no error; the other one, who has the message now, settles it as ever."""
@@ -124,6 +132,7 @@ class Leases(Workbench):
         not_later_than(until)
         self.assert_empty(other)
 
+    @promise("leases-8", since="0.1")
     @punctual
     def test_a_late_release_takes_nothing_from_another(self) -> None:
         """Who gives back after a lost lease does not give away what another one has now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from postbus.testing.promises import promise
 from postbus.testing.workbench import Workbench
 from postbus.transport import Outgoing
 
@@ -11,6 +12,7 @@ MESSAGES = [Outgoing(b"%d" % number, {}) for number in range(20)]
 class Order(Workbench):
     """Where the guarantees say so, messages come in the order in which they were published."""
 
+    @promise("order-1", since="0.1")
     def test_messages_come_in_the_order_of_publishing(self) -> None:
         """A single consumer gets what was published later later."""
         self.requires(ordering="fifo")
@@ -22,6 +24,7 @@ class Order(Workbench):
 
         assert [message.body for message in MESSAGES] == [delivery.body for delivery in deliveries]
 
+    @promise("order-2", since="0.1")
     def test_a_batch_comes_in_its_order(self) -> None:
         """A single consumer gets the messages of a batch in the order that they have there."""
         self.requires(ordering="fifo")
@@ -33,6 +36,7 @@ class Order(Workbench):
 
         assert [message.body for message in batch] == [delivery.body for delivery in deliveries]
 
+    @promise("order-3", since="0.1")
     def test_order_holds_from_one_fetch_to_the_next(self) -> None:
         """A consumer that fetches one message at a time, and acks each, gets them in the same order."""
         self.requires(ordering="fifo")
@@ -47,6 +51,7 @@ class Order(Workbench):
 
         assert [message.body for message in MESSAGES] == bodies
 
+    @promise("order-4", since="0.1")
     def test_order_holds_while_fetches_grow_and_shrink(self) -> None:
         """A consumer that asks for ever more messages, as a worker does, and for fewer again, gets each in its turn."""
         self.requires(ordering="fifo")
@@ -62,6 +67,7 @@ class Order(Workbench):
 
         assert [message.body for message in messages] == bodies
 
+    @promise("order-5", since="0.1")
     def test_a_higher_priority_overtakes(self) -> None:
         """A message of a higher priority comes before those that have waited for longer."""
         self.requires(priority=True)
@@ -70,6 +76,7 @@ class Order(Workbench):
 
         assert b"urgent" == self.take(self.connect(), 4)[0].body
 
+    @promise("order-6", since="0.1")
     def test_one_priority_has_one_order(self) -> None:
         """Messages of the same higher priority come in the order in which they were published."""
         self.requires(priority=True, ordering="fifo")

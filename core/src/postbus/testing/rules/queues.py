@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from postbus.errors import ConnectionLost, TransportError
+from postbus.testing.promises import promise
 from postbus.testing.workbench import Workbench, in_background, unable
 from postbus.transport import Connection, Delivery, SupportsQueues, supports
 
@@ -24,6 +25,7 @@ class PickyConnection(Connection, SupportsQueues, Protocol):
 class Queues(Workbench):
     """Who names queues gets what is in these, and nothing else."""
 
+    @promise("queues-1", since="0.1")
     def test_only_named_queues_deliver(self) -> None:
         """Neither at once nor later does a message come from a queue that was not named; it waits there for others."""
         connection, first, second = self._queues()
@@ -36,6 +38,7 @@ class Queues(Workbench):
         [delivery] = connection.fetch_from([first], 10, self.patience)
         assert b"first" == delivery.body
 
+    @promise("queues-2", since="0.1")
     def test_every_queue_delivers_when_none_is_named(self) -> None:
         """A plain `fetch` takes from all of them."""
         connection, first, second = self._queues()
@@ -43,6 +46,7 @@ class Queues(Workbench):
 
         assert {b"first", b"second"} == {delivery.body for delivery in self.take(connection, 2)}
 
+    @promise("queues-3", since="0.1")
     def test_the_first_named_queue_comes_first(self) -> None:
         """When a message waits in each of them, the one in the first is delivered first."""
         connection, first, second = self._queues()
@@ -65,6 +69,7 @@ class Queues(Workbench):
             assert pause < self.patience / 4, f"{bodies} came, although both had waited for {pause:.1f} s."
             in_turn, pause = 0, 2 * pause
 
+    @promise("queues-4", since="0.1")
     def test_a_fetch_waits_for_all_named_queues(self) -> None:
         """It returns when a message arrives in any of them, not only in the first."""
         connection, first, second = self._queues()
@@ -75,6 +80,7 @@ class Queues(Workbench):
 
         assert [b"second"] == [delivery.body for delivery in self.in_time(waiting)]
 
+    @promise("queues-5", since="0.1")
     def test_what_came_from_a_named_queue_is_settled_as_ever(self) -> None:
         """What is acked is gone; what is released is in the same queue again."""
         connection, _, second = self._queues()
@@ -89,6 +95,7 @@ class Queues(Workbench):
         connection.ack([again.tag])
         self.assert_empty(connection)
 
+    @promise("queues-6", since="0.1")
     def test_an_unknown_queue_is_named_in_an_error(self) -> None:
         """Nobody waits for a queue that is misspelt: the `TransportError` names it, and the connection goes on."""
         connection, first, _ = self._queues()

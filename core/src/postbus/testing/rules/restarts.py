@@ -16,6 +16,7 @@ from postbus.envelope import Envelope
 from postbus.errors import ConnectionLost, TransportError
 from postbus.events import Event, TransportLost, TransportRestored
 from postbus.queue_transport import QueueTransport
+from postbus.testing.promises import promise
 from postbus.testing.subject import Note
 from postbus.testing.workbench import CLOCKS_DIFFER, Broker, Workbench, in_background, not_later_than, punctual
 from postbus.transport import Outgoing
@@ -26,14 +27,17 @@ MESSAGES = [Outgoing(b"%d" % number, {"is": str(number)}) for number in range(3)
 class Restarts(Workbench):
     """A broker that goes away costs nothing and deceives nobody; when it is back, all goes on."""
 
+    @promise("restarts-1", since="0.1")
     def test_what_was_published_survives_a_restart(self) -> None:
         """What `publish` has returned for is there, whole, when the broker was stopped and started again."""
         self._see_messages_after(self._breakable(), crash=False)
 
+    @promise("restarts-2", since="0.1")
     def test_what_was_published_survives_a_crash(self) -> None:
         """What `publish` has returned for is there, whole, when the broker was killed and started again."""
         self._see_messages_after(self._breakable(), crash=True)
 
+    @promise("restarts-3", since="0.1")
     def test_what_was_in_flight_survives_a_restart(self) -> None:
         """What was delivered before and not settled comes again, once who had it is gone."""
         self.requires(durable=True)
@@ -48,6 +52,7 @@ class Restarts(Workbench):
         self.in_time(in_background(connection.close))
         self.take_all_of(self.connect(short_lease=True), {message.body for message in MESSAGES})
 
+    @promise("restarts-4", since="0.1")
     @punctual
     def test_what_is_delayed_survives_a_restart(self) -> None:
         """It comes when its delay is over, although the broker was away for a while of it, and not before.
@@ -69,6 +74,7 @@ class Restarts(Workbench):
         assert time.monotonic() - published >= 2 * self.short_delay - CLOCKS_DIFFER
         assert {b"later"} >= {delivery.body for delivery in self.fetch(connection, 10, self.quiet)}
 
+    @promise("restarts-5", since="0.1")
     def test_a_waiting_fetch_hears_of_a_lost_broker(self) -> None:
         """It ends with `ConnectionLost`, long before its wait is over."""
         broker = self._breakable()
@@ -79,6 +85,7 @@ class Restarts(Workbench):
         with _away(broker, crash=True), pytest.raises(ConnectionLost):
             self.in_time(waiting)
 
+    @promise("restarts-6", since="0.1")
     def test_fetching_without_a_broker_is_a_lost_connection(self) -> None:
         """Neither a connection from before nor a new one waits for messages that cannot come."""
         broker = self._breakable()
@@ -90,6 +97,7 @@ class Restarts(Workbench):
                 with pytest.raises(ConnectionLost):
                     self.in_time(in_background(fetch))
 
+    @promise("restarts-7", since="0.1")
     def test_publishing_without_a_broker_is_an_error(self) -> None:
         """`publish` raises soon, and says that nothing is stored, on a connection from before and on a new one."""
         broker = self._breakable()
@@ -102,6 +110,7 @@ class Restarts(Workbench):
                     self.in_time(in_background(publish))
                 assert {} == caught.value.stored
 
+    @promise("restarts-8", since="0.1")
     def test_closing_without_a_broker_is_quiet(self) -> None:
         """`close` needs nobody at the other end."""
         broker = self._breakable()
@@ -112,6 +121,7 @@ class Restarts(Workbench):
         with _away(broker):
             self.in_time(in_background(connection.close))
 
+    @promise("restarts-9", since="0.1")
     def test_a_transport_goes_on_after_a_restart(self) -> None:
         """It sends and receives as before, without being made anew; what was sent earlier is not lost."""
         broker = self._breakable()
@@ -125,6 +135,7 @@ class Restarts(Workbench):
         wanted = {"before", "after"} if self.guarantees.durable else {"after"}
         assert wanted == self._receive_all_of(transport, wanted)
 
+    @promise("restarts-10", since="0.1")
     def test_a_transport_receives_after_a_restart(self) -> None:
         """Who only receives, and did nothing while the broker was away, gets what is there and what comes then."""
         broker = self._breakable()
@@ -139,6 +150,7 @@ class Restarts(Workbench):
         wanted = {"before", "after"} if self.guarantees.durable else {"after"}
         assert wanted == self._receive_all_of(transport, wanted)
 
+    @promise("restarts-11", since="0.1")
     def test_a_transport_settles_after_a_restart(self) -> None:
         """What it received before is settled, or ignored and comes again; both are quiet, and nothing else is hit."""
         broker = self._breakable()
@@ -155,6 +167,7 @@ class Restarts(Workbench):
         wanted = {released.message.text, "after"} if self.guarantees.durable else {"after"}
         assert wanted == self._receive_all_of(transport, wanted)
 
+    @promise("restarts-12", since="0.1")
     def test_a_loss_is_told_once(self) -> None:
         """However often a transport tries while the broker is away, observers hear of one loss, and then of one return.
 

@@ -7,6 +7,7 @@ import contextlib
 import pytest
 
 from postbus.errors import ConnectionLost
+from postbus.testing.promises import promise
 from postbus.testing.workbench import Workbench
 from postbus.transport import Connection, Delivery, Outgoing
 
@@ -16,6 +17,7 @@ MESSAGE = Outgoing(b"message", {"type": "note"})
 class Settling(Workbench):
     """A delivery is settled once, alone, and for everybody."""
 
+    @promise("settling-1", since="0.1")
     def test_an_acked_message_is_gone(self) -> None:
         """What was acked is delivered to nobody any more."""
         connection, delivery = self._one_in_flight()
@@ -24,6 +26,7 @@ class Settling(Workbench):
 
         self.assert_empty(connection)
 
+    @promise("settling-2", since="0.1")
     def test_a_rejected_message_is_gone(self) -> None:
         """What was rejected is delivered to nobody any more."""
         connection, delivery = self._one_in_flight()
@@ -32,6 +35,7 @@ class Settling(Workbench):
 
         self.assert_empty(connection)
 
+    @promise("settling-3", since="0.1")
     def test_a_batch_is_settled_whole(self) -> None:
         """Every delivery whose tag is given is settled, not only the first."""
         connection = self.connect()
@@ -41,6 +45,7 @@ class Settling(Workbench):
 
         self.assert_empty(connection)
 
+    @promise("settling-4", since="0.1")
     def test_acking_one_leaves_the_others(self) -> None:
         """Only the delivery whose tag is given is settled, not those that were delivered before or after it."""
         connection = self.connect()
@@ -53,6 +58,7 @@ class Settling(Workbench):
         reader = connection if self.guarantees.release == "own" else self.connect()
         assert {before.body, after.body} == {delivery.body for delivery in self.take(reader, 2)}
 
+    @promise("settling-5", since="0.1")
     def test_a_delivery_is_in_one_hand(self) -> None:
         """What is in flight on one connection is delivered neither to another nor a second time to this one."""
         connection, _ = self._one_in_flight()
@@ -60,6 +66,7 @@ class Settling(Workbench):
         self.assert_quiet(self.connect())
         self.assert_quiet(connection)
 
+    @promise("settling-6", since="0.1")
     def test_a_released_message_is_for_others_at_once(self) -> None:
         """Another connection gets what was released, while the one that released it is idle."""
         if self.guarantees.release == "own":
@@ -71,6 +78,7 @@ class Settling(Workbench):
         [again] = self.take(self.connect(), 1)
         assert delivery.body == again.body
 
+    @promise("settling-7", since="0.1")
     def test_a_released_message_comes_back(self) -> None:
         """Who gives a message back, and goes on, gets it again: nobody else is there."""
         connection, delivery = self._one_in_flight()
@@ -82,6 +90,7 @@ class Settling(Workbench):
         connection.ack([again.tag])
         self.assert_empty(connection)
 
+    @promise("settling-8", since="0.1")
     def test_settling_says_nothing_of_what_it_settled(self) -> None:
         """`ack`, `reject` and `release` return the tags that they did not settle, and so none of these."""
         connection = self.connect()
@@ -92,6 +101,7 @@ class Settling(Workbench):
 
         assert [[], [], []] == [list(tags) for tags in lost], "Tags that were settled count as lost."
 
+    @promise("settling-9", since="0.1")
     def test_a_batch_is_released_whole(self) -> None:
         """Every delivery whose tag is given is given back, not only the first."""
         connection = self.connect()
@@ -101,6 +111,7 @@ class Settling(Workbench):
 
         self.take(connection if self.guarantees.release == "own" else self.connect(), 5)
 
+    @promise("settling-10", since="0.1")
     def test_settling_twice_is_quiet(self) -> None:
         """A tag that was settled before is ignored, whichever way it was settled."""
         connection, delivery = self._one_in_flight()
@@ -111,6 +122,7 @@ class Settling(Workbench):
 
         self.assert_empty(connection)
 
+    @promise("settling-11", since="0.1")
     def test_a_settled_message_cannot_be_released(self) -> None:
         """Releasing what was settled is ignored; it does not bring the message back."""
         connection, delivery = self._one_in_flight()
@@ -120,6 +132,7 @@ class Settling(Workbench):
 
         self.assert_empty(connection)
 
+    @promise("settling-12", since="0.1")
     def test_settling_nothing_is_quiet(self) -> None:
         """No tags at all are no error."""
         connection, delivery = self._one_in_flight()
@@ -131,6 +144,7 @@ class Settling(Workbench):
         connection.ack([delivery.tag])
         self.assert_empty(connection)
 
+    @promise("settling-13", since="0.1")
     def test_a_tag_of_an_earlier_connection_is_quiet(self) -> None:
         """Its message is settled, or the tag is returned and it comes again; the connection goes on as before."""
         earlier, delivery = self._one_in_flight()
@@ -146,6 +160,7 @@ class Settling(Workbench):
         else:
             connection.ack([self.take_until(connection, b"next").tag])
 
+    @promise("settling-14", since="0.1")
     def test_a_tag_of_an_earlier_connection_settles_nothing_else(self) -> None:
         """Tags of two connections are never taken for each other."""
         earlier, delivery = self._one_in_flight()
@@ -159,6 +174,7 @@ class Settling(Workbench):
         connection.release([other.tag])
         self.take_until(connection, b"other")
 
+    @promise("settling-15", since="0.1")
     def test_settling_after_close_is_quiet_or_a_lost_connection(self) -> None:
         """Who settles on a closed connection hears nothing, or `ConnectionLost`, and tries the next one."""
         connection, delivery = self._one_in_flight()
@@ -167,6 +183,7 @@ class Settling(Workbench):
         with contextlib.suppress(ConnectionLost):
             connection.ack([delivery.tag])
 
+    @promise("settling-16", since="0.1")
     def test_closing_twice_is_quiet(self) -> None:
         """A second `close` does nothing."""
         connection = self.connect()

@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Self
@@ -17,14 +17,13 @@ import msgspec
 
 from postbus import Postbus
 from postbus.queue_transport import QueueTransport
+from postbus.testing.faults.account import Account
+from postbus.testing.faults.deaths import Death
+from postbus.testing.faults.ledger import Buried, Ledger, Reader
+from postbus.testing.faults.roles import VARIABLE, Queues, Role
+from postbus.testing.faults.watching import Job
+from postbus.testing.subject import plugins_for
 from postbus.transport import Connection, Counts, SupportsCount, SupportsSetup, supports
-from tests.faults.account import Account
-from tests.faults.deaths import Death
-from tests.faults.ledger import Buried, Ledger, Reader
-from tests.faults.subjects import Subject
-from tests.faults.watching import Job
-
-ROOT = Path(__file__).parents[2]
 
 PATIENCE = 90.0
 """Seconds without any progress, or until a process has ended, after which something hangs."""
@@ -32,7 +31,7 @@ PATIENCE = 90.0
 LONGEST = 300.0
 """Seconds after which something takes too long although there is progress."""
 
-ARRANGEMENTS = ((), ("--concurrency", "4"), ("--processes", "2"))
+ARRANGEMENTS: Sequence[tuple[str, ...]] = ((), ("--concurrency", "4"), ("--processes", "2"))
 """Options of workers: the three ways in which one can be arranged."""
 
 PORTION = 20
@@ -45,8 +44,8 @@ LOOK = 0.02
 class Stage:
     """Runs producers and workers on one queue; when it is left, none of them is left running."""
 
-    def __init__(self, folder: Path, subject: Subject, work: str, failed: str, *, seed: int = 0) -> None:
-        self.account = Account(subject.unanswered, subject.moving)
+    def __init__(self, folder: Path, queues: Queues, *, seed: int = 0) -> None:
+        self.account = Account(queues.unanswered, queues.moving)
         self.wanted = math.inf
         """How many messages are to be dispatched in all."""
         self.under_way = 200
@@ -62,12 +61,14 @@ class Stage:
         self._doomed: set[str] = set()
         self._granted = 0
         self._read: dict[Path, int] = {}
-        self._dsns = {"work": work, "failed": failed}
-        self._app = Postbus(transports=self._dsns)
+        self._queues = queues
+        self._app = Postbus(
+            transports={"work": queues.work, "failed": queues.failed}, plugins=plugins_for(queues.plugin)
+        )
         self._app.message("job")(Job)
 
     def __enter__(self) -> Self:
-        for name in self._dsns:
+        for name in ("work", "failed"):
             connection = self._transport(name).connection
             if supports(connection, SupportsSetup):
                 connection.setup()
@@ -86,26 +87,28 @@ class Stage:
 
     def start_worker(self, name: str, *options: str, death: Death | None = None) -> None:
         """Start what an operator would start; it may be told where to die."""
-        command = ["postbus", "--app", "tests.faults.app:app", "consume", "work", "--time-limit", "15m", *options]
-        self._workers[name] = self._start(name, command, FAULTS_DEATH=msgspec.json.encode(death).decode())
+        command = ["postbus", "--app", "postbus.testing.faults.app:app", "consume", "work", "--time-limit", "15m"]
+        self._workers[name] = self._start(name, [*command, *options], death=death)
         if death is not None:
             self._doomed.add(name)
 
     def start_producer(self, name: str) -> None:
         """Start a process that dispatches when it is told to."""
-        self._producers[name] = self._start(name, ["tests.faults.producer", f"{self._seed}/{name}"], stdin=PIPE)
+        self._producers[name] = self._start(
+            name, ["postbus.testing.faults.producer", f"{self._seed}/{name}"], stdin=PIPE
+        )
 
-    def _start(self, name: str, command: list[str], stdin: int | None = None, **environment: str) -> Popen[str]:
-        environment |= {
-            "FAULTS_NAME": name,
-            "FAULTS_LEDGER": str(self._ledger),
-            "FAULTS_WORK_DSN": self._dsns["work"],
-            "FAULTS_FAILED_DSN": self._dsns["failed"],
+    def _start(
+        self, name: str, command: list[str], *, stdin: int | None = None, death: Death | None = None
+    ) -> Popen[str]:
+        role = Role(name=name, ledger=str(self._ledger), queues=self._queues, death=death)
+        environment = {
+            VARIABLE: msgspec.json.encode(role).decode(),
             "POSTBUS_STATE_DIR": str(self._folder),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+            "PYTHONPATH": os.pathsep.join(sys.path),
         }
         with self._log_of(name).open("ab") as log:
-            process = Popen(
+            process = Popen(  # noqa: S603
                 [sys.executable, "-m", *command],
                 env=os.environ | environment,
                 cwd=self._folder,

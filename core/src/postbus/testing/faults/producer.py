@@ -1,4 +1,4 @@
-"""A producer: ``python -m tests.faults.producer SEED`` dispatches as many messages as each line of its input says.
+"""A producer: ``python -m postbus.testing.faults.producer SEED`` dispatches as many as each line of its input says.
 
 It goes on as careful code would: what a dispatch raised for, and is not stored for certain, it dispatches again.
 """
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from postbus import stamps
 from postbus.errors import TransportError
-from tests.faults.app import NAME, app, ledger
-from tests.faults.ledger import Dispatched, Doubted, Intended
-from tests.faults.watching import Job
+from postbus.testing.faults.app import app, ledger, role
+from postbus.testing.faults.ledger import Dispatched, Doubted, Intended
+from postbus.testing.faults.watching import Job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ def dispatch(jobs: Sequence[Job], delay: float) -> None:
             if stored:
                 ledger.write(Dispatched([job.id for job in stored]))
             ledger.write(Doubted([job.id for job in jobs]))
-            print(f"Trying {len(jobs)} again in {pause} s: {error}", flush=True)
+            sys.stderr.write(f"Trying {len(jobs)} again in {pause} s: {error}\n")
             time.sleep(pause)
             pause = min(pause * 2, 1.0)
             continue
@@ -49,6 +49,7 @@ def dispatch(jobs: Sequence[Job], delay: float) -> None:
 
 
 def main(seed: str) -> None:
+    """Dispatch as many messages as each line of the input says."""
     chance = random.Random(seed)
     numbers = count(1)
     with app:
@@ -57,7 +58,7 @@ def main(seed: str) -> None:
             while left:
                 size = min(left, chance.choice((1, 1, 1, 20)))
                 kinds = chance.choices(list(KINDS), weights=list(KINDS.values()), k=size)
-                dispatch([Job(f"{NAME}.{next(numbers)}", kind) for kind in kinds], chance.choice(DELAYS))
+                dispatch([Job(f"{role.name}.{next(numbers)}", kind) for kind in kinds], chance.choice(DELAYS))
                 left -= size
 
 

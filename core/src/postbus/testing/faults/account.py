@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from tests.faults.ledger import (
+from postbus.testing.faults.ledger import (
     AtRisk,
     Buried,
     Dispatched,

@@ -1,12 +1,13 @@
 """The app that is put through all this: `postbus consume` runs its workers, `producer` dispatches to it.
 
-The environment says where its messages go, where the ledger is, who this process is, and how it is to die.
+The environment says who this process is: see `Role`.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import os
+import pkgutil
 import signal
 import time
 from pathlib import Path
@@ -14,27 +15,24 @@ from pathlib import Path
 import msgspec
 
 from postbus import Backoff, Envelope, Postbus, stamps
-from tests.faults.deaths import Death, Point
-from tests.faults.ledger import Handled, Ledger
-from tests.faults.subjects import find_subjects
-from tests.faults.watching import Job, Watch
+from postbus.testing.faults.deaths import Point
+from postbus.testing.faults.ledger import Handled, Ledger
+from postbus.testing.faults.roles import VARIABLE, Role
+from postbus.testing.faults.watching import Job, Watch
 
 faulthandler.register(signal.SIGUSR1)  # Writes all stacks to the log, for whoever wants to know why nothing happens.
 
-NAME = os.environ["FAULTS_NAME"]
-
-ledger = Ledger(Path(os.environ["FAULTS_LEDGER"]))
-watch = Watch(ledger, NAME, msgspec.json.decode(os.environ.get("FAULTS_DEATH", "null"), type=Death | None))
-work = os.environ["FAULTS_WORK_DSN"]
-for subject in find_subjects():
-    if subject.copying is not None and work.startswith(f"{subject.scheme}:"):
-        subject.copying(watch.copying)
+role = msgspec.json.decode(os.environ[VARIABLE], type=Role)
+ledger = Ledger(Path(role.ledger))
+watch = Watch(ledger, role.name, role.death)
+if role.queues.copying is not None:
+    pkgutil.resolve_name(role.queues.copying)(watch.copying)
 app = Postbus(
     name="faults",
-    transports={"work": work, "failed": os.environ["FAULTS_FAILED_DSN"]},
+    transports={"work": role.queues.work, "failed": role.queues.failed},
     failure_transport="failed",
     retry=Backoff(max_retries=2, delay=0.2, factor=1.5, jitter=0.0),  # Two lengths, so two queues where each has one.
-    plugins=watch.plugins(),
+    plugins=watch.plugins(role.queues.plugin),
 )
 app.message("job", transport="work")(Job)
 
@@ -47,5 +45,5 @@ def do(job: Job, envelope: Envelope) -> None:
         time.sleep(0.02)
     if job.kind == "doomed" or (job.kind == "flaky" and not envelope.has(stamps.Retried)):
         raise ValueError(f"a {job.kind} one")
-    ledger.write(Handled(job.id, NAME))
+    ledger.write(Handled(job.id, role.name))
     watch.reaper.at(Point.RETURNING)

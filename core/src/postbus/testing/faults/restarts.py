@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tests.brokers.broker import Broker
-from tests.faults.account import Account
-from tests.faults.stage import ARRANGEMENTS, Stage
-from tests.faults.subjects import Subject
+from postbus.testing.faults.account import Account
+from postbus.testing.faults.roles import Queues
+from postbus.testing.faults.stage import ARRANGEMENTS, Stage
 
 SIDE_BY_SIDE = 2
 """How many workers there are at a time, besides the one that is being replaced."""
@@ -24,13 +23,12 @@ def schedule(restarts: int, seed: int) -> list[tuple[str, ...]]:
     return arrangements
 
 
-def run(subject: Subject, broker: Broker | None, folder: Path, *, restarts: int, seed: int) -> Account:
+def run(queues: Queues, folder: Path, *, restarts: int, seed: int) -> Account:
     """Put so many workers in the place of others, which get SIGTERM, while messages come in; return the account.
 
     Nobody dies, so nothing is at risk, and no message may come twice: but for one whose lease was lost.
     """
-    address = broker.dsn if broker is not None else str(folder)
-    with Stage(folder, subject, *subject.new_queues(address), seed=seed) as stage:
+    with Stage(folder, queues, seed=seed) as stage:
         stage.start_producer("producer-1")
         for number, arrangement in enumerate(schedule(SIDE_BY_SIDE + restarts, seed), start=1):
             stage.start_worker(f"worker-{number}", *arrangement, "--grace", GRACE)

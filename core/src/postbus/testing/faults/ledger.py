@@ -111,7 +111,7 @@ class Reader:
     def news(self) -> list[Entry]:
         """Return the new entries that are whole."""
         *lines, self._rest = (self._rest + self._file.read()).split(b"\n")
-        entries = []
+        entries: list[Entry] = []
         for line in filter(None, lines):
             try:
                 entries.append(self._decoder.decode(line))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tests.brokers.broker import Broker
-from tests.faults.account import Account
-from tests.faults.deaths import Death, Point
-from tests.faults.stage import ARRANGEMENTS, Stage
-from tests.faults.subjects import Subject
+from postbus.testing.faults.account import Account
+from postbus.testing.faults.deaths import Death, Point
+from postbus.testing.faults.roles import Queues
+from postbus.testing.faults.stage import ARRANGEMENTS, Stage
 
 VISITS = {
     Point.FETCHED: 20,
@@ -39,10 +38,9 @@ def schedule(kills: int, seed: int) -> list[Death]:
     return [Death(point, chance.randint(1, VISITS[point]), chance.uniform(0, LONGEST)) for point in points]
 
 
-def run(subject: Subject, broker: Broker | None, folder: Path, *, kills: int, seed: int) -> Account:
+def run(queues: Queues, folder: Path, *, kills: int, seed: int) -> Account:
     """Kill so many workers, and a producer, while messages come in; return the account."""
-    address = broker.dsn if broker is not None else str(folder)
-    with Stage(folder, subject, *subject.new_queues(address), seed=seed) as stage:
+    with Stage(folder, queues, seed=seed) as stage:
         stage.start_producer("producer-1")
         for number, death in enumerate(schedule(kills, seed), start=1):
             stage.until(lambda: stage.workers < SIDE_BY_SIDE, "a worker dead")

@@ -10,18 +10,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from postbus.dsn import Dsn
 from postbus.errors import ConnectionLost, TransportError
 from postbus.hookspecs import RegisterTransport, TransportFactory, hookimpl
-from postbus.plugins import Plugin, Plugins, installed_plugins
+from postbus.plugins import Plugin, Plugins
 from postbus.queue_transport import QueueTransport
+from postbus.testing.faults.deaths import Death, Point, Reaper
+from postbus.testing.faults.ledger import AtRisk, Entombed, Ledger, Postponed, Unanswered
+from postbus.testing.subject import plugins_for
 from postbus.transport import Connection, Delivery, Outgoing, Transport, TransportContext
-from tests.faults.deaths import Death, Point, Reaper
-from tests.faults.ledger import AtRisk, Entombed, Ledger, Postponed, Unanswered
+
+T = TypeVar("T")
 
 REMEMBERED = 30.0
 """Seconds for which it is known what was settled, in case that has not reached the broker."""
@@ -56,8 +59,8 @@ class Watch:
             for id in ids:
                 self._copied.remove(id)
 
-    def plugins(self) -> Plugins:
-        """Return the installed plugins, with every connection watched."""
+    def plugins(self, only: str | None = None) -> Plugins:
+        """Return the installed plugins, or the one that is not, with every connection watched."""
         watch = self
 
         class Hooks:
@@ -66,7 +69,7 @@ class Watch:
             @staticmethod
             @hookimpl
             def register_transports(register: RegisterTransport) -> None:
-                for scheme in installed_plugins().schemes.values():
+                for scheme in plugins_for(only).schemes.values():
                     make = watch._factory(scheme.factory)
                     register(scheme.name, make, options=scheme.options, guarantees=scheme.guarantees)
 
@@ -78,19 +81,20 @@ class Watch:
         def make(dsn: Dsn, context: TransportContext) -> Transport:
             transport = factory(dsn, context)
             if isinstance(transport, QueueTransport):
-                connect = transport._connect
-                transport._connect = lambda: self._watched(connect(), context.name)
+                connect = transport._connect  # pyright: ignore[reportPrivateUsage]  It is this core's own.
+                transport._connect = lambda: self._watched(  # pyright: ignore[reportPrivateUsage]
+                    connect(), context.name
+                )
             return transport
 
         return make
 
     def _watched(self, connection: Connection, transport: str) -> Connection:
         kind = type(connection)
-        optional = {"replace": _replace, "keepalive": _keepalive, "fetch_from": _fetch_from}
         abilities: dict[str, Any] = {}
         for name in dir(kind):
             if not name.startswith("_") and not hasattr(Watched, name):
-                abilities[name] = optional.get(name) or _forwarded(name)
+                abilities[name] = vars(Abilities).get(name) or _forwarded(name)
         watched: Watched = type("Watched", (Watched,), abilities)(connection, transport, self)
         self._connections.append(watched)
         return watched
@@ -104,7 +108,7 @@ class Watch:
 
 
 class Watched:
-    """A connection of a plugin, watched. Other abilities than these are added, or passed on, if it has them."""
+    """A connection of a plugin, watched. `Abilities` are added, and all others passed on, if it has them."""
 
     def __init__(self, connection: Connection, transport: str, watch: Watch) -> None:
         self._connection: Any = connection
@@ -134,16 +138,16 @@ class Watched:
     def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
         return self._fetched(lambda: self._connection.fetch(limit, wait))
 
-    def ack(self, tags: Sequence[Any]) -> None:
+    def ack(self, tags: Sequence[Any]) -> Sequence[Any]:
         self._reaper.at(Point.HANDLED)
         with self._reaper.during(Point.SETTLING):
-            self._settle(tags, self._connection.ack)
+            return self._settle(tags, self._connection.ack)
 
-    def reject(self, tags: Sequence[Any]) -> None:
-        self._settle(tags, self._connection.reject)
+    def reject(self, tags: Sequence[Any]) -> Sequence[Any]:
+        return self._settle(tags, self._connection.reject)
 
-    def release(self, tags: Sequence[Any]) -> None:
-        self._settle(tags, self._connection.release)
+    def release(self, tags: Sequence[Any]) -> Sequence[Any]:
+        return self._settle(tags, self._connection.release)
 
     def close(self) -> None:
         self._connection.close()
@@ -183,15 +187,16 @@ class Watched:
             self._reaper.at(Point.FETCHED)
         return deliveries
 
-    def _settle(self, tags: Sequence[Any], settle: Callable[[Sequence[Any]], object]) -> None:
+    def _settle(self, tags: Sequence[Any], settle: Callable[[Sequence[Any]], T]) -> T:
         with self._noticing_loss():
-            settle(tags)
+            settled = settle(tags)
         self._note_late(tags)
         now = time.monotonic()
         with self._lock:
             self._settled += [(now, self._held.pop(id(tag))[1]) for tag in tags if id(tag) in self._held]
             while self._settled and self._settled[0][0] < now - REMEMBERED:
                 self._settled.popleft()
+        return settled
 
     def _note_late(self, tags: Sequence[Any]) -> None:
         """Write down what was held for longer than its lease: somebody else may have it by now."""
@@ -216,29 +221,33 @@ class Watched:
             raise
 
 
-def _fetch_from(self: Watched, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
-    return self._fetched(lambda: self._connection.fetch_from(queues, limit, wait))
+class Abilities(Watched):
+    """What a connection may have besides; each is put on a `Watched` whose connection has it."""
 
+    def fetch_from(self, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
+        return self._fetched(lambda: self._connection.fetch_from(queues, limit, wait))
 
-def _replace(self: Watched, tag: Any, message: Outgoing) -> str | None:
-    copies: list[str | None] = []
-    with self._reaper.during(Point.RETRYING):
-        self._settle([tag], lambda _: copies.append(self._connection.replace(tag, message)))
-    self._reaper.at(Point.RETRIED)
-    return copies[0]
+    def replace(self, tag: Any, message: Outgoing) -> str | None:
+        def settle(_: Sequence[Any]) -> str | None:
+            copy: str | None = self._connection.replace(tag, message)
+            return copy
 
+        with self._reaper.during(Point.RETRYING):
+            copy = self._settle([tag], settle)
+        self._reaper.at(Point.RETRIED)
+        return copy
 
-def _keepalive(self: Watched, tags: Sequence[Any]) -> Sequence[Any]:
-    now = time.monotonic()
-    with self._noticing_loss():
-        lost: Sequence[Any] = self._connection.keepalive(tags)
-    self._note_late(tags)
-    gone = set(map(id, lost))
-    with self._lock:
-        for tag in tags:
-            if id(tag) in self._held and id(tag) not in gone:
-                self._held[id(tag)] = (*self._held[id(tag)][:2], now)
-    return lost
+    def keepalive(self, tags: Sequence[Any]) -> Sequence[Any]:
+        now = time.monotonic()
+        with self._noticing_loss():
+            lost: Sequence[Any] = self._connection.keepalive(tags)
+        self._note_late(tags)
+        gone = set(map(id, lost))
+        with self._lock:
+            for tag in tags:
+                if id(tag) in self._held and id(tag) not in gone:
+                    self._held[id(tag)] = (*self._held[id(tag)][:2], now)
+        return lost
 
 
 def _forwarded(name: str) -> property:
