@@ -11,7 +11,6 @@ import pytest
 from postbus.plugins import installed_plugins
 from postbus.testing.faults import kills, restarts
 from postbus.testing.faults.deaths import Point
-from postbus.testing.faults.stage import ARRANGEMENTS
 from tests.faults import outages
 from tests.faults.outages import NETWORK
 from tests.faults.report import Report
