@@ -83,7 +83,7 @@ def test_replaced_workers_lose_and_repeat_nothing(
 
 def faults_for(subject: Subject) -> list[str]:
     """Return what is done to the broker of a subject; to the way to it, for the first of its kinds of queue only."""
-    first = next(other for other in find_subjects() if other.broker == subject.broker)
+    first = next(other for other in find_subjects() if (other.broker, other.scheme) == (subject.broker, subject.scheme))
     faults = [fault for fault in dict.fromkeys(subject.faults) if fault not in NETWORK or subject.name == first.name]
     random.Random(SEED).shuffle(faults)
     return faults
