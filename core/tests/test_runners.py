@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -308,8 +309,11 @@ def test_the_output_of_a_process_is_bounded() -> None:
     assert ("xxxthe end", "y" * 10) == (completed.output, completed.error_output)
 
 
-def test_a_process_does_not_outlive_who_runs_it(tmp_path: Path) -> None:
+def test_a_process_does_not_outlive_who_runs_it(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """A worker that is stopped in the middle of it takes it along."""
+    # A shell lets its background jobs ignore Ctrl-C, and with them what they start, as these tests.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     code = "import os, sys, time; print(os.getpid(), file=open(sys.argv[1], 'w'), flush=True); time.sleep(600)"
     runs = tmp_path / "pid"
 
@@ -317,7 +321,7 @@ def test_a_process_does_not_outlive_who_runs_it(tmp_path: Path) -> None:
         until = time.monotonic() + 30
         while time.monotonic() < until and not (runs.exists() and runs.read_text()):
             time.sleep(0.02)
-        os.kill(os.getpid(), 2)
+        os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):

@@ -49,7 +49,7 @@ class Scene(Struct, frozen=True):
 
     def until_lost(self) -> None:
         """Wait until every worker has found out that it has no connection."""
-        self.stage.until_workers_say("Lost 'work'")
+        self.stage.until(self.stage.workers_lost_work, "lost by every worker")
 
     def until_refused(self) -> None:
         """Wait until every worker has found out, and a dispatch of every producer has raised."""
@@ -118,7 +118,7 @@ def close_connections(scene: Scene) -> None:
 
     def closed() -> bool:
         scene.broker.close_connections()
-        return scene.stage.workers_said("Lost 'work'")
+        return scene.stage.workers_lost_work()
 
     scene.stage.until(closed, "all connections closed")
 

@@ -524,7 +524,8 @@ class QueueTransport:
             return
         self.lost_since, self._pause, self._retry_at = None, 0.0, 0.0
         self._found_at = time.monotonic()
-        logger.info("Reached %r again.", self.name, extra={"transport": self.name})
+        # As loud as the loss: who was told of that waits for this.
+        logger.warning("Reached %r again.", self.name, extra={"transport": self.name})
         self._observers.notify(TransportRestored(self.name))
 
 

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from postbus.errors import ConnectionLost
 from postbus.transport import Outgoing
 
 pytestmark = [pytest.mark.slow, pytest.mark.once]
@@ -83,12 +84,16 @@ def test_what_came_between_two_fetches_is_there_for_the_next(connect, in_backgro
 
 def test_many_are_fetched_by_several_requests(connect, receives):
     """Ten is the most that one brings; who asks for more, and got all he asked for, has several under way."""
-    connection = connect()
+    connection = connect(visibility_timeout=5)
     connection.publish([Outgoing(b"%d" % number, {}) for number in range(100)])
 
     seen, fetches = set(), 0
     while len(seen) < 100:
-        deliveries = connection.fetch(100, 5)
+        try:
+            deliveries = connection.fetch(100, 5)
+        except ConnectionLost:  # moto answers one of several requests with 500, once in hundreds of runs.
+            connection = connect(visibility_timeout=5)
+            continue
         connection.ack([delivery.tag for delivery in deliveries])
         seen |= {delivery.body for delivery in deliveries}
         fetches += 1

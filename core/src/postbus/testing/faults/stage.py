@@ -203,6 +203,12 @@ class Stage:
         """Go on until each worker has logged this."""
         self.until(lambda: self.workers_said(text), f"logged: {text}")
 
+    def workers_lost_work(self) -> bool:
+        """Say whether each worker has lost its queue since the page was turned, or before and not found it again."""
+        lost, found = "Lost 'work'", "Reached 'work' again"
+        logs = {name: self._log_of(name).read_text(errors="replace") for name in self._workers}
+        return all(lost in self._log_since(name) or log.rfind(lost) > log.rfind(found) for name, log in logs.items())
+
     def until_producers_say(self, text: str) -> None:
         """Go on until each producer has logged this."""
         self.until(lambda: all(text in self._log_since(name) for name in self._producers), f"logged: {text}")
