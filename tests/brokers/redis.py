@@ -268,6 +268,7 @@ class RedisSentinel(Redis, variant="redis_sentinel"):
         wait_until(
             lambda: all(self._master_of(sentinel) != old.port for sentinel in self.sentinels),
             "The sentinels do not promote the replica.",
+            patience=60,  # On a busy machine they elect one of them several times before it is in time.
         )
         wait_until(lambda: self._role_of(self.master) == "master", "The replica does not become master.")
         old.start("--replicaof", "127.0.0.1", str(self.master.port))
