@@ -199,12 +199,12 @@ class Controller:
             while not self._is_abandoned and (reason := self._stopping.reason(self._counters)) is None:
                 self._dispatcher.look_who_watches()
                 if not self._quarantine.is_taken:
-                    self._begin()  # First, as what has just arrived to an idle worker is waited for.
                     self._ask()
+                    self._begin()
+                self._take_in(self._patience())
                 self._keep()
                 self._idleness.look()
                 self._health.turn()
-                self._take_in(self._patience())
         except Exception as error:
             self._stopping.tell(str(error))
             self._finish()
