@@ -71,11 +71,12 @@ def tests_in(path: Path) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
-def options_of(command: click.Command) -> set[str]:
+def options_of(command: click.Command, context: click.Context) -> set[str]:
     """Return the options of a command, and of those below it."""
-    own = {option for parameter in command.params for option in parameter.opts}
-    below = command.commands.values() if isinstance(command, click.Group) else ()
-    return own.union(*map(options_of, below))
+    options = {option for parameter in command.params for option in parameter.opts}
+    for name in command.list_commands(context) if isinstance(command, click.Group) else ():
+        options |= options_of(command.get_command(context, name), context)
+    return options
 
 
 @pytest.mark.once
@@ -105,8 +106,8 @@ def test_a_row_leads_on_and_is_shown_by_a_test(page):
 @EACH_PAGE
 def test_each_test_that_is_named_is_there(page):
     """By its file and its name."""
-    named = {test for row in ROWS[page] for test in row.tests}
-    assert [] == sorted(test for test in named if test.partition("::")[2] not in tests_in(ROOT / test.partition("::")[0]))
+    named = {tuple(test.split("::")) for row in ROWS[page] for test in row.tests}
+    assert [] == sorted((path, name) for path, name in named if name not in tests_in(ROOT / path))
 
 
 @pytest.mark.once
@@ -132,7 +133,7 @@ def test_what_is_named_of_ours_is_there(page):
         events: CODE.findall(" ".join(re.findall(r"\[([^\]]*)\]\(events\.md\)", ours))),
         errors: re.findall(r"\[`(\w+)`\]\(errors\.md\)", ours),
     }
-    known = options_of(main)
+    known = options_of(main, click.Context(main))
 
     assert [] == [name for module, names in named.items() for name in names if not hasattr(module, name)]
     assert [] == sorted({option for option in re.findall(r"`(--[a-z-]+)", ours) if option not in known})
