@@ -63,8 +63,8 @@ def anchors_of(page: Path) -> set[str]:
 
 
 @cache
-def tests_in(path: Path) -> set[str]:
-    """Return the names of the tests of a file; of none if there is no such file."""
+def functions_of(path: Path) -> set[str]:
+    """Return the names of the functions of a file, its tests among them; none if there is no such file."""
     if not path.is_file():
         return set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -107,7 +107,7 @@ def test_a_row_leads_on_and_is_shown_by_a_test(page):
 def test_each_test_that_is_named_is_there(page):
     """By its file and its name."""
     named = {tuple(test.split("::")) for row in ROWS[page] for test in row.tests}
-    assert [] == sorted((path, name) for path, name in named if name not in tests_in(ROOT / path))
+    assert [] == sorted((path, name) for path, name in named if name not in functions_of(ROOT / path))
 
 
 @pytest.mark.once
@@ -129,7 +129,7 @@ def test_what_is_named_of_ours_is_there(page):
     """Stamps, events and errors by their names, and options of commands."""
     ours = " ".join(row.ours for row in ROWS[page])
     named = {
-        stamps: re.findall(r"\bstamps\.(\w+)", ours),
+        stamps: re.findall(r"`stamps\.(\w+)", ours),
         events: CODE.findall(" ".join(re.findall(r"\[([^\]]*)\]\(events\.md\)", ours))),
         errors: re.findall(r"\[`(\w+)`\]\(errors\.md\)", ours),
     }
