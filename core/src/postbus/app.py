@@ -497,7 +497,7 @@ class Postbus(Handlers):
     def never_blocks(self, envelope: Envelope, *, bus: str | None = None) -> bool:
         """Say whether nothing that `handle` calls for an envelope blocks, so that it may run on the event loop.
 
-        Its handlers say so by being ``async def``, middleware and observers by `postbus.never_blocks`.
+        Its handlers say so by being ``async def``, middleware and observers by `postbus.bus.never_blocks`.
         """
         if not self.has_async:  # As in many apps, whose messages are spared the rest.
             return False
