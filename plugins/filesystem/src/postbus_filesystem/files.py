@@ -2,7 +2,7 @@
 
 The bytes are those of the body. Before them goes one line, which holds the headers as JSON::
 
-    # postbus {"type": "shop.OrderPlaced", "Content-Type": "application/json"}
+    #postbus {"type": "shop.OrderPlaced", "Content-Type": "application/json"}
     {"order_id": 13}
 
 A file that begins in another way is from another program: all of it is the body, and it has no headers.
