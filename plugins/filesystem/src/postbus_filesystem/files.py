@@ -1,6 +1,8 @@
 """How a message lies in the folder: as a file, whose name tells its state and whose bytes are the message.
 
-The bytes are those of the body. Before them goes one line, which holds the headers as JSON::
+The bytes are those of the body. Before them goes one line, which holds the headers as JSON:
+
+.. code-block:: text
 
     #postbus {"type": "shop.OrderPlaced", "Content-Type": "application/json"}
     {"order_id": 13}
