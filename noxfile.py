@@ -385,7 +385,7 @@ def bench(session: nox.Session) -> None:
 
     With "-- --against REV", beside another revision.
     """
-    install_everything(session, *group("bench"))
+    install_everything(session, *group("tests"))  # Which starts the brokers, and has their clients.
     if "peers" in session.posargs:
         # Each by itself: one that cannot be installed says so in its row of the table.
         for line in Path("benchmarks/peers/requirements.txt").read_text().splitlines():
