@@ -201,7 +201,8 @@ class Controller:
                 if not self._quarantine.is_taken:
                     self._ask()
                     self._begin()
-                self._take_in(self._patience())
+                if self._take_in(self._patience()) and self._begins_at_once():
+                    self._take_in(self._patience())
                 self._keep()
                 self._idleness.look()
                 self._health.turn()
@@ -295,6 +296,13 @@ class Controller:
             if trial_slots is not None and left is not None:
                 most -= 1
 
+    def _begins_at_once(self) -> bool:
+        """Begin what has come, if all slots are free, before anything is looked after; say whether any was begun."""
+        if not self._begun:
+            self._begin()
+            return self._begun > 0
+        return False
+
     def _begin_runs(self, deliveries: Deliveries, most: float) -> None:
         """Put messages in line that need not be looked at one by one: for one slot in runs, which takes less time."""
         waiting = deliveries.waiting
@@ -351,20 +359,23 @@ class Controller:
 
     # taking in
 
-    def _take_in(self, patience: float) -> None:
-        """Wait until something has happened, and take in all that has."""
+    def _take_in(self, patience: float) -> bool:
+        """Wait until something has happened, take in all that has, and say whether messages have come."""
         for slots in self._all_slots:
             slots.line.low = max(1, len(slots.line) // 2)
+        has_come = False
         try:
             item = self._inbox.get(timeout=patience)
             while True:
                 if item is not None:
                     self._take_in_arrived(item)
+                    has_come = has_come or bool(item.envelopes)
                 item = self._inbox.get_nowait()
         except Empty:
             pass
         for slots in self._all_slots:
             self._take_in_all_finished(slots)
+        return has_come
 
     def _take_in_all_finished(self, slots: Slots) -> None:
         line = slots.line
