@@ -56,6 +56,8 @@ class SqlConnection:
         self._auto_setup = options.auto_setup or self._dialect.is_private
         self._largest: int | None = None
         self._look_for_expired_at = 0.0
+        self._was_in_vain = False
+        """Whether there was nothing at the last look, and none has been heard of since."""
         # Held while leases are read, used and changed, so that `keepalive` moves none that is being settled.
         self._leases = threading.Lock()
 
@@ -142,12 +144,11 @@ class SqlConnection:
 
     def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
         deadline = time.monotonic() + wait
-        looks_first = self._dialect.looks_first
         try:
             while not self._database.closed:
                 mark = self._watch.mark()
-                deliveries, due = self._look(limit, looks_first=looks_first, asks=time.monotonic() < deadline)
-                looks_first = True  # Who waits looks often, and mostly in vain.
+                deliveries, due = self._look(limit, asks=time.monotonic() < deadline)
+                self._was_in_vain = not deliveries
                 if deliveries:
                     self._watch.relax()
                     return deliveries
@@ -156,18 +157,19 @@ class SqlConnection:
                     break
                 left = due - time.time()
                 # What is due, and was not to be had, is locked by somebody for a moment.
-                self._watch.wait(mark, min(pause, left if left > 0 else POLL))
+                if self._watch.wait(mark, min(pause, left if left > 0 else POLL)):
+                    self._was_in_vain = False
         except ConnectionLost:
             if not self._database.closed:  # else another thread has just closed it
                 raise
         return []
 
-    def _look(self, limit: int, *, looks_first: bool, asks: bool) -> tuple[list[Delivery], float]:
+    def _look(self, limit: int, *, asks: bool) -> tuple[list[Delivery], float]:
         """Claim messages; else return when there will be one, if this is asked.
 
-        Whoever looks first, claims only what is there, and so takes part in no transaction in vain.
+        Who waits looks often, and mostly in vain: that costs one query, and no transaction.
         """
-        if not looks_first:
+        if not (self._was_in_vain or self._dialect.looks_first):
             deliveries = self._claim(limit)
             return deliveries, self._read(Queue.next_due) if asks and not deliveries else math.inf
         due = self._read(Queue.next_due)

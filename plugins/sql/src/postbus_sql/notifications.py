@@ -91,33 +91,32 @@ class NotificationWatch:
         """Say whether what is stored from now on will be heard of."""
         return self._is_told
 
-    def wait(self, mark: object, timeout: float) -> None:
+    def wait(self, mark: object, timeout: float) -> bool:
         self._successes = 0
         timeout = min(timeout, self._interval, self._longest)
         if not self._listens:
-            self._sleep(min(timeout, POLL), None)
-            return
+            return self._sleep(min(timeout, POLL), None)
         with self._lock:
             if self._is_closed:
-                return
+                return False
             try:
-                self._wait(mark, timeout)
+                return self._wait(mark, timeout)
             except (psycopg.Error, SQLAlchemyError) as error:
                 self._hang_up()
                 raise self._database.as_error(error) from error
 
-    def _wait(self, mark: object, timeout: float) -> None:
+    def _wait(self, mark: object, timeout: float) -> bool:
         if self._listener is None:
             self._listen()
         if not self._hears:
-            self._sleep(min(timeout, POLL), self._listener)
+            is_told = self._sleep(min(timeout, POLL), self._listener)
             self._judge()
-            return
+            return is_told
         if not self._is_told:
             self._advisory("pg_advisory_lock_shared")
             self._is_told = True
-        if mark:  # Else something may have been stored before others knew.
-            self._sleep(timeout, self._listener)
+        # Something may have been stored before others knew.
+        return self._sleep(timeout, self._listener) if mark else False
 
     def relax(self) -> None:
         self._successes += 1
@@ -164,11 +163,11 @@ class NotificationWatch:
             self._listener.execute(f"SELECT {function}(%s)", [self._key], prepare=False)
         self._take_in()
 
-    def _sleep(self, timeout: float, listener: Any) -> None:
-        """Return at a ring, at a notification for this queue, or after so many seconds."""
+    def _sleep(self, timeout: float, listener: Any) -> bool:
+        """Return at a ring, at a notification for this queue, or after so many seconds; say whether one came."""
         deadline = time.monotonic() + timeout
         if listener is not None and self._take_in():
-            return
+            return True
         with selectors.DefaultSelector() as selector:
             selector.register(self._ear, selectors.EVENT_READ)
             if listener is not None:
@@ -179,9 +178,10 @@ class NotificationWatch:
                     with suppress(BlockingIOError):
                         while self._ear.recv(4096):
                             pass
-                    return
+                    return True
                 if ready and self._take_in():
-                    return
+                    return True
+        return False
 
     def _take_in(self) -> bool:
         """Take in what was heard; say whether it concerns this queue."""

@@ -40,8 +40,8 @@ class Watch(Protocol):
         """Return what to give to `wait`; to be asked for before looking into the queue."""
         ...
 
-    def wait(self, mark: object, timeout: float) -> None:
-        """Return when anything may have changed since the mark, or after so many seconds."""
+    def wait(self, mark: object, timeout: float) -> bool:
+        """Return when anything has changed since the mark, or after so many seconds; say whether it has, if known."""
         ...
 
     def ring(self) -> None:
@@ -103,14 +103,15 @@ class MarkWatch:
     def mark(self) -> _Mark:
         return _Mark(self._bell.rings, self._change_mark())
 
-    def wait(self, mark: object, timeout: float) -> None:
+    def wait(self, mark: object, timeout: float) -> bool:
         assert isinstance(mark, _Mark)
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             if self._bell.wait(mark.rings, min(self._interval, left)):
-                return
+                return True
             if mark.change is None or self._change_mark() != mark.change:
-                return
+                return mark.change is not None
+        return False
 
     def ring(self) -> None:
         self._bell.ring()

@@ -51,7 +51,7 @@ NOW = "UTC_TIMESTAMP(6)"
 _TOMBSTONE = "'9999-12-31 00:00:00'"
 """Rows that Symfony has acknowledged are in flight until the last day of time, and deleted when it next looks."""
 
-POLL = 0.08
+POLL = 0.12
 """Seconds between two looks into an empty queue: there is nobody to wake who waits."""
 
 _REST_OF_STATEMENT = 10_000
