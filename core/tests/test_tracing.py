@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from postbus import ConfigurationError, HandlerFailed, Postbus, stamps
+from postbus import ConfigurationError, HandlerFailed, Limits, Postbus, never_blocks, stamps
 from postbus.tracing import Trace
 
 
@@ -71,6 +72,32 @@ def test_handling_begins_a_trace_that_is_linked_to_the_sender(
     for span in sent, handled:
         assert expected.items() <= dict(span.attributes).items()
         assert message_id.id == span.attributes["messaging.message.id"]
+
+
+def test_spans_of_messages_that_are_handled_on_one_loop_keep_apart(
+    make_app: Callable[..., Postbus], exporter: InMemorySpanExporter
+) -> None:
+    """Also where the middleware is marked, and a message has no thread: what a handler sends is in its own span."""
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    app = make_app(
+        transports={"mail": "in-memory://"},
+        routing={Order: "orders", Receipt: "mail"},
+        buses={"default": {"middleware": [never_blocks(Trace(provider))]}},
+    )
+    both = asyncio.Barrier(2)
+
+    @app.handler
+    async def print_receipt(order: Order) -> None:
+        await both.wait()
+        await app.dispatch_async(Receipt(order.number))
+
+    app.dispatch_many([Order(1), Order(2)])
+    app.worker("orders", limits=Limits(messages=2), concurrency=2).run()
+    found = exporter.get_finished_spans()
+    handled = [span.context.span_id for span in found if span.name == "process Order"]
+    assert 2 == len(handled)
+    assert sorted(handled) == sorted(span.parent.span_id for span in found if span.name == "send Receipt")
 
 
 def test_a_failure_is_in_the_span_and_its_retry_links_to_the_same_sender(
