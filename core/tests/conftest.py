@@ -1,16 +1,51 @@
 """What the tests of the core share."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import pytest
 
+from postbus import Limits, Postbus
 from postbus.cli import logs
 from postbus.plugins import installed_plugins
 
 LOCAL = ("in-memory", "sql", "sync")
 """The plugins that need no broker."""
+
+
+@pytest.fixture
+def make_app() -> Iterator[Callable[..., Postbus]]:
+    """Make apps with a transport "orders" for everything, which buries in "failed"; closed in the end.
+
+    Takes what `Postbus` takes; its ``transports`` come to these two, which are in memory, or take their places.
+    """
+    with ExitStack() as stack:
+
+        def make(*, transports: dict[str, Any] | None = None, **options: Any) -> Postbus:
+            transports = {"orders": "in-memory://", "failed": "in-memory://", **(transports or {})}
+            options = {"routing": {"*": "orders"}, "failure_transport": "failed", **options}
+            return stack.enter_context(Postbus(transports=transports, **options))
+
+        yield make
+
+
+@pytest.fixture
+def run() -> Callable[..., None]:
+    """Run a worker until nothing is waiting; for "orders", unless other transports are named."""
+
+    def run(app: Postbus, *names: str) -> None:
+        app.worker(*(names or ["orders"]), limits=Limits(idle=0)).run()
+
+    return run
+
+
+@pytest.fixture(params=[1, 3], ids=["one at a time", "three at once"])
+def concurrency(request: pytest.FixtureRequest) -> int:
+    """How many messages a worker handles at once."""
+    return int(request.param)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,7 +14,6 @@ from postbus import (
     ConfigurationError,
     Envelope,
     HandlerFailed,
-    Limits,
     Postbus,
     TransportError,
     Unrecoverable,
@@ -65,29 +64,26 @@ def store() -> MemoryStore:
 
 
 @pytest.fixture
-def app(store: MemoryStore) -> Iterator[Postbus]:
-    with make_app(store) as app:
-        yield app
+def make_once(make_app: Callable[..., Postbus]) -> Callable[..., Postbus]:
+    def make(store: MemoryStore, **transports: Any) -> Postbus:
+        app = make_app(
+            transports={"sync": "sync://", **transports},
+            retry={"max_retries": 1, "delay": 60, "jitter": 0},
+            buses={"default": {"middleware": [Deduplicate(store)]}},
+        )
+        app.message(stamps=lambda order: [Deduplication(f"order-{order.number}", 100)])(Order)
+        return app
+
+    return make
 
 
-def make_app(store: MemoryStore, **transports: Any) -> Postbus:
-    app = Postbus(
-        transports={"orders": "in-memory://", "sync": "sync://", "failed": "in-memory://", **transports},
-        routing={"*": "orders"},
-        failure_transport="failed",
-        retry={"max_retries": 1, "delay": 60, "jitter": 0},
-        buses={"default": {"middleware": [Deduplicate(store)]}},
-    )
-    app.message(stamps=lambda order: [Deduplication(f"order-{order.number}", 100)])(Order)
-    return app
+@pytest.fixture
+def app(make_once: Callable[..., Postbus], store: MemoryStore) -> Postbus:
+    return make_once(store)
 
 
 def sent(app: Postbus) -> int:
     return len(app.transport("orders").sent)  # type: ignore[attr-defined]
-
-
-def work(app: Postbus) -> None:
-    app.worker("orders", limits=Limits(idle=0)).run()
 
 
 def fail_with(app: Postbus, error: Callable[[], Exception]) -> None:
@@ -106,7 +102,7 @@ def test_a_duplicate_is_not_sent(app: Postbus) -> None:
     assert 2 == sent(app)
 
 
-def test_the_key_is_free_when_the_message_is_handled(app: Postbus) -> None:
+def test_the_key_is_free_when_the_message_is_handled(app: Postbus, run: Any) -> None:
     """In its handler it is not yet."""
     inside: list[bool] = []
 
@@ -115,20 +111,20 @@ def test_the_key_is_free_when_the_message_is_handled(app: Postbus) -> None:
         inside.append(app.dispatch(order).has(Duplicate))
 
     app.dispatch(Order(1))
-    work(app)
+    run(app)
     assert ([True], False) == (inside, app.dispatch(Order(1)).has(Duplicate))
 
 
-def test_the_key_is_held_while_a_message_is_retried(app: Postbus, clock: Clock) -> None:
+def test_the_key_is_held_while_a_message_is_retried(app: Postbus, clock: Clock, run: Any) -> None:
     """From each failure on for its time again, and for the delay; it is free when the message is buried."""
     fail_with(app, LookupError)
     app.dispatch(Order(1))
     clock.now += 99
-    work(app)
+    run(app)
     clock.now += 150
     assert app.dispatch(Order(1)).has(Duplicate)
     app.transport("orders").clock.move(61)  # type: ignore[attr-defined]
-    work(app)
+    run(app)
     assert 1 == len(app.transport("failed").sent)  # type: ignore[attr-defined]
     assert not app.dispatch(Order(1)).has(Duplicate)
 
@@ -145,7 +141,7 @@ def test_the_key_is_free_when_its_time_is_over(app: Postbus, clock: Clock) -> No
 
 
 @pytest.mark.parametrize("error", [LookupError, Unrecoverable])
-def test_what_comes_back_from_the_failure_transport_is_handled(app: Postbus, error: type[Exception]) -> None:
+def test_what_comes_back_from_the_failure_transport_is_handled(app: Postbus, error: type[Exception], run: Any) -> None:
     """Also if another one of its key is under way by now; that one keeps the key."""
     errors: list[Exception] = [error(), error()]
     handled: list[Order] = []
@@ -157,12 +153,12 @@ def test_what_comes_back_from_the_failure_transport_is_handled(app: Postbus, err
         handled.append(order)
 
     app.dispatch(Order(1))
-    work(app)
+    run(app)
     app.transport("orders").clock.move(61)  # type: ignore[attr-defined]
-    work(app)
+    run(app)
     errors.clear()
     assert not app.dispatch(Order(1)).has(Duplicate)
-    app.worker("failed", limits=Limits(idle=0)).run()
+    run(app, "failed")
     assert ([Order(1)], True) == (handled, app.dispatch(Order(1)).has(Duplicate))
 
 
@@ -203,10 +199,12 @@ class Broken(RecordingTransport):
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["dispatch", "dispatch_many"])
-def test_a_message_that_could_not_be_sent_is_no_reason_not_to_send_it(store: MemoryStore, many: bool) -> None:
+def test_a_message_that_could_not_be_sent_is_no_reason_not_to_send_it(
+    make_once: Callable[..., Postbus], store: MemoryStore, many: bool
+) -> None:
     """Who tries again is not told that it is under way."""
     broken = Broken()
-    app = make_app(store, orders=broken)
+    app = make_once(store, orders=broken)
 
     def send() -> Envelope:
         return app.dispatch_many([Order(1)])[0] if many else app.dispatch(Order(1))
@@ -227,7 +225,7 @@ def test_a_process_that_dies_before_it_has_sent_keeps_nobody_from_sending(
     assert (1, True) == (sent(app), clock.now >= 1010)
 
 
-def test_who_sends_at_the_same_time_waits_for_the_other(store: MemoryStore) -> None:
+def test_who_sends_at_the_same_time_waits_for_the_other(make_once: Callable[..., Postbus], store: MemoryStore) -> None:
     """And is then told that it is a duplicate: of many, one is sent."""
     inside, go_on = threading.Event(), threading.Event()
 
@@ -238,7 +236,7 @@ def test_who_sends_at_the_same_time_waits_for_the_other(store: MemoryStore) -> N
             return super().send(envelopes)
 
     slow = Slow()
-    app = make_app(store, orders=slow)
+    app = make_once(store, orders=slow)
     results: list[bool] = []
     threads = [threading.Thread(target=lambda: results.append(app.dispatch(Order(1)).has(Duplicate))) for _ in range(4)]
     threads[0].start()
@@ -251,7 +249,9 @@ def test_who_sends_at_the_same_time_waits_for_the_other(store: MemoryStore) -> N
     assert ([False, True, True, True], [Order(1)]) == (sorted(results), slow.messages)
 
 
-def test_a_message_that_is_handled_before_its_sender_knows_frees_its_key(store: MemoryStore) -> None:
+def test_a_message_that_is_handled_before_its_sender_knows_frees_its_key(
+    make_once: Callable[..., Postbus], store: MemoryStore
+) -> None:
     """Its sender does not take it again."""
 
     class Fast(RecordingTransport):
@@ -262,13 +262,13 @@ def test_a_message_that_is_handled_before_its_sender_knows_frees_its_key(store: 
             worker.observers.notify(MessageHandled(envelope, "orders", 0.0))
             return result
 
-    worker = make_app(store)
+    worker = make_once(store)
     worker.handler(lambda order: None, handles=Order, name="nothing")
-    app = make_app(store, orders=Fast())
+    app = make_once(store, orders=Fast())
     assert [False, False] == [app.dispatch(Order(1)).has(Duplicate) for _ in range(2)]
 
 
-def test_a_store_that_is_away_keeps_nothing_from_being_handled() -> None:
+def test_a_store_that_is_away_keeps_nothing_from_being_handled(make_once: Callable[..., Postbus], run: Any) -> None:
     """It is said; who sends is told by an error."""
 
     class Away(MemoryStore):
@@ -280,14 +280,14 @@ def test_a_store_that_is_away_keeps_nothing_from_being_handled() -> None:
             return super().acquire(key, owner, ttl)
 
     away = Away()
-    with make_app(away) as app:
-        app.handler(lambda order: None, handles=Order, name="nothing")
-        app.dispatch(Order(1))
-        away.is_away = True
-        work(app)
-        assert 1 == len(app.transport("orders").acknowledged)  # type: ignore[attr-defined]
-        with pytest.raises(ConnectionError):
-            app.dispatch(Order(2))
+    app = make_once(away)
+    app.handler(lambda order: None, handles=Order, name="nothing")
+    app.dispatch(Order(1))
+    away.is_away = True
+    run(app)
+    assert 1 == len(app.transport("orders").acknowledged)  # type: ignore[attr-defined]
+    with pytest.raises(ConnectionError):
+        app.dispatch(Order(2))
 
 
 def test_a_message_without_the_stamp_is_none_of_its_business(app: Postbus) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from postbus import ConfigurationError, Envelope, HandlerFailed, Limits, Postbus, Stamp, stamps
+from postbus import ConfigurationError, Envelope, HandlerFailed, Postbus, Stamp, stamps
 
 
 class Tenant(Stamp):
@@ -50,13 +51,8 @@ class Letter:
 
 
 @pytest.fixture
-def app() -> Iterator[Postbus]:
-    with Postbus(
-        transports={"orders": "in-memory://", "mail": "in-memory://", "failed": "in-memory://"},
-        routing={Order: "orders", Receipt: "mail"},
-        failure_transport="failed",
-    ) as app:
-        yield app
+def app(make_app: Callable[..., Postbus]) -> Postbus:
+    return make_app(transports={"mail": "in-memory://"}, routing={Order: "orders", Receipt: "mail"})
 
 
 def sent(app: Postbus, transport: str = "orders") -> Envelope:
@@ -101,7 +97,7 @@ def test_the_stamps_may_be_those_of_one_message(app: Postbus) -> None:
     assert stamps.Delay(7) == sent(app).last(stamps.Delay)
 
 
-def test_what_comes_from_a_transport_gets_none(app: Postbus) -> None:
+def test_what_comes_from_a_transport_gets_none(app: Postbus, run: Any) -> None:
     """It has what it was sent with; so a retry does not wait again for the delay of its class."""
     seen: list[Envelope] = []
 
@@ -111,7 +107,7 @@ def test_what_comes_from_a_transport_gets_none(app: Postbus) -> None:
 
     app.dispatch(Order(1))
     app.message(stamps=[Locale("nl")])(Order)
-    app.worker("orders", limits=Limits(idle=0)).run()
+    run(app)
     assert [False] == [envelope.has(Locale) for envelope in seen]
 
 
@@ -158,7 +154,7 @@ def test_a_function_that_fails_is_told(app: Postbus) -> None:
 # --- propagated ------------------------------------------------------------------------------------
 
 
-def test_what_a_handler_dispatches_inherits_stamps_that_propagate(app: Postbus) -> None:
+def test_what_a_handler_dispatches_inherits_stamps_that_propagate(app: Postbus, run: Any) -> None:
     """At any depth, through transports, and only those that say so."""
 
     @app.handler
@@ -170,7 +166,7 @@ def test_what_a_handler_dispatches_inherits_stamps_that_propagate(app: Postbus) 
         app.dispatch_many([Receipt(letter.number)])
 
     app.dispatch(Order(1), Tenant("north"), Locale("nl"))
-    app.worker("orders", limits=Limits(idle=0)).run()
+    run(app)
     assert [Tenant("north")] == sent(app, "mail").all(Tenant)
     assert not sent(app, "mail").has(Locale)
 
@@ -214,7 +210,7 @@ def test_what_waits_for_the_current_message_inherits_as_well(app: Postbus) -> No
     assert [Tenant("north")] == sent(app, "mail").all(Tenant)
 
 
-def test_a_stamp_that_does_not_travel_propagates_in_its_process(app: Postbus) -> None:
+def test_a_stamp_that_does_not_travel_propagates_in_its_process(app: Postbus, run: Any) -> None:
     """What is handled at once has it, what comes from a broker not."""
     seen: list[bool] = []
 
@@ -228,5 +224,5 @@ def test_a_stamp_that_does_not_travel_propagates_in_its_process(app: Postbus) ->
 
     app.dispatch(Order(1), stamps.HERE, Draft())
     app.dispatch(Order(1), Draft())
-    app.worker("orders", limits=Limits(idle=0)).run()
+    run(app)
     assert [True, False] == seen

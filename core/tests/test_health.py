@@ -86,11 +86,6 @@ def app(broker: Broker) -> Postbus:
     return Postbus(transports={"tasks": "test://"}, plugins=plugins)
 
 
-@pytest.fixture(params=[1, 3], ids=["one at a time", "three at once"])
-def concurrency(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
 def until(condition: Callable[[], object]) -> bool:
     end = time.monotonic() + PATIENCE
     while not condition() and time.monotonic() < end:

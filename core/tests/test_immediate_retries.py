@@ -48,11 +48,6 @@ def run(app: Postbus, messages: int, **options: Any) -> WorkerStopped:
     return app.worker("tasks", limits=Limits(messages=messages), **options).run()
 
 
-@pytest.fixture(params=[1, 3], ids=["one at a time", "three at once"])
-def concurrency(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
 def test_a_few_at_once_then_after_a_delay(concurrency: int) -> None:
     """A message is tried ``immediate`` times more each time that it is delivered, then sent again, at last buried."""
     app = make_app()

@@ -82,11 +82,6 @@ def sleep(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-@pytest.fixture(params=[1, 3], ids=["one at a time", "three at once"])
-def concurrency(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sleeps", "computes", "awaits"])
 def test_a_lease_is_kept_as_long_as_the_handler_runs(concurrency: int, kind: str) -> None:

@@ -66,11 +66,6 @@ def when(app: Postbus, kind: type[Event], do: Callable[[], object]) -> None:
     app.observe(lambda event: do() if isinstance(event, kind) else None)
 
 
-@pytest.fixture(params=[1, 3], ids=["one at a time", "three at once"])
-def concurrency(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
 def test_a_transport_is_paused_whose_messages_fail(concurrency: int) -> None:
     """What is not begun goes back to its broker, and no attempt is spent on it."""
     app = make_app()

@@ -42,11 +42,6 @@ def die_with(app: Postbus, number: int) -> None:
     transport(app).clock.move(2 * transport(app).lease)
 
 
-@pytest.fixture(params=[1, 3], ids=["one at a time", "three at once"])
-def concurrency(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
 def test_a_message_that_three_workers_died_of_is_buried(concurrency: int) -> None:
     """The fourth worker does not touch it: it is buried with that reason, however often it may be retried."""
     app = make_app(retry={"max_retries": 100})

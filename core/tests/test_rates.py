@@ -34,11 +34,6 @@ def transport(app: Postbus, name: str = "tasks") -> Any:
     return app.transport(name)
 
 
-@pytest.fixture(params=[1, 3], ids=["one at a time", "three at once"])
-def concurrency(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
 def test_no_more_are_handled_than_may_be(concurrency: int) -> None:
     """What is beyond the rate stays with its broker, and no attempt is spent on it."""
     app = make_app("3/hour")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import click
 import pytest
 
-from postbus import ConfigurationError, Envelope, HandlerFailed, Limits, Postbus, Unrecoverable, stamps
+from postbus import ConfigurationError, Envelope, HandlerFailed, Postbus, Unrecoverable, stamps
 from postbus.errors import PingFailed, RunFailed
 from postbus.messages import Answer, Completed, PingWebhook, Redispatch, RunCommand, RunProcess
 from postbus.runners import CommandRunner, ProcessRunner, Redispatcher, WebhookPinger
@@ -30,13 +30,8 @@ class Order:
 
 
 @pytest.fixture
-def app() -> Iterator[Postbus]:
-    with Postbus(
-        transports={"orders": "in-memory://", "work": "in-memory://", "failed": "in-memory://"},
-        routing={Order: "orders"},
-        failure_transport="failed",
-    ) as app:
-        yield app
+def app(make_app: Callable[..., Postbus]) -> Postbus:
+    return make_app(transports={"work": "in-memory://"}, routing={Order: "orders"})
 
 
 def messages(app: Postbus, transport: str) -> list[object]:
@@ -56,11 +51,11 @@ def test_a_message_is_redispatched_where_it_says(app: Postbus) -> None:
     assert ([Order(1), Order(2)], [Order(3)]) == (messages(app, "work"), messages(app, "orders"))
 
 
-def test_a_redispatch_travels_with_the_message_inside(app: Postbus) -> None:
+def test_a_redispatch_travels_with_the_message_inside(app: Postbus, run: Any) -> None:
     """It is read as what it is, by its own name."""
     app.handler(Redispatcher(app))
     app.dispatch(Redispatch(Order(1), "work"), stamps.TransportNames(["orders"]))
-    app.worker("orders", limits=Limits(idle=0)).run()
+    run(app)
     assert ([Redispatch(Order(1), ("work",))], [Order(1)]) == (messages(app, "orders"), messages(app, "work"))
 
 
@@ -212,11 +207,11 @@ def test_a_process_is_run(app: Postbus, tmp_path: Path) -> None:
     assert Completed(0, f"a; b $HOME in {tmp_path} open True\n", "") == app.query(process)
 
 
-def test_a_process_travels(app: Postbus) -> None:
+def test_a_process_travels(app: Postbus, run: Any) -> None:
     """It can be routed like any message."""
     app.handler(RUNNER)
     app.dispatch(python("print(1)"), stamps.TransportNames(["work"]))
-    app.worker("work", limits=Limits(idle=0)).run()
+    run(app, "work")
     assert [python("print(1)")] == [envelope.message for envelope in app.transport("work").acknowledged]  # type: ignore[attr-defined]
 
 

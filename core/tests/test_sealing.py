@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -47,24 +46,19 @@ def types() -> TypeRegistry:
 
 
 @pytest.fixture
-def make_app() -> Iterator[Any]:
-    with ExitStack() as stack:
+def make_sealed(make_app: Callable[..., Postbus]) -> Callable[..., Any]:
+    def make(serializer: Any, failed: Any = "json") -> Postbus:
+        app = make_app(
+            transports={
+                "orders": {"dsn": "in-memory://", "serializer": serializer},
+                "failed": {"dsn": "in-memory://", "serializer": failed},
+            },
+            retry={"max_retries": 1, "delay": 0},
+        )
+        app.message("order")(Order)
+        return app
 
-        def make(serializer: Any, failed: Any = "json", **options: Any) -> Postbus:
-            app = Postbus(
-                transports={
-                    "orders": {"dsn": "in-memory://", "serializer": serializer},
-                    "failed": {"dsn": "in-memory://", "serializer": failed},
-                },
-                routing={"*": "orders"},
-                failure_transport="failed",
-                retry={"max_retries": 1, "delay": 0},
-                **options,
-            )
-            app.message("order")(Order)
-            return stack.enter_context(app)
-
-        yield make
+    return make
 
 
 def reason(envelope: Envelope) -> str:
@@ -169,10 +163,10 @@ def test_a_wrong_key_is_refused_without_being_shown(make: Any, match: str) -> No
 
 @SEALS
 @pytest.mark.parametrize("failed", ["json", "same", "other"])
-def test_what_fails_is_retried_and_buried_and_comes_back(make_app: Any, seal: Any, failed: str) -> None:
+def test_what_fails_is_retried_and_buried_and_comes_back(make_sealed: Any, seal: Any, failed: str) -> None:
     """Whatever the failure transport's own serializer is."""
     failures = {"json": "json", "same": seal, "other": signed({"third": "t" * 32})}
-    app = make_app(seal, failures[failed])
+    app = make_sealed(seal, failures[failed])
     errors: list[Exception] = [Unrecoverable(), LookupError()]
     seen: list[tuple[Order, Note | None]] = []
 
@@ -193,16 +187,16 @@ def test_what_fails_is_retried_and_buried_and_comes_back(make_app: Any, seal: An
 
 @SEALS
 @pytest.mark.parametrize("failed", ["json", "same"])
-def test_what_cannot_be_read_is_buried_and_read_once_it_can(make_app: Any, seal: Any, failed: str) -> None:
+def test_what_cannot_be_read_is_buried_and_read_once_it_can(make_sealed: Any, seal: Any, failed: str, run: Any) -> None:
     """Its reason and where it failed are kept beside it."""
-    app = make_app(seal, seal if failed == "same" else "json")
+    app = make_sealed(seal, seal if failed == "same" else "json")
     elsewhere = TypeRegistry()
     elsewhere.register(Refund)
     sent = seal(elsewhere).encode(Envelope.wrap(Refund(1), Note("a")))
     app.transport("orders").connection.publish([Outgoing(*sent)])
     app.handler(lambda order: None, handles=Order, name="nothing")
     for _ in range(4):
-        app.worker("orders", limits=Limits(idle=0)).run()
+        run(app)
         app.transport("orders").clock.move(600)
     [buried] = app.transport("failed").receive(9, 0)
     assert "no message is registered as" in reason(buried)
@@ -220,16 +214,16 @@ def test_what_cannot_be_read_is_buried_and_read_once_it_can(make_app: Any, seal:
 
 
 @SEALS
-def test_who_has_no_key_reaches_no_handler(make_app: Any, seal: Any) -> None:
+def test_who_has_no_key_reaches_no_handler(make_sealed: Any, seal: Any, run: Any) -> None:
     """By no header, and through no transport: what they write is buried, with the reason."""
-    app = make_app(seal, seal)
+    app = make_sealed(seal, seal)
     seen: list[Order] = []
     app.handler(lambda order: seen.append(order), handles=Order, name="see")
     plain = JsonSerializer(app.types).encode(Envelope.wrap(Order(13), stamps.Buried("orders")))
     for transport in "orders", "failed":
         for more in {}, {SERIALIZER: "json"}, {SERIALIZER: "transport:orders"}:
             app.transport(transport).connection.publish([Outgoing(plain.body, plain.headers | more)])
-    app.worker("orders", limits=Limits(idle=0)).run()
+    run(app)
     assert 6 == app.transport("failed").connection.count().waiting
     app.worker("failed", limits=Limits(messages=6)).run()
     assert [] == seen
@@ -238,18 +232,18 @@ def test_who_has_no_key_reaches_no_handler(make_app: Any, seal: Any) -> None:
     assert all(isinstance(envelope.message, Undecodable) and envelope.has(stamps.ErrorDetails) for envelope in found)
 
 
-def test_a_transport_names_its_serializer(make_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transport_names_its_serializer(make_sealed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As module and attribute, in a file too; each transport its own."""
     module = ModuleType("shop_sealing")
     module.sign = signed({"old": OLD})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "shop_sealing", module)
-    app = make_app("shop_sealing:sign")
+    app = make_sealed("shop_sealing:sign")
     app.dispatch(Order(1))
     [delivery] = app.transport("orders").connection.fetch(9, 0)
     assert json.loads(delivery.headers[SIGNED])["type"] == "order"
     with pytest.raises(
         ConfigurationError, match="There is no serializer 'jsn'. Write 'module:attribute', or one of: json"
     ):
-        make_app("jsn")
+        make_sealed("jsn")
     with pytest.raises(ConfigurationError, match="shop_sealing"):
-        make_app("shop_sealing:sgn")
+        make_sealed("shop_sealing:sgn")

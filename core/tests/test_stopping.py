@@ -59,11 +59,6 @@ def assert_back(app: Postbus, number: int) -> None:
     assert 0 == transport(app, "failed").connection.count().waiting
 
 
-@pytest.fixture(params=[1, 3], ids=["one at a time", "three at once"])
-def concurrency(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
 @pytest.fixture(params=["sleeps", "awaits"])
 def endless(request: pytest.FixtureRequest, app: Postbus) -> dict[str, Any]:
     """Add a handler that never ends by itself; return what it tells of itself."""

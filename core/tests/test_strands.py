@@ -22,6 +22,8 @@ from postbus.bus import Next
 from postbus.errors import HandlerFailed
 from postbus.event_loop import loop
 from postbus.events import Event, EventLoopBlocked, MessageHandled, WorkerStopped
+from postbus.tracing import Trace
+from postbus.validation import Validate
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
@@ -204,6 +206,28 @@ def test_whatever_can_be_a_middleware_can_be_marked(middleware: Any) -> None:
     """A function, an object, a method of one, or the class of one."""
     app = Postbus(config={}, buses={"default": {"middleware": [middleware]}})
     assert app.bus().never_blocks
+
+
+@needs_strands
+@pytest.mark.parametrize("says_so", [True, False])
+def test_one_of_postbus_is_marked_by_who_knows_its_parts(says_so: bool) -> None:
+    """Whether a check or an exporter blocks is known to whoever has written or chosen it, who marks that very one."""
+    seen: list[bool] = []
+
+    def check(task: Task) -> None:
+        seen.append(is_on_loop())
+
+    steps = [Validate(check), Trace()]
+    app = make_app(buses={"default": {"middleware": [never_blocks(step) if says_so else step for step in steps]}})
+    assert not Postbus(config={}, buses={"default": {"middleware": [Validate(check), Trace()]}}).bus().never_blocks
+
+    @app.handler
+    async def handle(task: Task) -> None: ...
+
+    app.dispatch(Task(1))
+    seen.clear()
+    assert 1 == run(app, 1).handled
+    assert [says_so] == seen
 
 
 @needs_strands

@@ -54,11 +54,6 @@ def over() -> Iterator[threading.Event]:
     over.set()
 
 
-@pytest.fixture(params=[1, 3], ids=["one at a time", "three at once"])
-def concurrency(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
 @pytest.fixture
 def no_mercy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_limits, "MERCY", 0.2)

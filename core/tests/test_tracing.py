@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from postbus import ConfigurationError, HandlerFailed, Limits, Postbus, stamps
+from postbus import ConfigurationError, HandlerFailed, Limits, Postbus, never_blocks, stamps
 from postbus.tracing import Trace
 
 
@@ -33,23 +34,24 @@ def exporter() -> InMemorySpanExporter:
 
 
 @pytest.fixture
-def app(exporter: InMemorySpanExporter) -> Iterator[Postbus]:
+def app(make_app: Callable[..., Postbus], exporter: InMemorySpanExporter) -> Postbus:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    with Postbus(
-        transports={"orders": "in-memory://", "mail": "in-memory://"},
+    return make_app(
+        transports={"mail": "in-memory://"},
         routing={Order: "orders", Receipt: "mail"},
         buses={"default": {"middleware": [Trace(provider)]}},
         retry={"max_retries": 1, "delay": 0},
-    ) as app:
-        yield app
+    )
 
 
 def spans(exporter: InMemorySpanExporter) -> dict[str, Any]:
     return {span.name: span for span in exporter.get_finished_spans()}
 
 
-def test_handling_begins_a_trace_that_is_linked_to_the_sender(app: Postbus, exporter: InMemorySpanExporter) -> None:
+def test_handling_begins_a_trace_that_is_linked_to_the_sender(
+    app: Postbus, exporter: InMemorySpanExporter, run: Any
+) -> None:
     """What the handler sends belongs to the trace of the handling."""
 
     @app.handler
@@ -57,7 +59,7 @@ def test_handling_begins_a_trace_that_is_linked_to_the_sender(app: Postbus, expo
         app.dispatch(Receipt(order.number))
 
     envelope = app.dispatch(Order(1))
-    app.worker("orders", limits=Limits(idle=0)).run()
+    run(app)
     found = spans(exporter)
     sent, handled, inner = found["send Order"], found["process Order"], found["send Receipt"]
     assert [sent.context.span_id] == [link.context.span_id for link in handled.links]
@@ -72,8 +74,34 @@ def test_handling_begins_a_trace_that_is_linked_to_the_sender(app: Postbus, expo
         assert message_id.id == span.attributes["messaging.message.id"]
 
 
+def test_spans_of_messages_that_are_handled_on_one_loop_keep_apart(
+    make_app: Callable[..., Postbus], exporter: InMemorySpanExporter
+) -> None:
+    """Also where the middleware is marked, and a message has no thread: what a handler sends is in its own span."""
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    app = make_app(
+        transports={"mail": "in-memory://"},
+        routing={Order: "orders", Receipt: "mail"},
+        buses={"default": {"middleware": [never_blocks(Trace(provider))]}},
+    )
+    both = asyncio.Barrier(2)
+
+    @app.handler
+    async def print_receipt(order: Order) -> None:
+        await both.wait()
+        await app.dispatch_async(Receipt(order.number))
+
+    app.dispatch_many([Order(1), Order(2)])
+    app.worker("orders", limits=Limits(messages=2), concurrency=2).run()
+    found = exporter.get_finished_spans()
+    handled = [span.context.span_id for span in found if span.name == "process Order"]
+    assert 2 == len(handled)
+    assert sorted(handled) == sorted(span.parent.span_id for span in found if span.name == "send Receipt")
+
+
 def test_a_failure_is_in_the_span_and_its_retry_links_to_the_same_sender(
-    app: Postbus, exporter: InMemorySpanExporter
+    app: Postbus, exporter: InMemorySpanExporter, run: Any
 ) -> None:
     """Each attempt is a span."""
 
@@ -82,7 +110,7 @@ def test_a_failure_is_in_the_span_and_its_retry_links_to_the_same_sender(
         raise LookupError("not there")
 
     app.dispatch(Order(1))
-    app.worker("orders", limits=Limits(messages=2)).run()
+    run(app)
     attempts = [span for span in exporter.get_finished_spans() if span.name == "process Order"]
     sent = spans(exporter)["send Order"].context.span_id
     assert [[sent], [sent]] == [[link.context.span_id for link in span.links] for span in attempts]
@@ -102,11 +130,11 @@ def test_what_is_handled_at_once_is_in_one_span(app: Postbus, exporter: InMemory
     assert ["send Order"] == [span.name for span in exporter.get_finished_spans()]
 
 
-def test_a_message_of_who_does_not_trace_has_no_link(app: Postbus, exporter: InMemorySpanExporter) -> None:
+def test_a_message_of_who_does_not_trace_has_no_link(app: Postbus, exporter: InMemorySpanExporter, run: Any) -> None:
     """It is handled in a span of its own."""
     app.handler(lambda order: None, handles=Order, name="nothing")
     Postbus(transports={"orders": app.transport("orders")}, routing={"*": "orders"}).dispatch(Order(1))
-    app.worker("orders", limits=Limits(idle=0)).run()
+    run(app)
     assert [()] == [span.links for span in exporter.get_finished_spans()]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ import msgspec
 import pydantic
 import pytest
 
-from postbus import Envelope, Limits, Postbus
+from postbus import Envelope, Postbus
 from postbus.errors import Invalid
 from postbus.validation import Validate
 
@@ -57,24 +57,15 @@ def check_customer(order: Order) -> None:
 
 
 @pytest.fixture
-def make_app() -> Iterator[Callable[..., Postbus]]:
-    made: list[Postbus] = []
-
+def make_strict(make_app: Callable[..., Postbus]) -> Callable[..., Postbus]:
     def make(*middleware: Any) -> Postbus:
-        made.append(
-            Postbus(
-                transports={"orders": "in-memory://", "failed": "in-memory://"},
-                failure_transport="failed",
-                buses={"default": {"middleware": middleware or [Validate(check_total, check_customer)]}},
-            )
-        )
-        made[-1].handler(lambda message: seen.append(message), handles="*", name="see")
-        return made[-1]
+        chosen = middleware or [Validate(check_total, check_customer)]
+        app = make_app(routing={}, buses={"default": {"middleware": chosen}})
+        app.handler(lambda message: seen.append(message), handles="*", name="see")
+        return app
 
     seen.clear()
-    yield make
-    for app in made:
-        app.close()
+    return make
 
 
 seen: list[Any] = []
@@ -102,27 +93,27 @@ def attributes(total: Any) -> Attributes:
     ids=["dataclass", "struct", "model", "models", "attrs"],
 )
 def test_what_is_wrong_is_named_by_its_field(
-    make_app: Callable[..., Postbus], message: object, problems: dict[str, str], middleware: tuple[Any, ...]
+    make_strict: Callable[..., Postbus], message: object, problems: dict[str, str], middleware: tuple[Any, ...]
 ) -> None:
     """And no handler sees the message."""
     with pytest.raises(Invalid) as invalid:
-        make_app(*middleware).dispatch(message)
+        make_strict(*middleware).dispatch(message)
     assert problems == invalid.value.problems
     assert f"{type(message).__qualname__} is not valid: {next(iter(problems))}: " in str(invalid.value)
     assert [] == seen
 
 
-def test_what_is_valid_goes_on(make_app: Callable[..., Postbus]) -> None:
+def test_what_is_valid_goes_on(make_strict: Callable[..., Postbus]) -> None:
     """Each as it is."""
-    app = make_app()
+    app = make_strict()
     messages = [Order(1), Record(1), Model(total=1, who="eve"), Outer(inner=Model(total=1)), attributes(1), Local(app)]
     app.dispatch_many(messages)
     assert messages == seen
 
 
-def test_checks_are_for_the_messages_that_they_are_annotated_with(make_app: Callable[..., Postbus]) -> None:
+def test_checks_are_for_the_messages_that_they_are_annotated_with(make_strict: Callable[..., Postbus]) -> None:
     """They return what is wrong, or raise; all of it is told."""
-    app = make_app()
+    app = make_strict()
     with pytest.raises(Invalid) as invalid:
         app.dispatch(Order(-1, ""))
     names = ["total", "customer", f"{__name__}.check_customer"]
@@ -131,13 +122,13 @@ def test_checks_are_for_the_messages_that_they_are_annotated_with(make_app: Call
     app.dispatch(Record(5))
 
 
-def test_what_is_received_and_not_valid_is_buried_at_once(make_app: Callable[..., Postbus]) -> None:
+def test_what_is_received_and_not_valid_is_buried_at_once(make_strict: Callable[..., Postbus], run: Any) -> None:
     """Another try would find the same."""
-    app = make_app()
+    app = make_strict()
     sender = Postbus(transports={"orders": app.transport("orders")}, routing={"*": "orders"})
     sender.dispatch(Order(-1))
     app.types.register(Order)
-    app.worker("orders", limits=Limits(idle=0)).run()
+    run(app)
     [buried] = app.transport("failed").sent  # type: ignore[attr-defined]
     assert isinstance(buried, Envelope)
     assert (Order(-1), []) == (buried.message, seen)

@@ -17,7 +17,8 @@ from urllib.parse import quote
 from msgspec.structs import replace
 
 from postbus import stamps
-from postbus.bus import MessageBus, Middleware, Step
+from postbus.bus import MessageBus, Middleware
+from postbus.buses import BusFactory
 from postbus.config import (
     AUTO,
     ENVIRONMENT_DSN,
@@ -50,12 +51,7 @@ from postbus.failures import Failures
 from postbus.handlers import Handler, Handlers
 from postbus.keys import Keys
 from postbus.limits import GRACE, PREFETCH_BYTES, Limits, StopSignal
-from postbus.middleware import (
-    BeginMessage,
-    CollectMessages,
-    HandleMessage,
-    SendMessage,
-)
+from postbus.middleware import CollectMessages, SendMessage
 from postbus.provided import Factory
 from postbus.retry import RetryPolicy
 from postbus.routing import Route, Router
@@ -77,9 +73,6 @@ P = TypeVar("P")
 H = TypeVar("H", bound=Hook)
 
 logger = logging.getLogger("postbus")
-
-AVAILABLE = {"trace": "postbus.tracing:Trace", "validate": "postbus.validation:Validate"}
-"""Middleware of Postbus that a bus has if it is named there, and the class of each."""
 
 LONGEST_FILE_NAME = 200
 """Characters; the folder of an app with a longer name is named by its digest."""
@@ -137,13 +130,15 @@ class Postbus(Handlers):
         self.keys = Keys()
         self.default_stamps = DefaultStamps()
         self.observers = Observers()
-        self._told: list[Observer] = []
         self.hooks = Hooks(self)
         self._plugins = plugins
         self._rate_limits: dict[str, RateLimit] = {}
         self._own_transports: dict[type, Sequence[str]] = {}
         self._lock = threading.RLock()
         self._has_told_of_loop = False
+        self._bus_factory = BusFactory(
+            self, self.hooks.provided, self.keys, self.default_stamps, self.observers, lambda: self.plugins
+        )
         self._buses: dict[str | None, MessageBus] | None = None
         self.transports = _Transports(self._make_transport, self.config.transports)
         self.router = Router(self.transports, self.config.routing, self._own_transports, self.types)
@@ -635,10 +630,12 @@ class Postbus(Handlers):
                     logger.warning("%s", doubt)
                 buses: dict[str | None, MessageBus] = {}
                 for name, config in self.config.buses.items():
-                    buses[name] = self._make_bus(name, config)
+                    buses[name] = self._bus_factory.make(
+                        name, config, self.router, self.failure_transports, self.origins
+                    )
                 buses[None] = buses[self.config.default_bus]
                 for observer in self.plugins.observers if self.config.transports else ():
-                    self._tell(observer)
+                    self._bus_factory.tell(observer)
                 self._buses = buses
             return self._buses
 
@@ -651,54 +648,6 @@ class Postbus(Handlers):
         ]
         if problems:
             raise ConfigurationError(*problems)
-
-    def _make_bus(self, name: str, config: BusConfig) -> MessageBus:
-        built_in: dict[str, Step] = {
-            "begin_message": BeginMessage(name, self.failure_transports, self.origins, self.default_stamps),
-            "send_message": SendMessage(self.router, allow_no_senders=config.allow_no_senders, keys=self.keys),
-            "handle_message": HandleMessage(
-                self, name, allow_no_handlers=config.allow_no_handlers, provided=self.hooks.provided
-            ),
-        }
-        key = f"buses.{name}.middleware"
-        if not config.default_middleware:
-            return MessageBus(name, [self._middleware(step, key, built_in) for step in config.middleware])
-        begin, send, handle = built_in.values()
-        own = [self._middleware(step, key, {}) for step in config.middleware]
-        return MessageBus(name, [begin, *own, send, handle])
-
-    def _middleware(self, step: str | Middleware, key: str, built_in: Mapping[str, Step]) -> Middleware | Step:
-        found: Middleware | Step
-        if isinstance(step, str):
-            found = built_in.get(step) or self._named_middleware(step, key, built_in)
-        else:
-            found = step
-        observer = getattr(found, "observe", None)
-        if callable(observer):
-            self._tell(cast(Observer, observer))
-        return found
-
-    def _tell(self, observer: Observer) -> None:
-        """Tell an observer that a bus or a plugin brings of events; once, however often buses are made."""
-        if observer not in self._told:
-            self._told.append(observer)
-            self.observers.add(observer)
-
-    def _named_middleware(self, step: str, key: str, built_in: Mapping[str, Step]) -> Middleware:
-        if step in AVAILABLE:
-            made: Middleware = load_object(AVAILABLE[step], key)()
-            return made
-        if ":" not in step:
-            try:
-                return self.plugins.middleware[step]
-            except KeyError:
-                known = ", ".join([*built_in, *AVAILABLE, *self.plugins.middleware])
-                raise ConfigurationError(
-                    f"{key} names {masked(step)!r}, which no plugin brings. "
-                    f"Write 'module:attribute', or one of: {known}."
-                ) from None
-        found: Middleware = load_object(step, key)
-        return found
 
     def load_handlers(self) -> None:
         """Import and include what the configuration lists under ``handlers``; again changes nothing."""

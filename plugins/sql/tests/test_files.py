@@ -34,6 +34,22 @@ def test_a_folder_that_is_not_there_is_named(tmp_path, make_transport):
     assert f"Cannot use sqlite:///{folder}/messages.db. {told}" == str(caught.value)
 
 
+def test_a_file_of_the_apps_is_where_it_was_when_the_process_goes_elsewhere(tmp_path, make_transport, monkeypatch):
+    """An engine may name its file relative to the folder that the process begins in; that is no missing folder."""
+    monkeypatch.chdir(tmp_path)
+    engine = create_engine("sqlite:///messages.db")
+    connection = make_transport("doctrine://mine", engine=engine).connection
+
+    assert [f"There is no file {tmp_path}/messages.db. Run `postbus setup`."] == connection.missing()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    connection.publish([MESSAGE])
+    [delivery] = connection.fetch(1, 0)
+    assert MESSAGE.body == delivery.body
+    assert (tmp_path / "messages.db").exists()
+    engine.dispose()
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_a_folder_in_which_nobody_may_write_is_named(there, tmp_path, make_transport):
     """SQLite has files beside the database, so the folder must be writable, also where the file is."""

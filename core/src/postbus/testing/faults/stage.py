@@ -205,9 +205,13 @@ class Stage:
 
     def workers_lost_work(self) -> bool:
         """Say whether each worker has lost its queue since the page was turned, or before and not found it again."""
-        lost, found = "Lost 'work'", "Reached 'work' again"
-        logs = {name: self._log_of(name).read_text(errors="replace") for name in self._workers}
-        return all(lost in self._log_since(name) or log.rfind(lost) > log.rfind(found) for name, log in logs.items())
+
+        def has_lost(log: Path) -> bool:
+            said = log.read_bytes()
+            lost = said.rfind(b"Lost 'work'")
+            return lost >= self._read.get(log, 0) or lost > said.rfind(b"Reached 'work' again")
+
+        return all(has_lost(self._log_of(name)) for name in self._workers)
 
     def until_producers_say(self, text: str) -> None:
         """Go on until each producer has logged this."""

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -23,8 +23,6 @@ from postbus.testing.faults.deaths import Death, Point, Reaper
 from postbus.testing.faults.ledger import AtRisk, Entombed, Ledger, Postponed, Unanswered
 from postbus.testing.subject import plugins_for
 from postbus.transport import Connection, Delivery, Outgoing, Transport, TransportContext
-
-T = TypeVar("T")
 
 REMEMBERED = 30.0
 """Seconds for which it is known what was settled, in case that has not reached the broker."""
@@ -187,16 +185,23 @@ class Watched:
             self._reaper.at(Point.FETCHED)
         return deliveries
 
-    def _settle(self, tags: Sequence[Any], settle: Callable[[Sequence[Any]], T]) -> T:
+    def _settle(self, tags: Sequence[Any], settle: Callable[[Sequence[Any]], Sequence[Any]]) -> Sequence[Any]:
         with self._noticing_loss():
-            settled = settle(tags)
-        self._note_late(tags)
+            lost = settle(tags)
+        self._note_settled(tags, lost)
+        return lost
+
+    def _note_settled(self, tags: Sequence[Any], lost: Sequence[Any] = ()) -> None:
+        gone = set(map(id, lost))
+        self._note_late([tag for tag in tags if id(tag) not in gone])
         now = time.monotonic()
         with self._lock:
-            self._settled += [(now, self._held.pop(id(tag))[1]) for tag in tags if id(tag) in self._held]
+            jobs = [(id(tag), self._held.pop(id(tag))[1]) for tag in tags if id(tag) in self._held]
+            self._settled += [(now, job) for tag, job in jobs if tag not in gone]
             while self._settled and self._settled[0][0] < now - REMEMBERED:
                 self._settled.popleft()
-        return settled
+            if others := [job for tag, job in jobs if tag in gone]:
+                self._watch.ledger.write(AtRisk("somebody else's by now", self._watch.name, now, others))
 
     def _note_late(self, tags: Sequence[Any]) -> None:
         """Write down what was held for longer than its lease: somebody else may have it by now."""
@@ -228,12 +233,10 @@ class Abilities(Watched):
         return self._fetched(lambda: self._connection.fetch_from(queues, limit, wait))
 
     def replace(self, tag: Any, message: Outgoing) -> str | None:
-        def settle(_: Sequence[Any]) -> str | None:
-            copy: str | None = self._connection.replace(tag, message)
-            return copy
-
         with self._reaper.during(Point.RETRYING):
-            copy = self._settle([tag], settle)
+            with self._noticing_loss():
+                copy: str | None = self._connection.replace(tag, message)
+            self._note_settled([tag])
         self._reaper.at(Point.RETRIED)
         return copy
 

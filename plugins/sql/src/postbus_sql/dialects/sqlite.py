@@ -79,7 +79,8 @@ class Sqlite:
         self.is_private = file in ("", ":memory:")
         """Whether nobody but this process sees the database."""
         self._in_memory = self.is_private or isinstance(engine.pool, StaticPool)
-        self._file = None if self._in_memory or file.startswith("file:") else file
+        # As SQLAlchemy does, who makes it absolute when it makes the engine: the process may go to another folder.
+        self._file = None if self._in_memory or file.startswith("file:") else os.path.abspath(file)
 
     # the language
 
