@@ -270,7 +270,7 @@ def release(session: nox.Session) -> None:
         shutil.copy(ROOT / ".gitignore", copy)
         build = ("python", "-m", "build", "--no-isolation", "--outdir")
         for package in PACKAGES:
-            # The one wheel is made of the source distribution, the other one of the folder: so nothing lacks in the former.
+            # One wheel is made of the source distribution, the other one of the folder: so nothing lacks in the former.
             session.run(*build, str(once), str(package), silent=True)
             session.run(*build, str(again), "--sdist", "--wheel", str(copy / package), silent=True)
         files = sorted(once.iterdir())
@@ -450,7 +450,9 @@ def proven(session: nox.Session) -> None:
     """Run the contract on every broker, and write into docs/guarantees.md what held, on which versions."""
     install_everything(session, *group("tests"))
     told = {"POSTBUS_TEST_PROVEN": "docs/guarantees.md", "POSTBUS_TEST_KAFKA": "1"}
-    session.run("pytest", *IN_PARALLEL, "--override-ini=testpaths=plugins/*/tests", *session.posargs, env=ENV | REQUIRED | told)
+    session.run(
+        "pytest", *IN_PARALLEL, "--override-ini=testpaths=plugins/*/tests", *session.posargs, env=ENV | REQUIRED | told
+    )
 
 
 @nox.session

@@ -41,7 +41,9 @@ def test_every_key_is_in_the_table(heading, kind):
     assert sorted(kind.__struct_fields__) == sorted(keys)
 
 
-@pytest.mark.parametrize(("heading", "kind"), {"Key of a transport": TransportConfig, "Key of a bus": BusConfig}.items())
+@pytest.mark.parametrize(
+    ("heading", "kind"), {"Key of a transport": TransportConfig, "Key of a bus": BusConfig}.items()
+)
 def test_every_default_is_told(heading, kind):
     """What holds where a key is missing stands in its row."""
     rows = rows_below(f"| {heading} | Means |\n|---|---|\n", PAGE)

@@ -19,12 +19,14 @@ def serve(folder: Path) -> Generator[str]:
     class Index(BaseHTTPRequestHandler):
         """Answers with a page of links, or with a file."""
 
-        def do_GET(self) -> None:  # noqa: N802  So it is called there.
+        def do_GET(self) -> None:
             match self.path.strip("/").split("/"):
                 case ["simple"]:
                     self._answer(_page({f"{name}/" for name in map(_project, files)}))
                 case ["simple", project]:
-                    links = {f"/files/{name}#sha256={_digest(files[name])}" for name in files if _project(name) == project}
+                    links = {
+                        f"/files/{name}#sha256={_digest(files[name])}" for name in files if _project(name) == project
+                    }
                     self._answer(_page(links) if links else None)
                 case ["files", name]:
                     self._answer(files.get(name), "application/octet-stream")
@@ -41,7 +43,7 @@ def serve(folder: Path) -> Generator[str]:
             self.end_headers()
             self.wfile.write(content)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: object) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:

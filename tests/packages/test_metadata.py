@@ -71,7 +71,9 @@ def test_every_extra_is_of_something_that_there_is():
     asked = extras_of(line for lines in CORE["optional-dependencies"].values() for line in lines)
     ours = {name: extras for name, extras in asked.items() if name.startswith("postbus")}
 
-    assert {} == {name: extras for name, extras in ours.items() if extras - known.get(name, {"it is not there"} - extras)}
+    assert {} == {
+        name: extras for name, extras in ours.items() if extras - known.get(name, {"it is not there"} - extras)
+    }
     assert set() == ours.keys() - known.keys()
 
 
