@@ -4,6 +4,7 @@ A forge shows a page without it; so a page says in a sentence where else its con
 """
 
 import re
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
@@ -12,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from posixpath import normpath
 
 import msgspec
+from packaging.requirements import Requirement
 from sphinx.application import Sphinx
 
 from postbus import stamps
@@ -100,6 +102,16 @@ def rules(_: str) -> str:
     return table(("Rule", "Since", "Promise"), rows)
 
 
+def extras(_: str) -> str:
+    """Return a table of the extras of the core: those of a transport, and others, each with what it brings."""
+    project = tomllib.loads((ROOT / "core" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    brings = {
+        name: ", ".join(f"`{Requirement(line).name}`" for line in lines if not line.startswith("postbus["))
+        for name, lines in sorted(project["optional-dependencies"].items())
+    }
+    return table(("Extra", "Brings"), [(f"`postbus[{name}]`", brought) for name, brought in brings.items()])
+
+
 def wire(_: str) -> str:
     """Return a table of the stamps that have a form on the wire, those of plugins too."""
     for plugin in installed_plugins().loaded:
@@ -122,7 +134,7 @@ def rst(directive: str) -> str:
 
 MAKERS: dict[str, Callable[[str], str]] = {
     function.__name__: function
-    for function in (guarantees, options, commands, api, classes, functions, findings, rules, wire)
+    for function in (guarantees, options, commands, api, classes, functions, extras, findings, rules, wire)
 }
 
 
