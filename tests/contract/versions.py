@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sqlite3
 from importlib.metadata import version
 from typing import Any
@@ -39,7 +40,13 @@ def version_of(broker: Broker) -> str:
 
 def version_without_broker(package: str) -> str:
     """Return what the plugin in a folder is tested with where no server is asked for."""
-    return f"SQLite {sqlite3.sqlite_version}" if package == "sql" else "itself"
+    match package:
+        case "sql":
+            return f"SQLite {sqlite3.sqlite_version}"
+        case "filesystem":
+            return f"a folder, on {platform.system()}"
+        case _:
+            return "the memory of one process"
 
 
 def _select(broker: Any, query: str) -> str:
