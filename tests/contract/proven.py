@@ -9,6 +9,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,20 @@ def proven_table(outcomes: Mapping[tuple[str, str], Mapping[str, Collection[str]
 
 
 def in_short(rules: Collection[str]) -> str:
-    """Return the ids of rules; of a group that is whole, its name alone."""
-    groups: dict[str, list[str]] = defaultdict(list)
+    """Return the ids of rules; of a group that is whole, its name alone, and of many in a row the first and the last."""
+    groups: dict[str, list[int]] = defaultdict(list)
     for rule in RULES:
-        groups[rule.rpartition("-")[0]].append(rule)
+        name, _, number = rule.rpartition("-")
+        groups[name].append(int(number))
     words: list[str] = []
-    for name, all_of_it in groups.items():
-        some = [rule for rule in all_of_it if rule in rules]
-        words += [f"all of `{name}`"] if some == all_of_it else [f"`{rule}`" for rule in some]
+    for name, numbers in groups.items():
+        some = sorted(number for number in numbers if f"{name}-{number}" in rules)
+        if len(some) == len(numbers):
+            words.append(f"all of `{name}`")
+            continue
+        for _, row in groupby(enumerate(some), lambda counted: counted[1] - counted[0]):
+            ids = [f"`{name}-{number}`" for _, number in row]
+            words += [f"{ids[0]} to {ids[-1]}"] if len(ids) > 2 else ids
     return ", ".join(words)
 
 

@@ -24,5 +24,6 @@ def test_what_is_broken_is_named():
 
 
 def test_some_of_a_group_are_named_one_by_one():
-    """In the order of the rules."""
-    assert in_short({"leases-3", "leases-1"}) == "`leases-1`, `leases-3`"
+    """Unless they are many in a row."""
+    assert "`leases-1`, `leases-3`" == in_short({"leases-3", "leases-1"})
+    assert "`leases-1`, `leases-3` to `leases-6`" == in_short({f"leases-{number}" for number in (1, 3, 4, 5, 6)})
