@@ -6,6 +6,7 @@ from hypothesis import settings
 
 pytest_plugins = [
     "tests.brokers.plugin",
+    "tests.contract.proven",
     "tests.contract.table",
     "tests.faults.table",
     "tests.parallel.plugin",

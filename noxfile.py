@@ -258,6 +258,30 @@ def wheel_of(package: Path) -> str:
     return str(wheel)
 
 
+@nox.session
+def release(session: nox.Session) -> None:
+    """Rehearse a release: build all twice, look at it as an index would, and install it from one as users do."""
+    install(session, *group("release"))
+    with TemporaryDirectory() as folder:
+        copy, once, again = (Path(folder, name) for name in ("copy", "once", "again"))
+        for package in PACKAGES:
+            # At other times, in another place: nothing of that may be in what is built.
+            shutil.copytree(ROOT / package, copy / package, copy_function=shutil.copyfile)
+        shutil.copy(ROOT / ".gitignore", copy)
+        build = ("python", "-m", "build", "--no-isolation", "--outdir")
+        for package in PACKAGES:
+            # One wheel is made of the source distribution, the other one of the folder: so nothing lacks in the former.
+            session.run(*build, str(once), str(package), silent=True)
+            session.run(*build, str(again), "--sdist", "--wheel", str(copy / package), silent=True)
+        files = sorted(once.iterdir())
+        assert len(files) == 2 * len(PACKAGES), files
+        for file in files:
+            assert file.read_bytes() == (again / file.name).read_bytes(), f"{file.name} is another one each time."
+        session.log(f"Built {len(files)} files twice, with the same bytes.")
+        session.run("twine", "check", "--strict", *map(str, files))
+        session.run("python", "-m", "tests.packages.rehearse", str(once))
+
+
 PLAIN = {"name": "Carrier", "license": "MIT"}
 CLIENT = {"name": "Great Carrier 2", "scheme": "gc-2", "client": "greenstalk>=2,<3", "license": "Apache-2.0"}
 TEMPLATE_PARTS = ["answers", "plain", "client", "update"]
@@ -419,6 +443,16 @@ def tables(session: nox.Session) -> None:
     """Write the tables in the plugins' READMEs anew; with "-- redis", in that one."""
     install_everything(session)
     session.run("python", "-m", "tests.documentation.tables", *session.posargs)
+
+
+@nox.session
+def proven(session: nox.Session) -> None:
+    """Run the contract on every broker, and write into docs/guarantees.md what held, on which versions."""
+    install_everything(session, *group("tests"))
+    told = {"POSTBUS_TEST_PROVEN": "docs/guarantees.md", "POSTBUS_TEST_KAFKA": "1"}
+    session.run(
+        "pytest", *IN_PARALLEL, "--override-ini=testpaths=plugins/*/tests", *session.posargs, env=ENV | REQUIRED | told
+    )
 
 
 @nox.session

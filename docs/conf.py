@@ -4,6 +4,7 @@ Its source is the whole repository, so that a link from one page to another is t
 in ``docs/``, and each README that they lead to.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ author = "the Postbus maintainers"
 copyright = author
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click", "extension"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.intersphinx", "sphinx_click", "extension"]
 root_doc = "docs/index"
 include_patterns = [
     "docs/*.md",
@@ -28,9 +29,13 @@ include_patterns = [
 ]
 exclude_patterns = [".*", "build", "dist", "**/src", "**/tests", "plugin-template", "findings"]
 
+# Nothing is fetched while the site is built, unless this says where: the address of Python's inventory, or a file.
+python_inventory = os.environ.get("POSTBUS_DOCS_PYTHON")
+intersphinx_mapping = {"python": ("https://docs.python.org/3", python_inventory)} if python_inventory else {}
+
 nitpicky = True
 nitpick_ignore_regex = [
-    # Nothing is fetched while the site is built, so names of other libraries are no links.
+    # Names of other libraries are no links, but for those in Python's inventory.
     (r"py:.*", r"(?!postbus).*"),
     (r"py:class", r"postbus\.[\w.]+\.[A-Z]"),  # A variable for a type.
     # Parts that nobody calls.

@@ -1,7 +1,9 @@
 """The files of the page about deploying are taken by the programs that they are for, and run a worker."""
 
+import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -12,9 +14,13 @@ from configparser import ConfigParser
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import kubernetes_validate
 import pytest
 import yaml
+from compose_spec import PyCompose
+
+from postbus.cli import main
 
 DOCS = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -128,10 +134,46 @@ def test_supervisor_runs_the_workers(shop):
     assert 2 == len(re.findall(r"stopped: shop-worker-\d \(exit status 0\)", said)), said
 
 
+def test_docker_takes_the_files(tmp_path):
+    """The linter of Dockerfiles has nothing against the one, and each key of the other is in the specification."""
+    (tmp_path / "Dockerfile").write_text(file_called("Dockerfile"), encoding="utf-8")
+
+    done = subprocess.run([BIN / "hadolint", tmp_path / "Dockerfile"], capture_output=True, text=True, timeout=60)
+
+    assert (0, "") == (done.returncode, done.stdout)
+    PyCompose.from_yaml(file_called("compose.yaml")).validate()
+
+
 def test_kubernetes_takes_the_deployment():
     """Every field is in the schema of its API, and of the type that it has there."""
     deployment = yaml.safe_load(file_called("shop-worker.yaml"))
 
     kubernetes_validate.validate(deployment, "1.34", strict=True)
-    [container] = deployment["spec"]["template"]["spec"]["containers"]
-    assert all(isinstance(word, str) for word in container["command"])
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > 25, "A worker takes that long for what it has in hand."
+
+
+def commands_of(value):
+    """Yield each list in a file of YAML that is a command of ours."""
+    if isinstance(value, list) and "postbus" in value[:2]:
+        yield value[value.index("postbus") + 1 :]
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from commands_of(inner)
+
+
+def test_what_files_start_is_a_command():
+    """With the options that it has, on whichever page; each word of it is a text."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md")))
+    blocks = re.findall(r"^```yaml\n(.*?)^```", pages, re.DOTALL | re.MULTILINE)
+    commands = [command for block in blocks for command in commands_of(yaml.safe_load(block))]
+    commands.append(json.loads(file_called("Dockerfile").partition("\nCMD ")[2])[1:])
+    for unit in ("/etc/systemd/system/shop-worker.service", "/etc/supervisor/conf.d/shop-worker.conf"):
+        started = re.findall(r"^(?:ExecStart|ExecStartPre|command)=\S+/postbus (.*)$", file_called(unit), re.MULTILINE)
+        commands += map(shlex.split, started)
+
+    assert len(commands) >= 9, commands
+    for words in commands:
+        assert all(isinstance(word, str) for word in words), words
+        name, command, arguments = main.resolve_command(click.Context(main), words)
+        command.make_context(name, arguments)

@@ -1,6 +1,11 @@
 #!/bin/sh
 # What gevent's monkey.patch_all() makes of threads, selectors and event loops: a library that hands work to a thread
 # of its own, or interrupts the main thread with a signal, must not believe the ids that it is given.
+#
+# One would expect an ident to be that of a thread of the system, and a running loop to be seen by its own thread only.
+# So who supports gevent has to ask whether it has patched threads, and then leave both alone.
+#
+# Needs python3. Takes a few seconds. Exits with 0 if it is as said.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -4,13 +4,19 @@ A forge shows a page without it; so a page says in a sentence where else its con
 """
 
 import re
+import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib import import_module
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 
+import msgspec
+from packaging.requirements import Requirement
 from sphinx.application import Sphinx
 
+from postbus import stamps
 from postbus.cli.markdown import guarantees_table, options_table, table
 from postbus.plugins import Scheme, installed_plugins
 from postbus.testing import TransportContract
@@ -96,6 +102,31 @@ def rules(_: str) -> str:
     return table(("Rule", "Since", "Promise"), rows)
 
 
+def extras(_: str) -> str:
+    """Return a table of the extras of the core: those of a transport, and others, each with what it brings."""
+    project = tomllib.loads((ROOT / "core" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    brings = {
+        name: ", ".join(f"`{Requirement(line).name}`" for line in lines if not line.startswith("postbus["))
+        for name, lines in sorted(project["optional-dependencies"].items())
+    }
+    return table(("Extra", "Brings"), [(f"`postbus[{name}]`", brought) for name, brought in brings.items()])
+
+
+def wire(_: str) -> str:
+    """Return a table of the stamps that have a form on the wire, those of plugins too."""
+    for plugin in installed_plugins().loaded:
+        with suppress(ModuleNotFoundError):
+            import_module(f"{plugin.distribution.replace('-', '_')}.stamps")
+    rows: list[tuple[str, ...]] = []
+    for kind in sorted(stamps.travelling.values(), key=lambda kind: (kind.__module__.split("."), kind.wire_name)):
+        fields = ", ".join(
+            f"`{one.encode_name}`{'' if one.required else ' (may be missing)'}" for one in msgspec.structs.fields(kind)
+        )
+        means = " ".join((kind.__doc__ or "").partition("\n\n")[0].split())
+        rows.append((f"`{kind.wire_name}`", f"`{kind.__module__.partition('.')[0]}`", fields, means))
+    return table(("Name", "Of", "Fields", "Means"), rows)
+
+
 def rst(directive: str) -> str:
     """Return a directive of reStructuredText as MyST takes it."""
     return f"```{{eval-rst}}\n{directive}\n```"
@@ -103,7 +134,7 @@ def rst(directive: str) -> str:
 
 MAKERS: dict[str, Callable[[str], str]] = {
     function.__name__: function
-    for function in (guarantees, options, commands, api, classes, functions, findings, rules)
+    for function in (guarantees, options, commands, api, classes, functions, extras, findings, rules, wire)
 }
 
 

@@ -193,6 +193,12 @@ def test_all_about_one(shop: Shop) -> None:
     assert '"order_id": 13' in output
 
 
+def test_nothing_has_failed(shop: Shop) -> None:
+    """Who asked for no message in particular is not told that this one is missing."""
+    assert "There is no message in 'failed'.\n" == shop.run("failed", "show").stderr
+    assert "There is no such message in 'failed'.\n" == shop.run("failed", "show", "--since", "2h").stderr
+
+
 def test_one_that_is_not_there(shop: Shop) -> None:
     """An id that nothing has is exit code 1."""
     result = shop.run("failed", "show", "77")

@@ -58,7 +58,8 @@ def print_list(messages: FailedMessages, filter: Filter, most: int, after: str |
         print_table(("Id", "Class", "Failed at", "Error"), rows, header=last is None)
         last = block[-1].id
     if last is None:
-        click.echo(f"There is no such message in {messages.name!r}.", err=True)
+        which = "such message" if filter or after is not None else "message"
+        click.echo(f"There is no {which} in {messages.name!r}.", err=True)
         return
     if next(found, None) is not None:
         first = "first" if after is None else "next"
