@@ -80,7 +80,7 @@ def proven_table(outcomes: Mapping[tuple[str, str], Mapping[str, Collection[str]
 
 
 def in_short(rules: Collection[str]) -> str:
-    """Return the ids of rules; of a group that is whole, its name alone, and of many in a row the first and the last."""
+    """Return the ids of rules: of a whole group its name alone, of many in a row the first and the last."""
     groups: dict[str, list[int]] = defaultdict(list)
     for rule in RULES:
         name, _, number = rule.rpartition("-")
