@@ -17,9 +17,10 @@ from tests.brokers.server import wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 BACKLOG, RUSH = 1000, 100
+"""How much there is of either; of what is not urgent, more than a worker reads ahead."""
 AHEAD = 5
 """How many messages a worker fetches at a time, and so has in hand when something urgent comes."""
-OPTIONS = "partitions=2&delays[]=1&heartbeat_interval=0.3&timeout=20"
+OPTIONS = "partitions=2&delays[]=1&heartbeat_interval=0.3&timeout=20&prefetch=500"
 PATIENCE = 60.0
 
 
