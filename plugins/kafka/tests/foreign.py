@@ -14,15 +14,14 @@ from tests.brokers.kafka import Kafka
 PATIENCE = 60.0
 
 
-def read(broker: Kafka, topic: str, number: int, patience: float = PATIENCE) -> list[Any]:
+def read(broker: Kafka, topic: str, number: int, patience: float = PATIENCE, **options: Any) -> list[Any]:
     """Return the records of a topic, as soon as there are so many, in the order of partitions and offsets.
 
     After ``patience`` it waits for no more of them, but reads all that there were.
     """
     records: list[Any] = []
-    with closing(
-        KafkaConsumer(bootstrap_servers=broker.addresses.split(","), auto_offset_reset="earliest")
-    ) as consumer:
+    options = {"auto_offset_reset": "earliest", **options}
+    with closing(KafkaConsumer(bootstrap_servers=broker.addresses.split(","), **options)) as consumer:
         partitions = [TopicPartition(topic, partition) for partition in consumer.partitions_for_topic(topic) or ()]
         consumer.assign(partitions)
         begun = time.monotonic()

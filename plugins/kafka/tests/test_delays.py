@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -81,9 +81,10 @@ def make(name: str) -> Iterator[Callable[..., Delays]]:
         yield lambda broker, **options: Delays(broker, name, stack, **options)
 
 
-def test_never_early_and_all_of_them(kafka_plain: Kafka, make: Callable[..., Delays]) -> None:
+@pytest.mark.parametrize("transactional", [False, True], ids=["singly", "transactional"])
+def test_never_early_and_all_of_them(kafka_plain: Kafka, make: Callable[..., Delays], transactional: bool) -> None:
     """Long and short waits in any order, through several buckets; a long one holds up no short one."""
-    delays = make(kafka_plain)
+    delays = make(kafka_plain, transactional=transactional)
     delays.forward()
     delays.send(4.2, 0.1, 1.7, 0.5, 3, 0.9, 2.2, 0.05)
     lateness = delays.lateness(8)
@@ -168,10 +169,27 @@ def test_a_forwarder_that_is_killed_before_it_commits(kafka_plain: Kafka, make: 
     killed = make(kafka_plain, delays=["0.5"], session_timeout=1.5, heartbeat_interval=0.2)
     moved = move_and_die(killed.dsn)
     delays.forward()
-    came = [record.value for record in read(kafka_plain, delays.name, 4 + len(moved), patience=8)]
+    read(kafka_plain, delays.name, 3 + len(moved))
+    came = [record.value for record in read(kafka_plain, delays.name, 4 + len(moved), patience=1)]
     assert moved
     assert 3 == len(set(came))
     assert Counter([*set(came), *moved]) == Counter(came)
+
+
+@pytest.mark.parametrize("commits", [(), ("commits",)], ids=["before", "after"])
+def test_a_forwarder_that_is_killed_beside_a_commit(
+    kafka_plain: Kafka, make: Callable[..., Delays], commits: Sequence[str]
+) -> None:
+    """With transactions everything comes once, whether it is killed before the last step of one or after it."""
+    named = {"delays": ["0.5"], "transactional": True, "group_instance_id": "one"}
+    delays = make(kafka_plain, **named)
+    delays.send(0.1, 0.6, 2)
+    killed = make(kafka_plain, **named, session_timeout=1.5, heartbeat_interval=0.2)
+    assert move_and_die(killed.dsn, *commits)
+    delays.forward()
+    read(kafka_plain, delays.name, 3, isolation_level="read_committed")
+    came = read(kafka_plain, delays.name, 4, patience=1, isolation_level="read_committed")
+    assert [1, 1, 1] == [*Counter(record.value for record in came).values()]
 
 
 def test_what_is_delayed_comes_once_to_each_group(
@@ -191,18 +209,24 @@ def test_what_is_delayed_comes_once_to_each_group(
         wait_until(lambda one=connection: one.count() == Counts(0, 0), "Something is said to wait.")
 
 
+@pytest.mark.parametrize("transactional", [False, True], ids=["singly", "transactional"])
 def test_a_target_that_refuses_holds_up_nobody(
-    kafka_plain: Kafka, name: str, make: Callable[..., Delays], caplog: pytest.LogCaptureFixture
+    kafka_plain: Kafka,
+    name: str,
+    make: Callable[..., Delays],
+    caplog: pytest.LogCaptureFixture,
+    transactional: bool,
 ) -> None:
     """What its topic does not take is kept and tried again, and the others are moved."""
     kafka_plain.create_topic(name, max_message_bytes=2000)
-    delays = make(kafka_plain)
+    delays = make(kafka_plain, transactional=transactional)
     delays.publisher.publish([Outgoing(b"x" * 3000, {}, 0.1)])
     delays.send(0.2, 0.6)
     with caplog.at_level(logging.ERROR, "postbus"):
         delays.forward()
         delays.lateness(2)
-    assert f"A delayed message for topic '{delays.name}' could not be moved there" in caplog.text
+        expected = f"A delayed message for topic '{delays.name}' could not be moved there"
+        wait_until(lambda: expected in caplog.text, "Nobody is told of it.")
 
 
 def test_what_somebody_else_puts_there_goes_to_the_topic(kafka_plain: Kafka, make: Callable[..., Delays]) -> None:

@@ -170,6 +170,15 @@ def test_of_two_who_fetch_one_gets_all(kafka_plain: Kafka, connect: Connect) -> 
     assert [b"1", b"2"] == bodies(take(second, 2))
 
 
+def test_who_begins_gets_nothing_that_was_settled(kafka_plain: Kafka, connect: Connect) -> None:
+    """However far behind a message it is said that it was, and before the broker has compacted anything."""
+    before = connect(kafka_plain)
+    ids = [str(id) for id in before.publish([Outgoing(b"%d" % number, {}) for number in range(1000)])]
+    before.remove(ids[:-1])
+
+    assert [b"999"] == bodies(take(connect(kafka_plain), 1))
+
+
 def test_what_is_delayed_is_refused_alone(kafka_plain: Kafka, connect: Connect) -> None:
     """A topic that keeps things delays nothing."""
     connection = connect(kafka_plain)

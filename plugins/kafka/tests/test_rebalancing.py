@@ -120,6 +120,28 @@ def test_a_partition_that_stays_goes_on(connect: Connect) -> None:
     assert first.ack([delivery.tag for delivery in held]) != [delivery.tag for delivery in held]
 
 
+def test_who_has_enough_reads_no_more_of_what_comes_to_it(connect: Connect) -> None:
+    """What another worker has left waits on the broker, too, until there is room in the process."""
+    first, second = (connect(partitions="4", prefetch="50") for _ in range(2))
+    inventories = [one._membership._inventory for one in (first, second)]
+    inventory = inventories[0]
+    for one in first, second:
+        one.fetch(1, 0)
+    wait_until(lambda: all(len(one.partitions()) == 4 for one in inventories), "They do not share.")
+    spread(connect(partitions="4"), 1000)
+    wait_until(lambda: all(len(one._backlog) == 50 for one in inventories), "They do not read.")
+
+    second.close()
+    wait_until(lambda: len(inventory.partitions()) == 8, "What the other one had does not come.")
+    most = 0
+    for _ in range(50):
+        time.sleep(0.02)
+        most = max(most, len(inventory._backlog))
+
+    assert 50 == most
+    assert Counter(str(n) for n in range(1000)) == Counter(bodies(take(first, 1000)))
+
+
 def test_long_work_costs_no_membership(kafka_plain: Kafka, topic: str, connect: Connect) -> None:
     """Whatever handlers do, the group hears of the worker, and its messages stay its own."""
     connection = connect(session_timeout="2", heartbeat_interval="0.2", partitions="1")

@@ -11,11 +11,13 @@ import pytest
 
 from plugins.kafka.tests.foreign import read
 from plugins.kafka.tests.test_contract import OnKafka
+from plugins.kafka.tests.test_deaths import bodies, take
 from postbus import stamps
 from postbus.dsn import Dsn
 from postbus.errors import TransportError
 from postbus.testing.rules.failures import Failures
 from postbus.transport import Outgoing
+from postbus_kafka.connection import KafkaConnection
 from postbus_kafka.membership import Settlement
 from postbus_kafka.options import Settings
 from postbus_kafka.publishing import Publisher
@@ -70,6 +72,21 @@ def test_who_was_replaced_leaves_the_successor_alone(
     new.replace(COPY, settlement)
     new.replace(COPY, settlement)
     assert 4 == len(read(kafka_plain, f"{topic}.g.retry", 5, patience=2))
+
+
+def test_who_begins_ends_what_was_left_undone(
+    topic: str, make: Callable[..., Transactions], connect: Callable[..., KafkaConnection]
+) -> None:
+    """What a worker had begun when it was killed keeps nothing back from the next one of its name."""
+    killed = make(group_instance_id="one", send_timeout=600)  # The broker would have patience for as long.
+    killed.open()
+    producer = killed._opened.client  # type: ignore[union-attr]
+    producer.begin_transaction()
+    producer.send(topic, b"undone").get(30)
+    connection = connect(partitions="1", group_instance_id="one", transactional=True)
+    connection.publish([Outgoing(b"behind", {})])
+
+    assert ["behind"] == bodies(take(connection, 1))
 
 
 def test_a_transaction_that_fails_stores_nothing(

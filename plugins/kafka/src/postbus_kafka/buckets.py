@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -79,8 +79,14 @@ class Bucket:
     def progress(self) -> Progress:
         """What is to be committed: what waits for long may have much behind it that is moved."""
         if self._progress is None:
-            self._progress = Progress(self.base, encode(self._runs()))
+            self._progress = self.progress_after(())
         return self._progress
+
+    def progress_after(self, moving: Collection[Held]) -> Progress:
+        """Return what is to be committed together with the move of these."""
+        left = (held.offset for held in self._entries if not held.is_moved and held not in moving)
+        base = next(left, self.position)
+        return Progress(base, encode(self._runs(base, moving)))
 
     @property
     def is_full(self) -> bool:
@@ -168,12 +174,14 @@ class Bucket:
             self._before.popleft()
         return bool(self._before) and self._before[0][0] <= offset
 
-    def _runs(self) -> Iterable[Run]:
-        """Say what is moved from the base on; what is not there counts as moved."""
-        at = self.base
+    def _runs(self, base: int, moving: Collection[Held]) -> Iterable[Run]:
+        """Say what is moved from the base on, these included; what is not there counts as moved."""
+        at = base
         for held in self._entries:
+            if held.offset < base:
+                continue
             yield Run(held.offset - at, DONE)
-            yield Run(1, DONE if held.is_moved else UNTOUCHED)
+            yield Run(1, DONE if held.is_moved or held in moving else UNTOUCHED)
             at = held.offset + 1
         for start, stop in self._before:
             start = max(start, self.position)

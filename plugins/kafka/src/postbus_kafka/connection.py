@@ -42,7 +42,7 @@ class KafkaConnection:
             if self._is_closed:  # Else it would be opened once more.
                 raise ConnectionLost("The connection is closed")
             self._forwarder.start()
-            self._membership.open(self._topics)
+            self._membership.open(self._prepare)
         with self._noting_loss():
             return self._membership.fetch(limit, wait)
 
@@ -87,6 +87,12 @@ class KafkaConnection:
         self._publisher.close()
         self._topics.close()
         self._lag.close()
+
+    def _prepare(self) -> None:
+        """See that there is what the group reads, all of it."""
+        self._topics.ensure()
+        if self._transactions is not None:  # Nobody reads behind what a predecessor has left undone.
+            self._transactions.open()
 
     @contextmanager
     def _noting_loss(self) -> Generator[None]:

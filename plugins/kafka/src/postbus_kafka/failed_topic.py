@@ -220,9 +220,13 @@ class FailedConnection:
             self._seat = Seat(self._settings, self._name, group, [self._settings.topic], lambda _: {})
         if self._seat.lateness < 0 and not self._seat.is_joining:
             return
-        self._ours = {partition.partition for partition in self._seat.take_turn()}
+        ours = {partition.partition for partition in self._seat.take_turn()}
         gone = {partition.partition for partition in self._seat.lost}
         self._seat.lost.clear()
+        self._ours -= gone
+        if not ours <= self._ours:  # What others have settled before is not to come again.
+            self._refresh()
+        self._ours = ours
         for key in list(self._in_hand):
             place = self._index.place_of(key)
             if place is None or place.partition in gone:

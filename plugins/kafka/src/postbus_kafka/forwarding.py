@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Collection
 from contextlib import ExitStack, closing
-from typing import Any
+from typing import Any, NamedTuple
 
 from postbus.errors import ConnectionLost, MessageRefused, TransportError
 from postbus_kafka.buckets import Bucket, Held, Progress
@@ -19,6 +19,7 @@ from postbus_kafka.publishing import Publisher
 from postbus_kafka.records import Record
 from postbus_kafka.seat import TURN, Quiet, Seat
 from postbus_kafka.topics import Topics
+from postbus_kafka.transactions import Transactions
 from postbus_kafka.untyped import KafkaAdminClient
 
 logger = logging.getLogger("postbus")
@@ -94,12 +95,19 @@ class _Course(threading.Thread):
 
     def run(self) -> None:
         """Try again and again, until the end."""
-        with closing(Topics(self._settings, self._transport)) as topics:
+        settings, name = self._settings, f"{self._transport}-delays"
+        with ExitStack() as stack:
+            topics = stack.enter_context(closing(Topics(settings, self._transport)))
+            publisher = stack.enter_context(closing(Publisher(settings, name, topics)))
+            transactions = None
+            if settings.options.transactional:
+                transactions = Transactions(settings, name, publisher, purpose="delays")
+                stack.enter_context(closing(transactions))
             pause = FIRST_PAUSE
             while not self.ended.is_set():
                 begun = time.monotonic()
                 try:
-                    self._attempt(topics)
+                    self._attempt(publisher, transactions)
                 except Exception as error:  # A border: whatever goes wrong in here, what waits is moved one day.
                     topics.forget()
                     if time.monotonic() - begun > LONGEST_PAUSE:
@@ -109,9 +117,11 @@ class _Course(threading.Thread):
                     self.ended.wait(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _attempt(self, topics: Topics) -> None:
-        topics.ensure(*self._settings.bucket_topics.values())
-        with closing(_Mover(self._settings, self._transport, topics, self.ended)) as self.mover:
+    def _attempt(self, publisher: Publisher, transactions: Transactions | None) -> None:
+        publisher.topics.ensure(*self._settings.bucket_topics.values())
+        if transactions is not None:  # Before it is asked what was moved.
+            transactions.open()
+        with closing(_Mover(self._settings, self._transport, publisher, transactions, self.ended)) as self.mover:
             try:
                 self.mover.run()
             finally:
@@ -123,6 +133,22 @@ class _Course(threading.Thread):
         logger.log(level, text, self._transport, pause, error)
 
 
+class _Undecided(TransportError):
+    """What a transaction was to move is moved, or is not; only the group knows."""
+
+
+class _Due(NamedTuple):
+    """What is to be moved now: from where, and the record that it becomes."""
+
+    bucket: Bucket
+    held: Held
+    record: Record
+
+    def settle(self) -> None:
+        """Take note that it is moved."""
+        self.bucket.settle(self.held)
+
+
 class _Mover:
     """One attempt: what it holds is its own, so the next one begins at what the group has committed.
 
@@ -130,9 +156,18 @@ class _Mover:
     partition again that was paused by itself.
     """
 
-    def __init__(self, settings: Settings, name: str, topics: Topics, ended: threading.Event) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        publisher: Publisher,
+        transactions: Transactions | None,
+        ended: threading.Event,
+    ) -> None:
         self._settings = settings
         self._name = name
+        self._publisher = publisher
+        self._transactions = transactions
         self._ended = ended
         self._lengths = {topic: length for length, topic in settings.bucket_topics.items()}
         self._buckets: dict[Any, Bucket] = {}
@@ -140,7 +175,6 @@ class _Mover:
         self._clean_at = self._skip_at = 0.0
         self._is_forbidden_to_clean = False
         with ExitStack() as stack:
-            self._publisher = stack.enter_context(closing(Publisher(settings, f"{name}-delays", topics)))
             self._seat = stack.enter_context(
                 closing(Seat(settings, name, settings.forwarding_group, self._lengths, self._leave))
             )
@@ -163,17 +197,18 @@ class _Mover:
         return {partition: (bucket.base, bucket.number_moved) for partition, bucket in list(self._buckets.items())}
 
     def _leave(self, partitions: Collection[Any]) -> dict[Any, Progress]:
-        """Forget buckets that others get; return what was moved of them."""
+        """Forget buckets that others get; return what was moved of them, which a transaction has said already."""
         gone = {partition: self._buckets.pop(partition) for partition in partitions if partition in self._buckets}
-        return {partition: bucket.progress for partition, bucket in gone.items()}
+        return {} if self._transactions else {partition: bucket.progress for partition, bucket in gone.items()}
 
     # in the thread
 
     def _turn(self) -> None:
         now = time.time()
-        due = [(bucket, held, record) for bucket in self._buckets.values() for held, record in bucket.take_due(now)]
-        if due:
-            self._move(due)
+        if not (self._transactions and self._seat.is_committing):  # A transaction is not to be overtaken by that.
+            due = [_Due(bucket, *one) for bucket in self._buckets.values() for one in bucket.take_due(now)]
+            if due:
+                self._move(due)
         for partition, progress in self._seat.commit(self._changed()).items():
             if partition in self._buckets:
                 self._buckets[partition].committed = progress
@@ -228,50 +263,71 @@ class _Mover:
             if position is not None:
                 self._buckets[partition].skip(position)
 
-    def _move(self, due: list[tuple[Bucket, Held, Record]]) -> None:
+    def _move(self, due: list[_Due]) -> None:
         """Write the records; what cannot be written waits longer, and holds up nobody."""
         try:
-            self._write(due)
+            self._store(due)
+        except (ConnectionLost, _Undecided):
+            raise
+        except MessageRefused as error:
+            for position in error.refused:
+                self._postpone(due[position], error)
+        except TransportError as error:
+            if len(due) == 1:
+                self._postpone(due[0], error)
+                return
+            for one in due:  # Such as a topic that is not there any more.
+                if not one.held.is_moved:
+                    self._move([one])
+
+    def _store(self, due: list[_Due]) -> None:
+        """Write the records, and take note of what is moved; raises as `Connection.publish`."""
+        if self._transactions is not None:
+            self._store_atomically(self._transactions, due)
+            return
+        try:
+            self._publisher.write([one.record for one in due])
+        except TransportError as error:
+            for position in error.stored:
+                due[position].settle()
+            raise
+        for one in due:
+            one.settle()
+
+    def _store_atomically(self, transactions: Transactions, due: list[_Due]) -> None:
+        """Write all of the records and commit that they are moved, or neither."""
+        self._publisher.topics.ensure(*{one.record.topic for one in due})
+        moving = {one.held for one in due}
+        buckets = {one.bucket.partition: one.bucket for one in due}
+        progress = {partition: bucket.progress_after(moving) for partition, bucket in buckets.items()}
+        try:
+            transactions.move([one.record for one in due], self._seat.settlement_of(progress))
+        except MessageRefused as error:
+            if len(due) > 1:  # It is not known which.
+                raise TransportError("The broker refuses one of several records.") from error
+            raise
         except ConnectionLost:
             raise
         except TransportError as error:
-            if len(due) == 1:
-                self._postpone(*due[0][:2], error)
-                return
-            for one in due:  # Such as a topic that is not there any more.
-                if not one[1].is_moved:
-                    self._move([one])
+            raise _Undecided(str(error)) from error
+        for one in due:
+            one.settle()
+        for partition, bucket in buckets.items():
+            bucket.committed = progress[partition]
 
-    def _write(self, due: list[tuple[Bucket, Held, Record]]) -> None:
-        stored: Collection[int] = range(len(due))
+    def _postpone(self, one: _Due, error: TransportError) -> None:
+        now = time.time()
+        until = now + POSTPONED
         try:
-            self._publisher.write([record for _, _, record in due])
-        except MessageRefused as error:
-            stored = error.stored.keys()
-            for position in error.refused:
-                self._postpone(*due[position][:2], error)
-        except TransportError as error:
-            stored = error.stored.keys()
-            raise
-        finally:
-            for position in stored:
-                bucket, held, _ = due[position]
-                bucket.settle(held)
-
-    def _postpone(self, bucket: Bucket, held: Held, error: TransportError) -> None:
+            self._store([one._replace(record=one.bucket.moved_on(one.held, now, until))])
+        except MessageRefused:
+            one.bucket.put_back(one.held, until)
         logger.error(
             "A delayed message for topic %r could not be moved there, and is tried again in %d s: %s",
-            held.waiting.target,
+            one.held.waiting.target,
             POSTPONED,
             error,
         )
-        now = time.time()
-        try:
-            self._publisher.write([bucket.moved_on(held, now, now + POSTPONED)])
-        except MessageRefused:
-            bucket.put_back(held, now + POSTPONED)
-        else:
-            bucket.settle(held)
 
     def _changed(self) -> dict[Any, Progress]:
         """Return what is to be committed."""

@@ -119,6 +119,11 @@ class Inventory:
         return len(self._backlog) >= self._most or self._bytes >= self._most_bytes
 
     @property
+    def room(self) -> int:
+        """How many records more may wait."""
+        return self._most - len(self._backlog)
+
+    @property
     def is_half_empty(self) -> bool:
         """Whether reading may go on."""
         return len(self._backlog) <= self._most // 2 and self._bytes <= self._most_bytes // 2

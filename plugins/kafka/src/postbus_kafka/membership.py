@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,6 @@ from postbus_kafka.inventory import Inventory
 from postbus_kafka.options import Settings
 from postbus_kafka.pump import Pump, as_offsets
 from postbus_kafka.records import headers_of, id_of, stamps_of
-from postbus_kafka.topics import Topics
 
 logger = logging.getLogger("postbus")
 
@@ -68,8 +67,11 @@ class Membership:
             self._inventory, self._pump, self._pid = Inventory(self._settings), None, os.getpid()
         self._attached_at = time.monotonic()
 
-    def open(self, topics: Topics) -> None:
-        """Join the group, unless that is done; who has left it because nobody wanted anything does so again."""
+    def open(self, prepare: Callable[[], object]) -> None:
+        """Join the group, unless that is done; who has left it because nobody wanted anything does so again.
+
+        ``prepare`` is called before, by the thread that joins.
+        """
         with self._lock:
             if self._pump is not None and self._pump.is_over and self._pump.error is None:
                 self._pump.join(ENDING)
@@ -77,7 +79,7 @@ class Membership:
             if self._pump is not None:
                 self._pump.fetched_at = time.monotonic()
             else:
-                self._pump = Pump(self._settings, self._name, self._inventory, topics.ensure)
+                self._pump = Pump(self._settings, self._name, self._inventory, prepare)
 
     def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
         """As `Connection.fetch`, once it is open."""

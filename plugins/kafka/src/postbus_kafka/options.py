@@ -76,7 +76,9 @@ class KafkaOptions(Options):
         "Seconds for which there is a topic in which delayed messages wait.",
     )
     transactional: bool = option(
-        False, "Store the copy of a message that is retried, and settle the original, in one transaction."
+        False,
+        "Store the copy of a message that is retried, and settle the original, in one transaction; and so move on what "
+        "is delayed.",
     )
     acks: Literal["all", "1"] = option("all", "Replicas that must have a message before it counts as stored.")
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = option("none", "How what is sent is compressed.")

@@ -104,7 +104,7 @@ class Publisher:
 
     def record_for(self, message: Outgoing) -> Record:
         """Return the record of a message: where it goes, or where it waits before."""
-        is_retry = any(isinstance(stamp, stamps.Retried) for stamp in message.stamps)
+        is_retry = stamps.Retried in map(type, message.stamps)
         topic = self._settings.retry_topic if is_retry else self._settings.topic
         return delayed(message, topic, self._settings) if message.delay > 0 else as_record(message, topic)
 
@@ -264,8 +264,10 @@ def end(opened: Opened) -> None:
 
 def size_of(record: Record) -> int:
     """Return how many bytes there are in a record: key, value and headers."""
-    headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
-    return len(record.key or b"") + len(record.value or b"") + headers
+    size = len(record.key or b"") + len(record.value or b"")
+    for name, value in record.headers:
+        size += len(name.encode()) + len(value or b"")
+    return size
 
 
 def _sort(position: int, error: BaseException, refusals: dict[int, str], problems: list[BaseException]) -> None:

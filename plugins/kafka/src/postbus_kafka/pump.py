@@ -100,6 +100,11 @@ class Pump:
 
     # in kafka-python's own thread
 
+    def hold_back(self, partitions: Collection[Any]) -> None:
+        """Pause what has come if the others are: see `_balance`."""
+        if self._is_paused:
+            self._consumer.pause(*partitions)
+
     async def commit_last(self, partitions: Collection[Any]) -> None:
         """Commit what is settled of partitions that go to others; what cannot be comes again there."""
         pending = self._pending
@@ -203,7 +208,8 @@ class Pump:
         return self.away_since is None and (self._inventory.is_blocked or (self._pending is not None and is_recent))
 
     def _poll(self, patience: float) -> Any:
-        number = max(min(AT_ONCE, int(self._settings.options.prefetch_bytes / 4 / self._average_size)), 1)
+        fitting = int(self._settings.options.prefetch_bytes / 4 / self._average_size)
+        number = max(min(AT_ONCE, self._inventory.room, fitting), 1)
         try:
             records = self._consumer.poll(timeout_ms=int(patience * 1000), max_records=number)
         except errors.FencedInstanceIdError as error:
@@ -266,13 +272,15 @@ class Pump:
             self._inventory.wake()
 
     def _balance(self) -> None:
-        """Read no more while too much waits: of no partition, because one that pauses alone may stay so for good."""
-        if self._is_paused and not self._inventory.is_half_empty:
-            self._consumer.pause(*self._consumer.assignment())  # What has just come to us too.
-        elif self._is_paused:
+        """Read no more while too much waits: of no partition.
+
+        What was read of one that pauses, and not returned, kafka-python keeps; once it has read from another one
+        meanwhile, it never looks at that again, and reads nothing behind it either.
+        """
+        if self._is_paused and self._inventory.is_half_empty:
             self._is_paused = False
             self._consumer.resume(*self._consumer.assignment())
-        elif self._inventory.is_full:
+        elif not self._is_paused and self._inventory.is_full:
             self._is_paused = True
             self._consumer.pause(*self._consumer.assignment())
 

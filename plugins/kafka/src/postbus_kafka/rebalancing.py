@@ -33,6 +33,10 @@ class Owner(Protocol):
         """Whether it is about to end."""
         ...
 
+    def hold_back(self, partitions: Collection[Any]) -> None:
+        """Read nothing yet of partitions that have come, if too much waits already."""
+        ...
+
     async def commit_last(self, partitions: Collection[Any]) -> None:
         """Commit what is settled of these."""
         ...
@@ -48,6 +52,7 @@ class Rebalancing(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
         """Take note of what came; what the group has committed of it is read after the poll."""
+        self._owner.hold_back(assigned)
         self._inventory.gain(assigned)
 
     async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:

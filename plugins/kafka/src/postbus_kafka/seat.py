@@ -10,6 +10,7 @@ from typing import Any
 
 from postbus_kafka.buckets import Progress
 from postbus_kafka.clients import Opened
+from postbus_kafka.membership import Settlement
 from postbus_kafka.options import Settings
 from postbus_kafka.untyped import (
     AsyncConsumerRebalanceListener,
@@ -93,6 +94,8 @@ class Seat(AsyncConsumerRebalanceListener):  # type: ignore[misc]
             partition_assignment_strategy=[CooperativeStickyAssignor],
             # What is asked of a broker is answered in turn, so nothing is to wait there for news that nobody wants.
             fetch_max_wait_ms=0,
+            # It is not asked where somebody has left off who is in the middle of a transaction.
+            isolation_level="read_committed",
         )
         self._opened.client.subscribe(list(topics), listener=self)
 
@@ -105,6 +108,15 @@ class Seat(AsyncConsumerRebalanceListener):  # type: ignore[misc]
     def is_joining(self) -> bool:
         """Whether the group waits for this member, or the other way round: until it is done nothing is committed."""
         return self._opened.is_joining
+
+    @property
+    def is_committing(self) -> bool:
+        """Whether a commit is under way, as far as `commit` has found out."""
+        return self._pending is not None
+
+    def settlement_of(self, wanted: Mapping[Any, Progress]) -> Settlement:
+        """Return what a transaction is to commit in place of `commit`."""
+        return Settlement(_as_offsets(wanted), self._opened.client.group_metadata())
 
     def take_turn(self) -> set[Any]:
         """Take part in the group, and return the partitions that are ours."""

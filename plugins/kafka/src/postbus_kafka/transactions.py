@@ -1,10 +1,11 @@
-"""The atomic move of a message that is retried: its copy is stored, and the original settled, or neither."""
+"""Atomic moves: records are stored, and what they were made of is settled, or neither."""
 
 from __future__ import annotations
 
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -26,20 +27,22 @@ FENCED = (errors.ProducerFencedError, errors.InvalidProducerEpochError, errors.F
 class Transactions:
     """A transactional producer of this process's own, opened at the first use.
 
-    Its name is that of the worker in its group, where it has one: then the next worker of that name ends what this one
-    has left undone. One whose name was taken over moves nothing more, and leaves its successor alone.
+    Its name is that of the worker in its group, where it has one, and its ``purpose``: then the next one of that name
+    ends what this one has left undone. One whose name was taken over moves nothing more, and leaves its successor
+    alone.
     """
 
-    def __init__(self, settings: Settings, name: str, publisher: Publisher) -> None:
+    def __init__(self, settings: Settings, name: str, publisher: Publisher, *, purpose: str = "transactions") -> None:
         self._settings = settings
         self._name = name
+        self._purpose = purpose
         self._publisher = publisher
         self._lock = threading.Lock()
         self._opened: Opened | None = None
         self._is_fenced = self._is_closed = False
         self._pid = os.getpid()
         own = settings.options.group_instance_id or f"{socket.gethostname()}-{os.getpid()}-{uuid4()}"
-        self._id = f"postbus-{settings.group}-{own}"
+        self._id = f"postbus-{settings.group}-{own}-{purpose}"
 
     def replace(self, message: Outgoing, settlement: Settlement) -> str | None:
         """Store the copy and commit the settlement in one transaction; as `SupportsReplace.replace`."""
@@ -47,15 +50,27 @@ class Transactions:
         if isinstance(record, str):
             raise MessageRefused({0: record})
         self._publisher.topics.ensure(record.topic)
+        [id] = self.move([record], settlement)
+        return None if message.delay > 0 else id
+
+    def open(self) -> None:
+        """End what a predecessor of our name has left undone, unless that is done."""
         with self._lock:
-            if self._is_fenced:
-                raise self._fenced()
+            self._open()
+
+    def move(self, records: Sequence[Record], settlement: Settlement) -> list[str]:
+        """Write records and commit the settlement in one transaction; return their ids.
+
+        `MessageRefused` says that nothing was done, because the broker does not take one of them; it does not tell
+        which. After any other error that may be done or not.
+        """
+        with self._lock:
             opened = self._open()
             try:
-                written = self._move(opened, record, settlement)
+                written = self._move(opened, records, settlement)
             except Exception as error:
                 raise self._ended(opened, error) from error
-        return None if message.delay > 0 else id_of(written.topic, written.partition, written.offset)
+        return [id_of(one.topic, one.partition, one.offset) for one in written]
 
     def close(self) -> None:
         """Let go of the producer, for good. Twice is fine."""
@@ -65,19 +80,22 @@ class Transactions:
         if opened is not None and self._pid == os.getpid():
             end(opened)
 
-    def _move(self, opened: Opened, record: Record, settlement: Settlement) -> Any:
+    def _move(self, opened: Opened, records: Sequence[Record], settlement: Settlement) -> list[Any]:
         producer = opened.client
         manager = producer._transaction_manager
         producer.begin_transaction()
         # The offsets first: the answer to these tells of a successor. With a record, the client would answer that by
         # taking its name back, and so end the successor.
         self._wait(producer, manager.send_offsets_to_transaction(settlement.offsets, settlement.group))
-        future = producer.send(record.topic, record.value, record.key, list(record.headers))
-        with suppress(errors.KafkaError):  # It is looked at below.
-            producer.flush(self._settings.options.send_timeout)
-        written = future.get(self._settings.options.timeout)
+        written = self._write(producer, records)
         self._wait(producer, manager.begin_commit())
         return written
+
+    def _write(self, producer: Any, records: Sequence[Record]) -> list[Any]:
+        futures = [producer.send(one.topic, one.value, one.key, list(one.headers)) for one in records]
+        with suppress(errors.KafkaError):  # It is looked at below.
+            producer.flush(self._settings.options.send_timeout)
+        return [future.get(self._settings.options.timeout) for future in futures]
 
     def _wait(self, producer: Any, result: Any) -> None:
         """Wait for a step of the transaction; the client's own methods would do so for ever."""
@@ -88,6 +106,7 @@ class Transactions:
     def _ended(self, opened: Opened, error: Exception) -> TransportError:
         """Undo what was begun, end the producer, and return what to raise."""
         self._opened = None
+        self._publisher.topics.forget()  # Of one that was deleted, the client says that it waits in vain.
         translated = opened.translate(error)
         self._is_fenced = isinstance(error, FENCED)
         if not self._is_fenced and not isinstance(translated, ConnectionLost):
@@ -109,6 +128,8 @@ class Transactions:
     def _open(self) -> Opened:
         if self._is_closed:
             raise ConnectionLost("The connection is closed")
+        if self._is_fenced:
+            raise self._fenced()
         if self._opened is None:
             opened = self._make()
             try:
@@ -127,7 +148,7 @@ class Transactions:
             KafkaProducer,
             self._settings,
             self._name,
-            "transactions",
+            self._purpose,
             transactional_id=self._id,
             transaction_timeout_ms=longest,
             **options,
