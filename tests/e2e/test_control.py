@@ -60,6 +60,8 @@ class Other:
 @app.handler
 def handle(message: Task | Other) -> None:
     time.sleep(0.005)
+    while message.number >= 100 and os.path.exists("held"):
+        time.sleep(0.02)
     with open("told", "a") as told:
         told.write(f"{type(message).__name__} {message.number} {os.getpid()}\\n")
 """
@@ -166,13 +168,17 @@ def test_a_pause_holds_for_all_workers_and_loses_nothing(shop: Shop) -> None:
 
     Then all go on, every message is handled, and all are told to stop.
     """
+    held = shop.folder / "held"
+    held.touch()
     first, second = shop.start(), shop.start("--concurrency", "4")
     shop.dispatch("Task", *range(MESSAGES))
-    shop.until(lambda: len(shop.told()) > MESSAGES / 10, "they are under way")
+    shop.until(lambda: len(shop.told()) == 100, "both are in the middle")
     shop.run("pause", "tasks")
-    shop.until(lambda: shop.pauses(first) and shop.pauses(second), "both have heard that they are to pause")
+    shop.until(lambda: all("Pausing 'tasks'" in shop.log(number) for number in (first, second)), "both hear of it")
+    held.unlink()
+    shop.until(lambda: shop.pauses(first) and shop.pauses(second), "both are done with what they had begun")
     handled = shop.told()
-    assert len(handled) < MESSAGES
+    assert 100 <= len(handled) <= 105
 
     shop.workers[first].send_signal(signal.SIGKILL)
     shop.workers[first].wait(PATIENCE)

@@ -101,10 +101,13 @@ class Control:
         text = msgspec.json.encode({"id": uuid4().hex, "by": by or _whoami(), "at": datetime.now(UTC)}).decode()
         self._transport(place).write_note(self._note("stop-workers"), text)
 
-    def look(self, place: str, names: Sequence[str]) -> Told:
-        """Return what the notes in a place say to workers of these transports, in one round trip."""
+    def look(self, place: str, names: Sequence[str], *, tells: bool = False) -> Told:
+        """Return what the notes in a place say to workers of these transports, in one round trip.
+
+        ``tells``, as a worker does, if the broker is lost, or back again.
+        """
         notes = [self._note("stop-workers"), *(self._note("paused", name) for name in names)]
-        stop, *pauses = self._transport(place).read_notes(notes)
+        stop, *pauses = self._transport(place).read_notes(notes, tells=tells)
         return Told({name: _read(text) for name, text in zip(names, pauses, strict=True) if text is not None}, stop)
 
     def _write(self, name: str, text: str | None) -> None:

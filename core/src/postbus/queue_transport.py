@@ -434,9 +434,13 @@ class QueueTransport:
 
     # notes
 
-    def read_notes(self, names: Sequence[str]) -> Sequence[str | None]:
-        """Return what is noted under each name. As this reaches the broker, it finds out whether that is there."""
-        return self._attempt(lambda connection: self._notes_of(connection).read_notes(names))
+    def read_notes(self, names: Sequence[str], *, tells: bool = False) -> Sequence[str | None]:
+        """Return what is noted under each name; ``tells``, as `receive` does, if the broker is lost, or back again."""
+
+        def read(connection: Connection) -> Sequence[str | None]:
+            return self._notes_of(connection).read_notes(names)
+
+        return self._attempt(read) if tells else self.call(read)
 
     def write_note(self, name: str, text: str | None) -> None:
         """Note a text under a name; None removes it."""

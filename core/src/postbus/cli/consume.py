@@ -249,7 +249,13 @@ def consume(
 
     if child is None and processes is not None:
         backlog = (
-            Backlog({name: app.transport(name) for name in chosen}, Scaling(least, most)) if least < most else None
+            Backlog(
+                {name: app.transport(name) for name in chosen},
+                Scaling(least, most),
+                lambda name: app.control.paused(name) is not None,
+            )
+            if least < most
+            else None
         )
         number = f"{least}" if backlog is None else f"{least} to {most}"
         logger.info("Consuming %s in %s processes.", ", then ".join(map(repr, chosen)), number)

@@ -31,9 +31,9 @@ class Change(Struct, frozen=True):
 @click.pass_context
 @pass_invocation
 def pause(invocation: Invocation, context: click.Context, names: tuple[str, ...], format: str) -> None:
-    """Let no worker begin a message of these transports, until they are resumed.
+    """Let no worker begin messages of transports.
 
-    It holds for all workers of the app, on all machines, and for those that start later. They know within five
+    It holds until they are resumed, for all workers of the app, on all machines, and for those that start later. They know within five
     seconds; what they have begun then they finish, and what they have not they give back. Their other transports go
     on. What is dispatched is stored as ever.
     """
@@ -50,7 +50,10 @@ def pause(invocation: Invocation, context: click.Context, names: tuple[str, ...]
 @click.pass_context
 @pass_invocation
 def resume(invocation: Invocation, context: click.Context, names: tuple[str, ...], format: str) -> None:
-    """Let all workers go on with transports that were paused; they know within five seconds."""
+    """Let all workers go on with paused transports.
+
+    They know within five seconds.
+    """
     app = invocation.app
     chosen = _reachable(app, names)
     changes = [_change(name, app.control.resume, "resumed") for name in chosen]

@@ -71,6 +71,8 @@ class Deliveries:
     LONGEST_REST = 300.0
     MOST_RESTING = 1000
     """How many messages rest at most; then no more are fetched, until one of them is given back."""
+    FIRST_LOOK = 0.5
+    """Seconds for which a fetch waits at least to hear whether the transport is paused, before that is known."""
     TOO_LONG = 0.8
     """Seconds after which what waits behind a slow message is given back to the broker, for other workers."""
 
@@ -208,8 +210,11 @@ class Deliveries:
 
     def _allowed(self, limit: int, wait: float) -> int:
         """Return how many may be fetched now; nothing is handled, and so no attempt is spent, before it is allowed."""
-        if not self.may_fetch.is_set() and not self.may_fetch.wait(wait):
-            return 0
+        if not self.may_fetch.is_set():
+            # Before the first look, it is as a broker that has not answered yet, so that it keeps its turn.
+            self.may_fetch.wait(wait if self.held else max(wait, self.FIRST_LOOK))
+            if not self.may_fetch.is_set():
+                return 0
         if self.resting:
             limit = min(limit, self.MOST_RESTING - len(self.resting))
             if limit <= 0:

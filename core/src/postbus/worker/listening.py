@@ -53,9 +53,10 @@ class Listener:
 
     def _run(self) -> None:
         interval = self.FIRST_INTERVAL
+        names = [deliveries.name for deliveries in self._all_deliveries]
         while True:
             try:
-                told = self._control.look(self._place, [deliveries.name for deliveries in self._all_deliveries])
+                told = self._control.look(self._place, names, tells=True)
             except Exception as error:  # A border: whatever is wrong with the place, the worker goes on.
                 if self._over.is_set():
                     return
