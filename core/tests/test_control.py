@@ -240,9 +240,7 @@ def test_what_a_waiting_fetch_brings_goes_back(app: Postbus, concurrency: int) -
 
 def waits(app: Postbus) -> bool:
     """Say whether the worker waits for messages of the tasks."""
-    return any(
-        thread.name == "postbus-fetcher-tasks" and thread.is_alive() for thread in threading.enumerate()
-    )
+    return any(thread.name == "postbus-fetcher-tasks" and thread.is_alive() for thread in threading.enumerate())
 
 
 def looks_go_on(app: Postbus) -> None:

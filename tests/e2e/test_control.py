@@ -1,4 +1,4 @@
-"""Workers as processes, each as on a machine of its own, that are paused, killed, resumed and stopped through a broker."""
+"""Workers as processes, each as on a machine of its own: paused, killed, resumed and stopped through a broker."""
 
 from __future__ import annotations
 
@@ -204,6 +204,7 @@ def test_a_pause_holds_for_all_workers_and_loses_nothing(shop: Shop) -> None:
     assert shop.workers[fourth].poll() is None
 
 
+@pytest.mark.parametrize("shop", ["sqlite", "redis"], indirect=True)
 def test_a_worker_that_is_killed_as_it_pauses_loses_nothing(shop: Shop) -> None:
     """At whatever moment: what it had in hand comes again when the pause is over."""
     shop.dispatch("Task", *range(MESSAGES))

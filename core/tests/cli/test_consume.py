@@ -142,7 +142,10 @@ def test_without_names_and_without_a_terminal(shop: Shop) -> None:
         ([".*", "--exclude", "ordesr"], "There is no transport 'ordesr'. Did you mean 'orders'?"),
         (["orders", "--exclude", ".*"], "With --exclude there is no transport left to consume."),
         (["--all", "--exclude", "ordesr"], "There is no transport 'ordesr'."),
-        (["--all", "--exclude", "orders", "--exclude", "mails"], "With --exclude there is no transport left to consume."),
+        (
+            ["--all", "--exclude", "orders", "--exclude", "mails"],
+            "With --exclude there is no transport left to consume.",
+        ),
         (["orders", "--bus", "defualt"], "There is no bus 'defualt'. Did you mean 'default'? Buses: default."),
         (["orders", "--limit", "0"], "0 is not in the range x>=1."),
         (["orders", "--time-limit", "soon"], "'soon' is no duration."),

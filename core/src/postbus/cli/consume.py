@@ -358,9 +358,7 @@ def _chosen(app: Postbus, names: tuple[str, ...], exclude: tuple[str, ...], *, e
     left_out = transports_fitting(app, exclude)
     chosen = [name for name in (transports_fitting(app, names) or app.consumable) if name not in left_out]
     if not chosen:
-        raise ConfigurationError(
-            f"With {'--exclude' if exclude else '--all'} there is no transport left to consume."
-        )
+        raise ConfigurationError(f"With {'--exclude' if exclude else '--all'} there is no transport left to consume.")
     return chosen
 
 

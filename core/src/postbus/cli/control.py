@@ -33,9 +33,9 @@ class Change(Struct, frozen=True):
 def pause(invocation: Invocation, context: click.Context, names: tuple[str, ...], format: str) -> None:
     """Let no worker begin messages of transports.
 
-    It holds until they are resumed, for all workers of the app, on all machines, and for those that start later. They know within five
-    seconds; what they have begun then they finish, and what they have not they give back. Their other transports go
-    on. What is dispatched is stored as ever.
+    It holds until they are resumed, for all workers of the app, on all machines, and for those that start later. They
+    know within five seconds; what they have begun then they finish, and what they have not they give back. Their other
+    transports go on. What is dispatched is stored as ever.
     """
     app = invocation.app
     chosen = _reachable(app, names)

@@ -103,9 +103,10 @@ def transport_names(app: Postbus, names: Iterable[str]) -> list[str]:
 
 
 def transports_fitting(app: Postbus, texts: Iterable[str]) -> list[str]:
-    """Return the transports that are meant, each once: by their names, or by regular expressions that a whole name fits.
+    """Return the transports that are meant, each once: by their names, or by regular expressions.
 
-    By such an expression only those are meant that a worker is for. Raises `ConfigurationError` for what means nothing.
+    By such an expression those are meant that a worker is for, and whose whole name it fits. Raises
+    `ConfigurationError` for what means nothing.
     """
     chosen: dict[str, None] = {}
     for text in texts:

@@ -59,7 +59,7 @@ class Backlog:
         scaling: Scaling,
         is_paused: Callable[[str], bool] = lambda name: False,
     ) -> None:
-        """What is paused for all workers calls for none of them."""
+        """Look at these; at none that ``is_paused`` for all workers, as it calls for none of them."""
         for name, transport in transports.items():
             if not supports(connection_of(transport), SupportsCount):
                 raise ConfigurationError(

@@ -174,9 +174,7 @@ class Deliveries:
             return
         if before:
             self._resumed_at = time.monotonic()
-            logger.warning(
-                "Consuming %r as before, because it was resumed.", self.name, extra={"transport": self.name}
-            )
+            logger.warning("Consuming %r as before, because it was resumed.", self.name, extra={"transport": self.name})
             self._observers.notify(TransportResumed(self.name))
         self.may_fetch.set()
 

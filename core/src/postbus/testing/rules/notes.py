@@ -63,7 +63,15 @@ class Notes(Workbench):
     def test_notes_are_told_apart_by_their_names(self) -> None:
         """Names that differ in one letter, or its case, are different, and as long as they may be; so are texts."""
         name = self._name()
-        names = [name, name.upper(), f"{name}/paused", f"{name}/%2Fpaused", f"{name}*", f"{name}'\"\\;:", f"{name:~<200}"]
+        names = [
+            name,
+            name.upper(),
+            f"{name}/paused",
+            f"{name}/%2Fpaused",
+            f"{name}*",
+            f"{name}'\"\\;:",
+            f"{name:~<200}",
+        ]
         connection = self._noting_connection()
 
         for number, each in enumerate(names):
