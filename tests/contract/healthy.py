@@ -247,7 +247,9 @@ class Shared(Plain):
     """In a file that several processes use at once, which setup makes."""
 
     # Whatever is done, the whole file is read and written, so it is kept short.
-    guarantees = Guarantees(durable=True, ordering="fifo", lease=True, delivery_count=True, publish_batch=100)
+    guarantees = Guarantees(
+        durable=True, ordering="fifo", lease=True, delivery_count=True, notes=True, publish_batch=100
+    )
     settings: ClassVar = {"patience": 8.0, "load": 100}
     queue: Shelf
     queue_type = Shelf
@@ -270,6 +272,9 @@ class Shared(Plain):
     def setup(self) -> None:
         self.queue.path.touch()
 
+    def read_notes(self, names: Sequence[str]) -> Sequence[str | None]:
+        return super().read_notes(names) if self.queue.path.exists() else [None] * len(names)
+
     def missing(self) -> Sequence[str]:
         return [] if self.queue.path.exists() else [f"There is no file {self.queue.path}."]
 
@@ -286,6 +291,7 @@ class Served(Plain):
         delivery_count=True,
         release="counted",
         redelivery_on_crash=False,
+        notes=True,
     )
     settings: ClassVar = {
         "broker": lambda self: self.connect().queue,

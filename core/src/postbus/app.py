@@ -31,6 +31,7 @@ from postbus.config import (
     load_package,
     read_file,
 )
+from postbus.control import Control
 from postbus.default_stamps import DefaultStamps, Stamps
 from postbus.doubts import doubts
 from postbus.dsn import Dsn, masked, unknown
@@ -99,6 +100,7 @@ class Postbus(Handlers):
         buses: Mapping[str, Mapping[str, object] | BusConfig] | None = None,
         default_bus: str | None = None,
         failure_transport: str | None = None,
+        control: str | None = None,
         retry: RetryPolicy | Mapping[str, object] | None = None,
         handlers: str | Sequence[str | Handlers] = (),
         name: str | None = None,
@@ -113,6 +115,7 @@ class Postbus(Handlers):
             "buses": buses,
             "default_bus": default_bus,
             "failure_transport": failure_transport,
+            "control": control,
             "retry": retry,
             "handlers": handlers or None,
             "name": name,
@@ -440,6 +443,7 @@ class Postbus(Handlers):
             ),
             observers=self.observers,
             stop_signal=self.stop_signal(),
+            control=self.control,
             hooks=self.hooks,
             never_blocks=partial(self.never_blocks, bus=bus),
         )
@@ -618,6 +622,11 @@ class Postbus(Handlers):
         folder = _state_folder()
         return StopSignal(None if folder is None else folder / _as_file_name(self.name) / "stop-workers")
 
+    @property
+    def control(self) -> Control:
+        """What tells the workers of this app, on all machines, that a transport is paused, or that they are to stop."""
+        return Control(self.name, self.transports, self.config.control)
+
     # putting it together
 
     def _make_buses(self) -> dict[str | None, MessageBus]:
@@ -704,6 +713,11 @@ class Postbus(Handlers):
                     places[name] = dsn
                 if scheme.options is not None:
                     scheme.options.from_dsn(dsn)
+                if name == self.config.control and not scheme.guarantees.notes:
+                    problems.append(
+                        f"control names {name!r}, and {scheme.name}:// keeps no notes for workers. Name a transport on "
+                        f"one of these: {', '.join(self._note_keepers()) or 'none is installed'}."
+                    )
                 self._serializers.make(config.serializer, name, verify=config.verify)
                 self._rate_limit(name)
             except ConfigurationError as error:
@@ -711,6 +725,9 @@ class Postbus(Handlers):
         problems += self._buried_where_consumed(places)
         if problems:
             raise ConfigurationError(*problems)
+
+    def _note_keepers(self) -> list[str]:
+        return [f"{name}://" for name, scheme in self.plugins.schemes.items() if scheme.guarantees.notes]
 
     def _key_of(self, transport: str) -> str:
         return f"transports.{transport}" if self._is_configured else ENVIRONMENT_DSN

@@ -94,6 +94,8 @@ class Config(Struct, frozen=True, kw_only=True):
     buses: Mapping[str, BusConfig] = field(default_factory=lambda: {"default": BusConfig()})
     default_bus: str = "default"
     failure_transport: str | None = None
+    control: str | None = None
+    """The control store: the transport beside whose messages lie the notes for workers; see `postbus.control`."""
     retry: RetryPolicy = field(default_factory=Backoff)
     handlers: Sequence[str | Handlers] = ()
 
@@ -137,6 +139,7 @@ def check(given: Mapping[str, object], environment: Mapping[str, str] = os.envir
         buses=buses,
         default_bus=default_bus,
         failure_transport=reader.text("failure_transport", given.get("failure_transport")),
+        control=reader.text("control", given.get("control")),
         retry=reader.retry("retry", given.get("retry")) or Backoff(),
         handlers=reader.handlers(given.get("handlers", ())),
     )
@@ -512,6 +515,7 @@ class _Reader:
         """Note every name that is used and not defined; ``transports`` are those with mistakes in them too."""
         used = {f"routing.{_show(route)}": names for route, names in config.routing.items()}
         used["failure_transport"] = [config.failure_transport] if config.failure_transport else []
+        used["control"] = [config.control] if config.control else []
         for name, transport in config.transports.items():
             own = transport.failure_transport if isinstance(transport, TransportConfig) else None
             used[f"transports.{_show(name)}.failure_transport"] = [own] if own else []

@@ -203,7 +203,10 @@ class TransportRestored(Event):
 
 
 class TransportPaused(Event):
-    """A worker fetches nothing from a transport for so many seconds, because too many of its messages failed."""
+    """A worker fetches nothing from a transport for so many seconds, because too many of its messages failed.
+
+    Or because somebody has paused it for all workers; ``seconds`` is infinite then.
+    """
 
     transport: str
     seconds: float
@@ -217,7 +220,7 @@ class TransportProbed(Event):
 
 
 class TransportResumed(Event):
-    """The message that was tried has been handled, so the transport is consumed as before."""
+    """A transport is consumed as before: the message that was tried has been handled, or somebody has resumed it."""
 
     transport: str
 

@@ -33,6 +33,7 @@ from postbus.transport import (
     Delivery,
     Outgoing,
     SupportsKeepalive,
+    SupportsNotes,
     SupportsQueues,
     SupportsReplace,
     SupportsRevocation,
@@ -264,7 +265,7 @@ class QueueTransport:
         connection = None
         try:
             connection = self._open()
-            deliveries = _fetch(connection, queues, limit, wait)
+            deliveries = self._fetch(connection, queues, limit, wait)
         except Exception as error:
             if isinstance(error, TransportError) and not isinstance(error, ConnectionLost):
                 raise
@@ -283,6 +284,15 @@ class QueueTransport:
         if deliveries or self._connection is connection:
             self._found()
         return [self.decode(delivery) for delivery in deliveries]
+
+    def _fetch(self, connection: Connection, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
+        if not queues:
+            return connection.fetch(limit, wait)
+        if supports(connection, SupportsQueues):
+            return connection.fetch_from(queues, limit, wait)
+        raise TransportError(
+            f"Transport {self.name!r} has no queues to choose from. Leave out --queues, or consume it by itself."
+        )
 
     def decode(self, delivery: Delivery) -> Envelope:
         """Return a delivery as an envelope."""
@@ -422,6 +432,25 @@ class QueueTransport:
         """Ask whether a delivery is settled, or somebody else's by now; no, where there are no leases."""
         return supports(self._open(), SupportsKeepalive) and bool(self.keepalive([envelope]))
 
+    # notes
+
+    def read_notes(self, names: Sequence[str], *, tells: bool = False) -> Sequence[str | None]:
+        """Return what is noted under each name; ``tells``, as `receive` does, if the broker is lost, or back again."""
+
+        def read(connection: Connection) -> Sequence[str | None]:
+            return self._notes_of(connection).read_notes(names)
+
+        return self._attempt(read) if tells else self.call(read)
+
+    def write_note(self, name: str, text: str | None) -> None:
+        """Note a text under a name; None removes it."""
+        self.call(lambda connection: self._notes_of(connection).write_note(name, text))
+
+    def _notes_of(self, connection: Connection) -> SupportsNotes:
+        if not supports(connection, SupportsNotes):
+            raise TransportError(f"{type(connection).__name__} of {self.name!r} keeps no notes.")
+        return connection
+
     # the connection
 
     @property
@@ -534,14 +563,6 @@ def _demands(message: Outgoing) -> bool:
         if type(stamp) in stamps.demanding:
             return True
     return False
-
-
-def _fetch(connection: Connection, queues: Sequence[str], limit: int, wait: float) -> Sequence[Delivery]:
-    if not queues:
-        return connection.fetch(limit, wait)
-    if supports(connection, SupportsQueues):
-        return connection.fetch_from(queues, limit, wait)
-    raise TransportError(f"{type(connection).__name__} cannot fetch from single queues. Leave out --queues.")
 
 
 def _tags(envelopes: Sequence[Envelope]) -> list[Any]:

@@ -268,6 +268,30 @@ class SupportsPurge(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsNotes(Protocol):
+    """Can keep notes: small texts by name, beside the messages of its queue, for all who use that.
+
+    By these the core tells workers on all machines what they are to do, so `Guarantees.notes` promises them. From any
+    thread, also while another one waits in `Connection.fetch`.
+    """
+
+    def write_note(self, name: str, text: str | None) -> None:
+        """Keep a text of up to 1000 characters under a name of up to 200, in place of what is there; None removes it.
+
+        It is kept as well as a message is, for as long as nobody replaces it, whatever becomes of the messages. A name
+        has printable ASCII alone, and its case matters. Where several queues lie together, they may share their notes.
+        """
+        ...
+
+    def read_notes(self, names: Sequence[str]) -> Sequence[str | None]:
+        """Return the text under each name, None where there is none, in one round trip; sets nothing up.
+
+        An idle worker asks for that every few seconds, so it costs no more than looking for a message.
+        """
+        ...
+
+
 A = TypeVar("A")
 
 
@@ -328,6 +352,8 @@ class Guarantees(Struct, frozen=True, kw_only=True):
     """What a process that died had fetched is delivered again."""
     transactional_send: bool = False
     """Can send inside a database transaction of the caller's."""
+    notes: bool = False
+    """Keeps notes beside its messages, so that it can be paused for all workers, and these be stopped, from afar."""
     binary_body: bool = True
     """A body may hold any bytes, not only text."""
     publish_batch: int = 1000

@@ -84,6 +84,23 @@ def test_all_but_some(shop: Shop) -> None:
     assert "Consuming 'mails'." in shop.run("consume", "--all", "--exclude", "orders", "-t", "0.01").stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "consumed"),
+    [
+        (["m.*"], "'mails'"),
+        ([".*"], "'orders', then 'mails'"),
+        (["mai.+", "orders"], "'mails', then 'orders'"),
+        (["mails", ".*s"], "'mails', then 'orders'"),
+        (["mails|orders", "--exclude", "m.*"], "'orders'"),
+        (["failed", ".*", "--exclude", "orders"], "'failed', then 'mails'"),
+        (["--all", "--exclude", "or[a-z]*"], "'mails'"),
+    ],
+)
+def test_regular_expressions(shop: Shop, arguments: list[str], consumed: str) -> None:
+    """One stands for all that a worker is for and whose whole name it fits, in their order; each is consumed once."""
+    assert f"Consuming {consumed}." in shop.run("consume", *arguments, "-t", "0.01").stderr
+
+
 def test_a_failure_transport_by_name(shop: Shop) -> None:
     """Whoever names a failure transport consumes it."""
     assert 0 == shop.run("consume", "failed", "-t", "0.01").exit_code
@@ -117,9 +134,18 @@ def test_without_names_and_without_a_terminal(shop: Shop) -> None:
         (["ordesr"], "There is no transport 'ordesr'. Did you mean 'orders'? Transports: orders, mails, failed, now."),
         (["now"], "Transport 'now' handles at once, so there is nothing to consume."),
         (["orders", "--all"], "Give names or --all, not both."),
-        (["--exclude", "orders"], "--exclude goes together with --all."),
+        (["--exclude", "orders"], "--exclude goes together with --all, or with NAMES."),
+        (["mail[.*"], "'mail[.*' is neither a transport nor a regular expression: unterminated character set"),
+        (["shop_.*"], "The regular expression 'shop_.*' fits no transport to consume: orders, mails."),
+        (["fail.*"], "The regular expression 'fail.*' fits no transport to consume: orders, mails."),
+        (["order.s"], "There is no transport 'order.s'. Did you mean 'orders'?"),
+        ([".*", "--exclude", "ordesr"], "There is no transport 'ordesr'. Did you mean 'orders'?"),
+        (["orders", "--exclude", ".*"], "With --exclude there is no transport left to consume."),
         (["--all", "--exclude", "ordesr"], "There is no transport 'ordesr'."),
-        (["--all", "--exclude", "orders", "--exclude", "mails"], "With --all there is no transport left to consume."),
+        (
+            ["--all", "--exclude", "orders", "--exclude", "mails"],
+            "With --exclude there is no transport left to consume.",
+        ),
         (["orders", "--bus", "defualt"], "There is no bus 'defualt'. Did you mean 'default'? Buses: default."),
         (["orders", "--limit", "0"], "0 is not in the range x>=1."),
         (["orders", "--time-limit", "soon"], "'soon' is no duration."),
@@ -154,8 +180,8 @@ def test_a_transport_that_fails_for_good(shop: Shop) -> None:
     as_json = shop.run("consume", "orders", "--queues", "high", "--log-format", "json")
 
     assert 1 == as_text.exit_code == as_json.exit_code
-    assert "Error: InMemoryConnection cannot fetch from single queues. Leave out --queues.\n" in as_text.stderr
-    assert "cannot fetch from single queues" in json.loads(as_json.stderr.splitlines()[-1])["message"]
+    assert "Error: Transport 'orders' has no queues to choose from. Leave out --queues, or consume" in as_text.stderr
+    assert "has no queues to choose from" in json.loads(as_json.stderr.splitlines()[-1])["message"]
 
 
 def test_stop_workers_is_for_those_that_run(shop: Shop) -> None:

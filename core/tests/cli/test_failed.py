@@ -769,6 +769,16 @@ def test_removing_by_id(shop: Shop) -> None:
     assert ["2"] == shop.ids()
 
 
+def test_removing_shows_what_it_removes(shop: Shop) -> None:
+    """All about each message, where the question stands; what was removed is on stdout alone."""
+    shop.bury(13, 101)
+    result = shop.run("failed", "remove", "--all", "--force", "--show-messages", "--format", "json")
+
+    assert {"removed": 2, "not_found": []} == json.loads(result.stdout)
+    assert 2 == result.stderr.count("Class:      shop.OrderPlaced")
+    assert result.stderr.index("order 13 is unlucky") < result.stderr.index("order 101 is unlucky")
+
+
 def test_removing_all_of_a_kind(shop: Shop) -> None:
     """Filters choose, over more than a page of messages."""
     shop.bury(*range(200, 200 + PAGE + 5))

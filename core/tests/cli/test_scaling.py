@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any
 
@@ -97,6 +98,28 @@ def test_it_counts_again_after_a_lost_connection(monkeypatch: pytest.MonkeyPatch
     backlog = Backlog({"tasks": tasks}, Scaling(1, 2))
     backlog.watch(told.put)
     assert 1 == told.get(timeout=30)
+    backlog.close()
+
+
+def test_what_is_paused_calls_for_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as somebody has paused it for all, and also while that cannot be asked; others count."""
+    monkeypatch.setattr(scaling, "INTERVAL", 0.01)
+    app = Postbus(transports={"tasks": "in-memory://", "others": "in-memory://"})
+    for name, waiting in (("tasks", 1000), ("others", 0)):
+        transport: Any = app.transport(name)
+        monkeypatch.setattr(transport.connection, "count", lambda waiting=waiting: Counts(waiting, oldest_age=60.0))
+    answers: Iterator[bool | TransportError] = iter([True, TransportError("The store is away."), True])
+    told: SimpleQueue[int] = SimpleQueue()
+
+    def is_paused(name: str) -> bool:
+        answer = next(answers, False) if name == "tasks" else False
+        if isinstance(answer, TransportError):
+            raise answer
+        return answer
+
+    backlog = Backlog({name: app.transport(name) for name in app.transports}, Scaling(1, 8), is_paused)
+    backlog.watch(told.put)
+    assert [1, 1, 1, 2, 4] == [told.get(timeout=30) for _ in range(5)]
     backlog.close()
 
 

@@ -175,7 +175,7 @@ def test_a_permission_that_is_missing_is_named(redis_acl, stream, connect_to):
 def test_a_user_needs_no_more_than_is_documented(redis_acl, stream, connect_to):
     """The rule in the README is enough for everything."""
     with redis_acl.client() as client:
-        rules = "+@stream +@scripting +@connection +zadd +zrange +zrem +zcard +zcount +time +unlink"
+        rules = "+@stream +@scripting +@connection +zadd +zrange +zrem +zcard +zcount +hset +hdel +hmget +time +unlink"
         client.execute_command("ACL", "SETUSER", "minimal", "on", ">pw", "nocommands", f"~{stream}*", *rules.split())
     _, _, server = redis_acl.dsn.rpartition("@")
 
@@ -193,6 +193,9 @@ def test_a_user_needs_no_more_than_is_documented(redis_acl, stream, connect_to):
     connection.count()
     connection.remove([shown.id for shown in connection.browse(10) if shown.id])
     connection.purge()
+    connection.write_note("shop/paused/orders", "by somebody")
+    connection.write_note("shop/paused/mails", None)
+    assert ["by somebody"] == connection.read_notes(["shop/paused/orders"])
 
 
 def test_a_user_may_do_without_client_commands(redis_acl, stream, connect_to, in_background):

@@ -131,6 +131,14 @@ def _look_at_transport(app: Postbus, name: str) -> Iterator[Finding]:
     if isinstance(transport, QueueTransport) and not transport.guarantees.shared:
         yield Finding(what, "warning", f"{about}: what is sent to it stays in the process that sends it")
         return
+    try:
+        pause = app.control.paused(name)
+    except PostbusError as error:  # Of the control store, as this one has just been reached.
+        yield Finding(what, "problem", f"{about}, can be reached; whether it is paused cannot be told: {error}")
+        return
+    if pause is not None:
+        yield Finding(what, "warning", f"{about}, can be reached; paused {pause}, so no worker begins its messages")
+        return
     yield Finding(what, "ok", f"{about}, {'can be reached' if isinstance(transport, Receiver) else 'handles at once'}")
 
 

@@ -1,4 +1,4 @@
-"""``postbus consume``, which runs a worker, and ``postbus stop-workers``, which stops all."""
+"""``postbus consume``, which runs a worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import click
 from postbus.app import Postbus
 from postbus.cli import logs
 from postbus.cli.children import REPLACE, adopt, number_of, own_file
-from postbus.cli.invocation import Invocation, pass_invocation, transport_names, unknown
+from postbus.cli.invocation import Invocation, pass_invocation, transports_fitting, unknown
 from postbus.cli.options import (
     HEALTH_FILE,
     complete_buses,
@@ -76,12 +76,17 @@ def pass_standby(
     \b
     Examples: postbus consume orders mails --limit 1000 --memory-limit 128M -v
               postbus consume --all --concurrency 50 --strategy weighted --weight orders=3
+              postbus consume 'orders_.*' --exclude orders_archive
     """
 )
 @click.argument("names", nargs=-1, shell_complete=complete_transports)
 @click.option("--all", "everything", is_flag=True, help="Consume all transports but the failure transports.")
 @click.option(
-    "--exclude", metavar="NAME", multiple=True, shell_complete=complete_transports, help="Not this one; with --all."
+    "--exclude",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=complete_transports,
+    help="Not this one, or those that this regular expression fits; with --all or NAMES. May be given several times.",
 )
 @click.option("--limit", "-l", type=click.IntRange(min=1), metavar="N", help="Stop after so many messages.")
 @click.option("--failure-limit", "-f", type=click.IntRange(min=1), metavar="N", help="Stop after so many failures.")
@@ -203,15 +208,17 @@ def consume(
 ) -> None:
     """Handle what arrives at transports.
 
-    NAMES are in order of priority; they may be left out if there is only one transport to consume. SIGTERM,
-    SIGINT, SIGQUIT and SIGHUP stop it after the messages in hand (exit code 0), a second one at once (130).
+    NAMES are in order of priority; they may be left out if there is only one transport to consume. One may be a
+    regular expression, which stands for all transports whose whole name it fits, but for failure transports, in the
+    order of the configuration: 'orders_.*'. SIGTERM, SIGINT, SIGQUIT and SIGHUP stop it after the messages in hand
+    (exit code 0), a second one at once (130).
     """
     if everything and names:
         raise click.UsageError("Give names or --all, not both.")
     if until_empty and idle_limit:
         raise click.UsageError("Give --until-empty or --idle-limit, not both.")
-    if exclude and not everything:
-        raise click.UsageError("--exclude goes together with --all.")
+    if exclude and not (everything or names):
+        raise click.UsageError("--exclude goes together with --all, or with NAMES.")
     program = cast(Program, context.find_root().command)
     program.grace = grace
     child = number_of(os.environ)
@@ -237,12 +244,18 @@ def consume(
     app = invocation.loaded_app
     if bus is not None and bus not in app.config.buses:
         raise unknown("bus", bus, app.config.buses, "buses")
-    chosen = _all(app, exclude) if everything else transport_names(app, names) or _only(app)
+    chosen = _chosen(app, names, exclude, everything=everything)
     app.require_handlers(chosen, bus)
 
     if child is None and processes is not None:
         backlog = (
-            Backlog({name: app.transport(name) for name in chosen}, Scaling(least, most)) if least < most else None
+            Backlog(
+                {name: app.transport(name) for name in chosen},
+                Scaling(least, most),
+                lambda name: app.control.paused(name) is not None,
+            )
+            if least < most
+            else None
         )
         number = f"{least}" if backlog is None else f"{least} to {most}"
         logger.info("Consuming %s in %s processes.", ", then ".join(map(repr, chosen)), number)
@@ -321,21 +334,6 @@ def consume(
     context.exit(code)
 
 
-@click.command("stop-workers", epilog="Example: postbus stop-workers")
-@pass_invocation
-def stop_workers(invocation: Invocation) -> None:
-    """Stop every worker of the app after the messages in hand.
-
-    It reaches the workers of this app, by its name, which is where it is unless it was given one, that run as
-    this user on this machine, or share the folder POSTBUS_STATE_DIR. It does not wait for them.
-    """
-    app = invocation.app
-    app.stop_signal().send()
-    shared = os.environ.get("POSTBUS_STATE_DIR")
-    reached = f"all that share the folder {shared}" if shared else "those of this user on this machine"
-    click.echo(f"Told every worker of {app.name!r} to stop after the messages in hand: {reached}.")
-
-
 def _run(parent: Parent, standby: Standby) -> int:
     standby.hand_over(parent.stop)
     return parent.run()
@@ -354,11 +352,13 @@ def _end(app: Postbus, code: int) -> NoReturn:
     os._exit(code)
 
 
-def _all(app: Postbus, exclude: tuple[str, ...]) -> list[str]:
-    left_out = transport_names(app, exclude)
-    chosen = [name for name in app.consumable if name not in left_out]
+def _chosen(app: Postbus, names: tuple[str, ...], exclude: tuple[str, ...], *, everything: bool) -> list[str]:
+    if not (names or everything):
+        return _only(app)
+    left_out = transports_fitting(app, exclude)
+    chosen = [name for name in (transports_fitting(app, names) or app.consumable) if name not in left_out]
     if not chosen:
-        raise ConfigurationError("With --all there is no transport left to consume.")
+        raise ConfigurationError(f"With {'--exclude' if exclude else '--all'} there is no transport left to consume.")
     return chosen
 
 

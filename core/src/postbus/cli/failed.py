@@ -186,6 +186,7 @@ def retry(
 @click.argument("ids", nargs=-1, shell_complete=complete_ids)
 @click.option("--all", "everything", is_flag=True, help="Remove all that --class, --error, --since and --until admit.")
 @click.option("--force", is_flag=True, help="Do not ask.")
+@click.option("--show-messages", is_flag=True, help="Show all about each message first, on stderr.")
 @selection
 @click.pass_context
 @pass_invocation
@@ -195,6 +196,7 @@ def remove(
     ids: tuple[str, ...],
     everything: bool,
     force: bool,
+    show_messages: bool,
     transport: str | None,
     kind: str | None,
     error: str | None,
@@ -210,10 +212,14 @@ def remove(
     _refuse_both(ids, everything, filter)
     if not (ids or everything or filter):
         raise click.UsageError("Name IDS, or add --all.")
-    messages = _open(invocation.loaded_app, transport)
+    app = invocation.loaded_app
+    messages = _open(app, transport)
     wanted = dict.fromkeys(ids) if ids else (message.id for message in messages.matching(filter))
     removed, missing = 0, list[str]()
     with Ids(wanted) as chosen:
+        for id in chosen if show_messages else ():
+            if (message := messages.find(id)) is not None:
+                print_details(details_of(app, message, with_traceback=False), err=True)
         if len(chosen):
             confirm(f"Remove {count_of(len(chosen), 'message')} from {messages.name!r}, for good?", force=force)
         left = iter(chosen)

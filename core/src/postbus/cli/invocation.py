@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Generator, Iterable, Sequence
@@ -25,6 +26,9 @@ from postbus.queue_transport import QueueTransport
 from postbus.transport import Connection, Transport
 
 logger = logging.getLogger("postbus")
+
+SPECIAL = frozenset("^$*+?{}[]|()\\")
+"""The characters that tell a regular expression from a name that is misspelt, which may have a dot too."""
 
 
 class Invocation:
@@ -96,6 +100,37 @@ def transport_names(app: Postbus, names: Iterable[str]) -> list[str]:
         if name not in app.transports:
             raise unknown("transport", name, app.transports)
     return chosen
+
+
+def transports_fitting(app: Postbus, texts: Iterable[str]) -> list[str]:
+    """Return the transports that are meant, each once: by their names, or by regular expressions.
+
+    By such an expression those are meant that a worker is for, and whose whole name it fits. Raises
+    `ConfigurationError` for what means nothing.
+    """
+    chosen: dict[str, None] = {}
+    for text in texts:
+        chosen.update(dict.fromkeys([text] if text in app.transports else _fitting(app, text)))
+    return list(chosen)
+
+
+def _fitting(app: Postbus, text: str) -> list[str]:
+    consumable = app.consumable
+    try:
+        expression = re.compile(text)
+    except re.error as error:
+        raise ConfigurationError(
+            f"{masked(text)!r} is neither a transport nor a regular expression: {error}. Transports: "
+            f"{', '.join(app.transports)}."
+        ) from None
+    fitting = [name for name in consumable if expression.fullmatch(name)]
+    if not fitting and not SPECIAL.intersection(text):
+        raise unknown("transport", text, app.transports)
+    if not fitting:
+        raise ConfigurationError(
+            f"The regular expression {masked(text)!r} fits no transport to consume: {', '.join(consumable) or 'none'}."
+        )
+    return fitting
 
 
 def connection_of(transport: Transport) -> Connection | Transport:

@@ -26,7 +26,9 @@ from postbus.worker.dispatching import exit_code
 COMMANDS: Mapping[str, str] = {
     "init": "postbus.cli.init:init",
     "consume": "postbus.cli.consume:consume",
-    "stop-workers": "postbus.cli.consume:stop_workers",
+    "stop-workers": "postbus.cli.control:stop_workers",
+    "pause": "postbus.cli.control:pause",
+    "resume": "postbus.cli.control:resume",
     "dispatch": "postbus.cli.dispatch:dispatch",
     "stats": "postbus.cli.transports:stats",
     "failed": "postbus.cli.failed:failed",

@@ -53,7 +53,13 @@ class Scaling:
 class Backlog:
     """A thread that looks at transports from time to time, so that one which does not answer hinders nobody."""
 
-    def __init__(self, transports: Mapping[str, Transport], scaling: Scaling) -> None:
+    def __init__(
+        self,
+        transports: Mapping[str, Transport],
+        scaling: Scaling,
+        is_paused: Callable[[str], bool] = lambda name: False,
+    ) -> None:
+        """Look at these; at none that ``is_paused`` for all workers, as it calls for none of them."""
         for name, transport in transports.items():
             if not supports(connection_of(transport), SupportsCount):
                 raise ConfigurationError(
@@ -61,6 +67,8 @@ class Backlog:
                 )
         self._transports = transports
         self._scaling = scaling
+        self._is_paused = is_paused
+        self._paused: set[str] = set()
         self._is_over = threading.Event()
 
     def watch(self, tell: Callable[[int], None]) -> None:
@@ -83,7 +91,10 @@ class Backlog:
 
     def _count(self) -> tuple[int, float | None]:
         waiting, ages = 0, list[float | None]()
-        for transport in self._transports.values():
+        for name, transport in self._transports.items():
+            self._look_for_pause(name)
+            if name in self._paused:
+                continue
             # Through the transport, which opens a new connection when this one turns out to be lost.
             counts = (
                 transport.call(lambda connection: cast(SupportsCount, connection).count())
@@ -95,3 +106,14 @@ class Backlog:
                 ages.append(counts.oldest_age)
         known = [age for age in ages if age is not None]
         return waiting, max(known) if known and len(known) == len(ages) else None
+
+    def _look_for_pause(self, name: str) -> None:
+        try:
+            is_paused = self._is_paused(name)
+        except TransportError as error:  # It stays as it was known last.
+            logger.debug("Cannot look whether %r is paused: %s", name, error)
+            return
+        if is_paused:
+            self._paused.add(name)
+        else:
+            self._paused.discard(name)

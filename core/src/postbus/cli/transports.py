@@ -13,6 +13,7 @@ from postbus.app import Postbus
 from postbus.cli.invocation import Invocation, connection_of, pass_invocation, transport_names
 from postbus.cli.options import complete_transports, confirm, duration, format_option
 from postbus.cli.output import age, as_json_line, count_of, print_json, print_table
+from postbus.control import Pause
 from postbus.errors import ConfigurationError, PostbusError
 from postbus.transport import Counts, SupportsCount, SupportsPurge, SupportsScript, SupportsSetup, supports
 
@@ -32,6 +33,8 @@ class Counted(Struct, frozen=True):
     transports: dict[str, Counts]
     uncountable: list[str]
     errors: dict[str, str]
+    paused: dict[str, Pause] = {}
+    """Those that somebody has paused for all workers."""
 
 
 @click.command(
@@ -96,7 +99,7 @@ def _watch(app: Postbus, names: list[str], interval: float, format: str) -> None
 
 
 def _count(app: Postbus, names: list[str]) -> Counted:
-    counted = Counted({}, [], {})
+    counted = Counted({}, [], {}, {})
     for name in names:
         try:
             connection = connection_of(app.transport(name))
@@ -104,6 +107,8 @@ def _count(app: Postbus, names: list[str]) -> Counted:
                 counted.transports[name] = connection.count()
             else:
                 counted.uncountable.append(name)
+            if (pause := app.control.paused(name)) is not None:
+                counted.paused[name] = pause
         except PostbusError as error:
             counted.errors[name] = str(error)
     return counted
@@ -111,6 +116,8 @@ def _count(app: Postbus, names: list[str]) -> Counted:
 
 def _print_counted(counted: Counted) -> None:
     _print_counts(counted.transports)
+    for name, pause in counted.paused.items():
+        click.echo(f"Paused: {name}, {pause}.")
     if counted.uncountable:
         click.echo(f"Cannot count: {', '.join(counted.uncountable)}.")
     for name, problem in counted.errors.items():

@@ -14,6 +14,7 @@ from postbus.testing.rules.fidelity import Fidelity
 from postbus.testing.rules.foreign import Foreign
 from postbus.testing.rules.groups import Groups
 from postbus.testing.rules.leases import Leases
+from postbus.testing.rules.notes import Notes
 from postbus.testing.rules.order import Order
 from postbus.testing.rules.queues import Queues
 from postbus.testing.rules.restarts import Restarts
@@ -38,6 +39,7 @@ class TransportContract(
     Leases,
     Counting,
     Browsing,
+    Notes,
     Setup,
     Concurrency,
     Dsns,

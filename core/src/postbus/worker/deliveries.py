@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -12,9 +13,18 @@ from typing import Protocol, TypeVar
 from msgspec import Struct
 
 from postbus import stamps
+from postbus.control import Pause
 from postbus.envelope import Envelope
 from postbus.errors import ConnectionLost, TransportError, describe
-from postbus.events import LeaseLost, LeasesExtended, MessageReleased, MessagesAcknowledged, Observers
+from postbus.events import (
+    LeaseLost,
+    LeasesExtended,
+    MessageReleased,
+    MessagesAcknowledged,
+    Observers,
+    TransportPaused,
+    TransportResumed,
+)
 from postbus.failures import identifiers, label
 from postbus.queue_transport import QueueTransport
 from postbus.transport import Receiver
@@ -61,6 +71,8 @@ class Deliveries:
     LONGEST_REST = 300.0
     MOST_RESTING = 1000
     """How many messages rest at most; then no more are fetched, until one of them is given back."""
+    FIRST_LOOK = 0.5
+    """Seconds for which a fetch waits at least to hear whether the transport is paused, before that is known."""
     TOO_LONG = 0.8
     """Seconds after which what waits behind a slow message is given back to the broker, for other workers."""
 
@@ -82,6 +94,12 @@ class Deliveries:
         self.switch = Switch(name, kill_switch, self.__len__, self._observers) if kill_switch is not None else None
         # In this order, so that nothing of a rate is used up by what is given back all the same.
         self._gates: list[Gate] = [gate for gate in (self.switch, rate) if gate is not None]
+        self.held: list[Pause] = []
+        """That somebody has paused the transport for all workers; empty if nobody has."""
+        self.may_fetch = threading.Event()
+        """Whether that is known not to be so; whoever listens to it says so."""
+        self.may_fetch.set()
+        self._resumed_at = 0.0
         self.waiting: deque[Envelope] = deque()
         """Not begun, the next one first."""
         self.begun: dict[int, Envelope] = {}
@@ -127,7 +145,7 @@ class Deliveries:
     @property
     def is_paused(self) -> bool:
         """Whether its transport is paused, so that what is not begun is to be given back."""
-        return self.switch is not None and self.switch.is_open
+        return bool(self.held) or (self.switch is not None and self.switch.is_open)
 
     @property
     def is_delicate(self) -> bool:
@@ -136,16 +154,38 @@ class Deliveries:
 
     def bars(self, envelope: Envelope) -> bool:
         """Say whether a message must not be begun: its transport is paused, or somebody else has the message."""
-        return (self.switch is not None and self.switch.is_open) or id(envelope) in self.lost
+        return self.is_paused or id(envelope) in self.lost
+
+    def hold(self, pause: Pause | None) -> None:
+        """Take note that somebody has paused the transport for all workers, or nobody; in the thread that hears it."""
+        before = bool(self.held)
+        self.held[:] = [pause] if pause is not None else []
+        if pause is not None:
+            self.may_fetch.clear()
+            if not before:
+                logger.warning(
+                    "Pausing %r, which was paused for all workers %s, until: postbus resume %s.",
+                    self.name,
+                    pause,
+                    self.name,
+                    extra={"transport": self.name},
+                )
+                self._observers.notify(TransportPaused(self.name, math.inf, f"it was paused {pause}"))
+            return
+        if before:
+            self._resumed_at = time.monotonic()
+            logger.warning("Consuming %r as before, because it was resumed.", self.name, extra={"transport": self.name})
+            self._observers.notify(TransportResumed(self.name))
+        self.may_fetch.set()
 
     @property
     def lost_since(self) -> float | None:
         """Since when the broker cannot be reached for longer than a moment, by the monotonic clock; None if it can."""
         since = self.receiver.away_since if isinstance(self.receiver, QueueTransport) else None
-        if since is None or self.switch is None:
-            return since
         # Nobody has looked for it during a pause.
-        return None if self.switch.is_open else max(since, self.switch.paused_until)
+        if since is None or self.is_paused:
+            return None
+        return max(since, self._resumed_at, self.switch.paused_until if self.switch is not None else 0.0)
 
     @property
     def _broker_lost_since(self) -> float | None:
@@ -168,6 +208,11 @@ class Deliveries:
 
     def _allowed(self, limit: int, wait: float) -> int:
         """Return how many may be fetched now; nothing is handled, and so no attempt is spent, before it is allowed."""
+        if not self.may_fetch.is_set():
+            # Before the first look, it is as a broker that has not answered yet, so that it keeps its turn.
+            self.may_fetch.wait(wait if self.held else max(wait, self.FIRST_LOOK))
+            if not self.may_fetch.is_set():
+                return 0
         if self.resting:
             limit = min(limit, self.MOST_RESTING - len(self.resting))
             if limit <= 0:
@@ -182,6 +227,9 @@ class Deliveries:
 
     def _granted(self, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
         """Return what may be kept; the rest is given back."""
+        if self.held:  # It was paused while this fetch waited.
+            self.release(envelopes)
+            return ()
         if not self._gates:
             return envelopes
         granted = len(envelopes)

@@ -30,8 +30,10 @@ class Report(Struct, frozen=True):
     """How many messages there were in hand."""
     away: dict[str, float] = field(default_factory=dict[str, float])
     """The transports whose broker could not be reached, and since when."""
-    paused: dict[str, float] = field(default_factory=dict[str, float])
-    """The transports that are paused because too many of their messages failed, and until when."""
+    paused: dict[str, float | None] = field(default_factory=dict[str, float | None])
+    """The transports that are paused, and until when: because too many of their messages failed; or, where that is
+    None, because somebody has paused them for all workers, until they are resumed.
+    """
 
 
 class Health:
@@ -86,8 +88,11 @@ class Health:
         if self._file is not None:
             offset = time.time() - now
             away = {one.name: one.lost_since + offset for one in self._all_deliveries if one.lost_since is not None}
-            switches = {one.name: one.switch for one in self._all_deliveries if one.switch is not None}
-            paused = {name: one.paused_until + offset for name, one in switches.items() if one.is_open}
+            paused: dict[str, float | None] = {
+                one.name: one.switch.paused_until + offset if one.switch is not None and not one.held else None
+                for one in self._all_deliveries
+                if one.is_paused
+            }
             self._write(Report(os.getpid(), turned_at + offset, sum(map(len, self._all_deliveries)), away, paused))
 
     def note_stopping(self) -> None:

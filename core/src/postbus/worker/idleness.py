@@ -17,7 +17,7 @@ class Idleness:
 
     A transport has nothing if it was asked, waited for an answer, and brought none, all after the last message was
     settled, which may have been dispatched to it; and if it says so too, where it can count. One that cannot be
-    reached, or must not be asked, may have anything.
+    reached, or must not be asked, may have anything; but one that is paused for all workers has nothing for this one.
     """
 
     def __init__(
@@ -51,13 +51,15 @@ class Idleness:
             self._has_nothing(deliveries) for deliveries in self._all_deliveries
         ):
             return
-        if self._counts and any(map(_waiting, self._all_deliveries)):
+        if self._counts and any(_waiting(deliveries) for deliveries in self._all_deliveries if not deliveries.held):
             self._busy_at = now  # It comes, if not for this worker, and may have others dispatched.
             return
         since = f" for {self._limit:g} s" if self._limit else ""
         self._stopping.tell(f"there was nothing to do{since}")
 
     def _has_nothing(self, deliveries: Deliveries) -> bool:
+        if deliveries.held:
+            return True
         return deliveries.asked_in_vain_at is not None and deliveries.asked_in_vain_at >= self._busy_at
 
 

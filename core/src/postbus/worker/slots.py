@@ -172,7 +172,7 @@ class Slot:
             while line.is_open and (run := take()) is not None:
                 self.run = run
                 deliveries, waiting, done, number = run.deliveries, run.waiting, run.done, 0
-                lost, may_pause = deliveries.lost, deliveries.switch is not None
+                lost, held, may_pause = deliveries.lost, deliveries.held, deliveries.switch is not None
                 envelope: Envelope | None = None
                 started = monotonic()
                 while waiting and line.is_open:
@@ -180,7 +180,7 @@ class Slot:
                         envelope = waiting.popleft()
                     except IndexError:  # The controller has taken it back.
                         break
-                    if (lost or may_pause) and deliveries.bars(envelope):
+                    if (lost or held or may_pause) and deliveries.bars(envelope):
                         waiting.appendleft(envelope)
                         break
                     number += 1

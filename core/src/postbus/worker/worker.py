@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from postbus.control import Control
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, Interrupted, TransportError
 from postbus.events import Observers, WorkerStarted, WorkerStopped
@@ -18,6 +19,7 @@ from postbus.worker.deliveries import Deliveries
 from postbus.worker.dispatching import Dispatcher
 from postbus.worker.health import Health
 from postbus.worker.hooks import Hooks
+from postbus.worker.listening import Listeners
 from postbus.worker.options import Options
 from postbus.worker.signals import StopSignals
 from postbus.worker.strategies import check
@@ -46,6 +48,7 @@ class Worker:
         *,
         observers: Observers | None = None,
         stop_signal: StopSignal | None = None,
+        control: Control | None = None,
         hooks: Hooks | None = None,
         never_blocks: Callable[[Envelope], bool] | None = None,
     ) -> None:
@@ -59,6 +62,7 @@ class Worker:
         self._options = options
         self._observers = observers if observers is not None else Observers()
         self._stopping = Stopping(stop_signal, options.grace)
+        self._control = control
         self._counters = Counters(options.limits)
         self._all_deliveries: list[Deliveries] = []
         self._controller: Controller | None = None
@@ -122,6 +126,7 @@ class Worker:
                     file=self._options.health_file,
                     max_outage=self._options.max_outage,
                 ) as health,
+                Listeners(self._control, all_deliveries, self.stop),
             ):
                 self._controller = Controller(
                     all_deliveries,

@@ -17,6 +17,7 @@ GUARANTEES = Guarantees(
     ordering="fifo",
     lease=True,
     delivery_count=True,
+    notes=True,
 )
 
 

@@ -93,6 +93,15 @@ class FilesConnection:
         with translated(self._path):
             return self._folder.delete(set(self._folder.ids()))
 
+    def write_note(self, name: str, text: str | None) -> None:
+        with translated(self._path):
+            self._set_up_once()
+            self._folder.write_note(name, text)
+
+    def read_notes(self, names: Sequence[str]) -> Sequence[str | None]:
+        with translated(self._path):
+            return [self._folder.read_note(name) for name in names]
+
     def _set_up_once(self) -> None:
         if not self._is_set_up:
             self.setup()

@@ -8,6 +8,9 @@ A message is a file in one of three folders, and goes from one to the next by be
 
 To rename a file is atomic, and of all who try it one succeeds: he has the message. So a process may be killed on any
 line. What it was writing was never sent; what it had taken comes again when the lease is over.
+
+Beside them there may be ``notes/``, with what workers are told from afar: a file for each, called by the digest of the
+note's name, because that may be longer than the name of a file.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 
@@ -31,6 +35,8 @@ logger = logging.getLogger(__name__)
 SECOND = 1_000_000_000
 
 WRITING, WAITING, IN_FLIGHT = "writing", "waiting", "in-flight"
+
+NOTES = "notes"
 
 AT_ONCE = 1000
 """How many messages are taken, one after the other, before the folder is listed again."""
@@ -143,6 +149,31 @@ class Folder:
         while entries := [entry for entry in self._all() if entry.id in ids]:
             deleted += sum(map(self._delete, entries))
         return deleted
+
+    def write_note(self, name: str, text: str | None) -> None:
+        """Keep a text under a name, in place of what is there; None removes it."""
+        notes, note = self.path / NOTES, self._note(name)
+        if text is None:
+            note.unlink(missing_ok=True)
+        else:
+            notes.mkdir(exist_ok=True)
+            self._sync(self.path)
+            draft = self.path / WRITING / token_hex(16)
+            self._write(draft, text.encode())
+            draft.replace(note)
+        if notes.exists():
+            self._sync(notes)
+
+    def read_note(self, name: str) -> str | None:
+        """Return the text under a name; None if there is none, be it that the folder is not there yet."""
+        try:
+            return self._note(name).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            os.stat(self.path.parent)
+            return None
+
+    def _note(self, name: str) -> Path:
+        return self.path / NOTES / sha256(name.encode()).hexdigest()
 
     def _write(self, draft: Path, content: bytes) -> None:
         with draft.open("xb") as file:

@@ -25,6 +25,7 @@ GUARANTEES = Guarantees(
     lease=True,
     delivery_count=True,
     redelivery_on_crash=False,
+    notes=True,
 )
 
 _queues: defaultdict[str, Queue] = defaultdict(Queue)

@@ -123,6 +123,16 @@ class InMemoryConnection:
         with self._queue.changed:
             return self.remove(list(self._queue.messages))
 
+    def write_note(self, name: str, text: str | None) -> None:
+        with self._queue.changed:
+            self._queue.notes.pop(name, None)
+            if text is not None:
+                self._queue.notes[name] = text
+
+    def read_notes(self, names: Sequence[str]) -> Sequence[str | None]:
+        with self._queue.changed:
+            return [self._queue.notes.get(name) for name in names]
+
     def _lost(self, tags: Sequence[int]) -> list[int]:
         return [tag for tag in tags if tag not in self._queue.in_flight]
 

@@ -64,7 +64,8 @@ class Queue:
         self.clear()
 
     def clear(self) -> None:
-        """Forget every message, and what became of earlier ones."""
+        """Forget every message, what became of earlier ones, and every note."""
+        self.notes: dict[str, str] = {}
         self.messages: dict[str, Message] = {}
         self.in_flight: dict[int, Message] = {}
         self._schedule: list[tuple[float, int]] = []

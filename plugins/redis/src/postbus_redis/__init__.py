@@ -29,6 +29,7 @@ GUARANTEES = Guarantees(
     longest_delay=LONGEST_DELAY,
     lease=True,
     delivery_count=True,
+    notes=True,
     largest_message=LARGEST,
 )
 

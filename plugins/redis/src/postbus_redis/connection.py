@@ -18,6 +18,7 @@ from postbus_redis.links import Links, Reply
 from postbus_redis.options import RedisOptions
 from postbus_redis.overviews import FOR_QUEUES
 from postbus_redis.publishing import Publisher
+from postbus_redis.resp import pack
 from postbus_redis.server import Server
 
 
@@ -108,6 +109,17 @@ class RedisConnection:
 
     def purge(self) -> int:
         return self._browser.purge()
+
+    def write_note(self, name: str, text: str | None) -> None:
+        key = self._keys.notes
+        if text is None:
+            self._links.ask(pack(b"HDEL", key, name.encode()))
+        else:
+            self._links.ask(pack(b"HSET", key, name.encode(), text.encode()))
+
+    def read_notes(self, names: Sequence[str]) -> Sequence[str | None]:
+        [texts] = self._links.ask(pack(b"HMGET", self._keys.notes, *(name.encode() for name in names)))
+        return [None if text is None else text.decode(errors="replace") for text in texts]
 
     def setup(self) -> None:
         self._group.create()

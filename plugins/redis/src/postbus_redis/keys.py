@@ -1,4 +1,4 @@
-"""The keys of a queue: its stream, its delayed set, and the stream of wake-ups."""
+"""The keys of a queue: its stream, its delayed set, the stream of wake-ups, and beside these its notes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from typing import NamedTuple
 
 from postbus.errors import DsnError
 
+_WAKE = b"__wake"
 _TAG = re.compile(r"\{[^}]+\}")
 
 
 class Keys(NamedTuple):
-    """Three keys, which a Redis Cluster keeps on one server."""
+    """Three keys, which a Redis Cluster keeps on one server; scripts are given all of them."""
 
     stream: bytes
     delayed: bytes
     wake: bytes
+
+    @property
+    def notes(self) -> bytes:
+        """The hash of the notes, on the same server."""
+        return self.wake.removesuffix(_WAKE) + b"__notes"
 
 
 def keys_for(stream: str, *, cluster: bool) -> Keys:
@@ -31,4 +37,4 @@ def keys_for(stream: str, *, cluster: bool) -> Keys:
                 f"The stream {stream!r} cannot be in a Redis Cluster, because of its '}}'. Name it otherwise."
             )
         name = f"{{{stream}}}"
-    return Keys(stream.encode(), f"{name}__queue".encode(), f"{name}__wake".encode())
+    return Keys(stream.encode(), f"{name}__queue".encode(), name.encode() + _WAKE)

@@ -50,6 +50,7 @@ GUARANTEES = Guarantees(
     lease=True,
     delivery_count=True,
     transactional_send=True,
+    notes=True,
     largest_message=LARGEST,
 )
 

@@ -19,7 +19,7 @@ from postbus_sql.database import Database, TableMissing, Unfit
 from postbus_sql.dialects import Row
 from postbus_sql.joining import Unjoinable, connection_of, is_joinable, join, transaction_of
 from postbus_sql.options import SqlOptions
-from postbus_sql.queue import Held, Lease, Queue, Unacceptable, row_for
+from postbus_sql.queue import Held, Lease, Queue, Unacceptable, note, row_for
 from postbus_sql.schema import Schema
 from postbus_sql.stamps import Transaction
 from postbus_sql.waiting import POLL
@@ -288,6 +288,21 @@ class SqlConnection:
         while some := self._write(lambda queue, cursor: queue.purge(cursor, last, PURGE_BATCH)):
             purged += some
         return purged
+
+    def write_note(self, name: str, text: str | None) -> None:
+        old = [id for id, known, _ in self._read(Queue.notes) if known == name]
+        rows, _ = self._rows_for([] if text is None else [note(name, text)])
+        if old or rows:
+            self._write(lambda queue, cursor: queue.replace_notes(cursor, old, list(rows.values())))
+
+    def read_notes(self, names: Sequence[str]) -> Sequence[str | None]:
+        try:
+            notes = self._database.read(lambda cursor: self._queue_for(cursor).notes(cursor))
+        except TableMissing:  # Nobody has set it up yet, and to look is no reason to.
+            return [None] * len(names)
+        # If two were written at the same time, the newest counts.
+        texts = {name: text for _, name, text in notes}
+        return [texts.get(name) for name in names]
 
     @property
     def lacks(self) -> Collection[type]:

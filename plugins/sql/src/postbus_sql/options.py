@@ -11,6 +11,9 @@ from postbus.dsn import Dsn, Options, option
 from postbus.errors import DsnError
 
 LONGEST_DELAY = 1000 * 365 * 86400.0
+
+NOTES = "postbus:notes"
+"""The queue whose rows are notes, of all queues of the table; nobody fetches from it."""
 """Seconds. The columns hold times until the year 9999."""
 
 LARGEST = 1_000_000_000
@@ -41,6 +44,8 @@ class SqlOptions(Options):
             raise DsnError("Option 'table_name' must be the name of a table, got ''.")
         if not 1 <= len(self.queue_name) <= 190:
             raise DsnError(f"Option 'queue_name' must have 1 to 190 characters, got {len(self.queue_name)}.")
+        if self.queue_name == NOTES:
+            raise DsnError(f"Option 'queue_name' must not be {NOTES!r}, which is where notes are. Name another queue.")
 
 
 class SqliteOptions(SqlOptions):

@@ -16,7 +16,7 @@ from postbus.errors import describe
 from postbus.transport import Counts, Delivery, Outgoing
 from postbus_sql import rows
 from postbus_sql.dialects import Dialect, Row
-from postbus_sql.options import LONGEST_DELAY
+from postbus_sql.options import LONGEST_DELAY, NOTES
 from postbus_sql.statements import Statement, Statements
 
 MOST_IDS = 1000
@@ -70,6 +70,11 @@ def row_for(message: Outgoing, largest: int) -> Row:
         if size > largest:
             raise Unacceptable(f"The database takes messages of up to {largest} bytes, and this one has {size}.")
     return Row(body, headers, message.delay)
+
+
+def note(name: str, text: str) -> Outgoing:
+    """Return a note as it is stored: as a message that is due in a thousand years, should somebody take it for one."""
+    return Outgoing(text.encode(), {"name": name}, LONGEST_DELAY)
 
 
 class Queue:
@@ -179,6 +184,19 @@ class Queue:
             self._dialect.execute(cursor, self._sql.remove, {"queue": self._name}, some)
             removed += cursor.rowcount
         return removed
+
+    def notes(self, cursor: DBAPICursor) -> list[tuple[int, str, str]]:
+        """Return the id, the name and the text of each note in the table, of any queue; the newest last."""
+        self._dialect.execute(cursor, self._sql.notes, {"queue": NOTES})
+        found = [(id, rows.read(id, body, headers)) for id, body, headers in cursor.fetchall()]
+        return [(id, note.headers.get("name", ""), note.body.decode(errors="replace")) for id, note in found]
+
+    def replace_notes(self, cursor: DBAPICursor, ids: Sequence[int], new: Sequence[Row]) -> None:
+        """Delete notes by their ids, and store others."""
+        for some in _chunks(list(ids)):
+            self._dialect.execute(cursor, self._sql.remove, {"queue": NOTES}, some)
+        if new:
+            self._dialect.insert(cursor, self._table, NOTES, new, time.time())
 
     def last_id(self, cursor: DBAPICursor) -> int:
         """Return the highest id in the table, or 0."""

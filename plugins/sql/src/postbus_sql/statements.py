@@ -110,5 +110,10 @@ class Statements:
         )
         self.find = sql("SELECT id, {content} FROM {table} WHERE queue_name = :queue AND id = :id{there}")
         self.remove = sql("DELETE FROM {table} WHERE queue_name = :queue AND id IN ({ids})")
+        # In the order of an index, so that it takes no time that there are none, beside however many messages.
+        self.notes = sql(
+            "SELECT id, {content} FROM {table} WHERE queue_name = :queue AND delivered_at IS NULL"
+            " ORDER BY available_at, id"
+        )
         self.last_id = sql("SELECT MAX(id) FROM {table}")
         self.purge = sql(f"DELETE FROM {{table}} {dialect.purging}")
