@@ -11,10 +11,10 @@ from postbus.dsn import Dsn, Options, option
 from postbus.errors import DsnError
 
 LONGEST_DELAY = 1000 * 365 * 86400.0
+"""Seconds. The columns hold times until the year 9999."""
 
 NOTES = "postbus:notes"
 """The queue whose rows are notes, of all queues of the table; nobody fetches from it."""
-"""Seconds. The columns hold times until the year 9999."""
 
 LARGEST = 1_000_000_000
 """Bytes of a row that SQLite takes, unless it was built otherwise."""
