@@ -456,6 +456,13 @@ def proven(session: nox.Session) -> None:
 
 
 @nox.session
+def certify(session: nox.Session) -> None:
+    """Have the plugins certified, which takes long, and write their levels into their READMEs; with "-- redis", one."""
+    install_everything(session, *group("tests"), "mypy")
+    session.run("python", "-m", "tests.documentation.levels", *session.posargs, env=ENV | REQUIRED)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation, in build/docs, and do what its pages say; what follows "--" goes to pytest."""
     install_everything(session, *group("docs"))

@@ -52,6 +52,14 @@ def test_what_did_not_pass_proves_nothing(spoilt, outcome, expected):
     assert expected == level(seen)
 
 
+def test_a_rule_is_proven_where_its_hook_is():
+    """Another class of the same tests need not have it; but what no class has shown is not proven."""
+    elsewhere = Seen("t::other", "restarts-1", "unproven")
+
+    assert "platinum" == level([elsewhere, *PLATINUM])
+    assert "bronze" == level([*PLATINUM, Seen("t::other", "restarts-2", "unproven")])
+
+
 def test_fewer_histories_are_no_silver():
     """Whoever is in a hurry gets what that is worth."""
     assert "bronze" == level(PLATINUM, histories=999)

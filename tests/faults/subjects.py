@@ -6,12 +6,14 @@ That file has a list ``SUBJECTS``. Nothing else knows which transports there are
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from msgspec import Struct
 
 from postbus.plugins import installed_plugins
@@ -21,6 +23,12 @@ Copying = Callable[[Sequence[Any]], AbstractContextManager[None]]
 """Takes what has the ``body`` of a message each."""
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
+
+certified = pytest.mark.skipif(
+    "POSTBUS_TEST_KILLS" not in os.environ,
+    reason="These faults are in tests/faults; `postbus certify`, which sets POSTBUS_TEST_KILLS, has more of them here.",
+)
+"""A mark for the `TransportFaults` of a plugin in this repository."""
 
 
 class Subject(Struct, frozen=True, kw_only=True):

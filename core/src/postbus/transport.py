@@ -102,9 +102,12 @@ class Connection(Protocol):
     def fetch(self, limit: int, wait: float) -> Sequence[Delivery]:
         """Return up to ``limit`` deliveries; wait up to ``wait`` seconds when there is none.
 
-        Returns as soon as there is at least one. The wait is the broker's own push or long poll, where it
-        has one. Bytes are delivered as they are, and what cannot be read at all comes with a ``problem``: nothing
-        about one message raises.
+        Returns as soon as there is at least one; with a wait of 0, what is there now. The wait is the broker's own
+        push or long poll, where it has one. Bytes are delivered as they are, and what cannot be read at all comes
+        with a ``problem``: nothing about one message raises.
+
+        What this has not returned is for others: a broker that sends ahead must not leave a message, for as long as
+        nobody is in here, with a connection that has not been asked for it.
         """
         ...
 
@@ -254,7 +257,8 @@ class SupportsReplace(Protocol):
     def replace(self, tag: Any, message: Outgoing) -> str | None:
         """Store the message and settle the delivery, both or neither; return the copy's id.
 
-        If the lease on the delivery has been lost, does neither and raises `TransportError`.
+        If the lease on the delivery has been lost, does neither and raises `TransportError`. A message that is
+        refused, at position 0, leaves the delivery in flight.
         """
         ...
 

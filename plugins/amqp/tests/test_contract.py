@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from plugins.amqp.tests.foreign import publish, value_of, written
-from postbus.testing import TransportContract
+from postbus.testing import TransportContract, TransportFaults, TransportHistories
 from postbus.testing.rules.batches import Batches
 from postbus.testing.rules.concurrency import Concurrency
 from postbus.testing.rules.counting import Counting
@@ -25,6 +25,7 @@ from postbus.transport import Outgoing
 from postbus_amqp import CLASSIC, QUORUM, WITH_PRIORITIES, stamps
 from tests.brokers.broker import Broker
 from tests.brokers.rabbitmq import RabbitMQTls
+from tests.faults.subjects import certified
 
 # Long enough for any test; what a run leaves behind goes by itself.
 ARGUMENTS = {"x-expires": "600000"}
@@ -161,3 +162,33 @@ class TestRestartsWithQuorumQueues(TestRestartsWithClassicQueues):
         self.connect()
         self._broker.restart()
         super().test_what_was_published_survives_a_crash()
+
+
+@pytest.mark.slow
+@pytest.mark.once
+class TestHistories(OnRabbitMQ, TransportHistories):
+    """Of one client: what RabbitMQ has handed to one, no other gets."""
+
+    clients = 1
+    histories = 5
+    rounding = 0.1
+    held_by_connection = True
+
+    @pytest.fixture(autouse=True)
+    def _use(self, rabbitmq: Broker) -> Broker:
+        self.base = rabbitmq.dsn
+        return rabbitmq
+
+
+@certified
+@pytest.mark.slow
+@pytest.mark.once
+@pytest.mark.timeout(0)
+class TestFaults(OnRabbitMQ, TransportFaults):
+    query = "&heartbeat=2&confirm_timeout=5&connect_timeout=2"
+    unanswered = 1.0
+
+    @pytest.fixture(autouse=True)
+    def _use(self, rabbitmq: Broker) -> Broker:
+        self.base = rabbitmq.dsn
+        return rabbitmq

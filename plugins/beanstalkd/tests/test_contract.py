@@ -11,13 +11,14 @@ from uuid import uuid4
 import pytest
 
 from postbus.dsn import Dsn
-from postbus.testing import TransportContract, TransportHistories
+from postbus.testing import TransportContract, TransportFaults, TransportHistories
 from postbus.testing.rules.restarts import Restarts
 from postbus.testing.workbench import Broker as Breakable
 from postbus.testing.workbench import Workbench
 from postbus.transport import Outgoing
 from postbus_beanstalkd import GUARANTEES, BeanstalkdJob
 from tests.brokers.beanstalkd import Beanstalkd, OwnBeanstalkd
+from tests.faults.subjects import certified
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +77,17 @@ class TestHistories(OnBeanstalkd, TransportHistories):
     rounding = 0.5
     pause = 1.0
     held_by_connection = True
+
+    @pytest.fixture(autouse=True)
+    def _use(self, beanstalkd: Beanstalkd) -> None:
+        self.server = beanstalkd
+
+
+@certified
+@pytest.mark.once
+@pytest.mark.timeout(0)
+class TestFaults(OnBeanstalkd, TransportFaults):
+    copying = "tests.faults.subjects:tell_of_copies"
 
     @pytest.fixture(autouse=True)
     def _use(self, beanstalkd: Beanstalkd) -> None:

@@ -18,6 +18,7 @@ from postbus.testing import TransportContract, TransportFaults, TransportHistori
 from postbus_filesystem import GUARANTEES
 from postbus_filesystem.files import MARK
 from postbus_filesystem.options import folder_of
+from tests.faults.subjects import certified
 
 
 def new_queue(disk: Path) -> str:
@@ -65,9 +66,10 @@ class TestContract(TransportContract):
         return True
 
 
+@certified
 @pytest.mark.slow
 @pytest.mark.once
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(0)
 class TestFaults(TransportFaults):
     """Producers and workers that are real processes, killed amid all that they do; a ledger says that none is lost."""
 

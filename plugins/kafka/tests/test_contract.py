@@ -10,14 +10,16 @@ import pytest
 from kafka import KafkaProducer
 from msgspec.structs import replace
 
+from plugins.kafka.tests.faults import OPTIONS
 from postbus.dsn import Dsn
-from postbus.testing import TransportContract, TransportHistories
+from postbus.testing import TransportContract, TransportFaults, TransportHistories
 from postbus.testing.rules.restarts import Restarts
 from postbus.testing.workbench import Broker as Breakable
 from postbus.testing.workbench import Workbench
 from postbus.transport import Outgoing
 from postbus_kafka import GUARANTEES
 from tests.brokers.kafka import Kafka, OwnKafka
+from tests.faults.subjects import certified
 
 pytestmark = pytest.mark.slow
 
@@ -90,3 +92,19 @@ class TestHistories(OnKafka, TransportHistories):
 
 def _as_bytes(value: object) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode()
+
+
+@certified
+@pytest.mark.once
+@pytest.mark.timeout(0)
+class TestFaults(OnKafka, TransportFaults):
+    options = OPTIONS
+    unanswered = 3.0
+    moving = 5.0
+
+    @pytest.fixture(autouse=True)
+    def _use(self, kafka_plain: Kafka) -> None:
+        self.kafka = kafka_plain
+
+    def failed_dsn(self) -> str:
+        return f"{self.dsn()}&mode=store"

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from postbus.dsn import Dsn
-from postbus.testing import TransportContract, TransportHistories
+from postbus.testing import TransportContract, TransportFaults, TransportHistories
 from postbus.testing.rules.batches import Batches
 from postbus.testing.rules.concurrency import Concurrency
 from postbus.testing.rules.counting import Counting
@@ -26,6 +26,7 @@ from postbus.testing.workbench import Workbench
 from postbus.transport import Outgoing
 from postbus_redis import GUARANTEES
 from tests.brokers.redis import OwnRedis, Redis, RedisTls
+from tests.faults.subjects import certified
 
 pytestmark = pytest.mark.slow
 
@@ -116,6 +117,17 @@ class TestBreakable(OnRedis, Restarts):
 class TestHistories(OnRedis, TransportHistories):
     short_lease: ClassVar = {"redeliver_timeout": 0.15, "claim_interval": 10}
     short_delay = 0.05
+
+    @pytest.fixture(autouse=True)
+    def _use(self, redis_plain: Redis) -> None:
+        self.redis = redis_plain
+
+
+@certified
+@pytest.mark.once
+@pytest.mark.timeout(0)
+class TestFaults(OnRedis, TransportFaults):
+    short_lease: ClassVar = {"redeliver_timeout": 2, "claim_interval": 200}
 
     @pytest.fixture(autouse=True)
     def _use(self, redis_plain: Redis) -> None:

@@ -12,10 +12,11 @@ import pytest
 
 from postbus.dsn import Dsn
 from postbus.queue_transport import QueueTransport
-from postbus.testing import TransportContract, TransportHistories
+from postbus.testing import TransportContract, TransportFaults, TransportHistories
 from postbus.transport import Outgoing
 from postbus_sql import GUARANTEES, stamps
 from postbus_sql.connection import SqlConnection
+from tests.faults.subjects import certified
 
 
 @pytest.mark.slow
@@ -92,3 +93,16 @@ class TestHistories(TransportHistories):
 
     def clock_of(self, transport: QueueTransport) -> Clock:
         return self._clock
+
+
+@certified
+@pytest.mark.slow
+@pytest.mark.once
+@pytest.mark.timeout(0)
+class TestFaults(TransportFaults):
+    plugin = "postbus_sql"
+    guarantees = GUARANTEES
+    short_lease: ClassVar = {"redeliver_timeout": 1}
+
+    def dsn(self) -> str:
+        return f"sqlite:///{self.tmp_path}/messages.db?queue_name={uuid4()}"

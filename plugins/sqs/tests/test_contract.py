@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from postbus.dsn import Dsn
-from postbus.testing import TransportContract, TransportHistories
+from postbus.testing import TransportContract, TransportFaults, TransportHistories
 from postbus.testing.rules.batches import Batches
 from postbus.testing.rules.counting import Counting
 from postbus.testing.rules.delays import Delays
@@ -30,6 +30,7 @@ from postbus.transport import Counts, Outgoing
 from postbus_sqs import FIFO, STANDARD
 from postbus_sqs.connection import SqsConnection
 from tests.brokers.sqs import ElasticMq, Moto, OwnElasticMq, Sqs
+from tests.faults.subjects import certified
 
 pytestmark = pytest.mark.slow
 
@@ -179,3 +180,14 @@ class TestFifoHistories(OnMoto, TransportHistories):
     steps = 20
     rounding = 1.0
     counts = False
+
+
+@certified
+@pytest.mark.once
+@pytest.mark.timeout(0)
+class TestFaults(OnSqs, TransportFaults):
+    short_lease: ClassVar = {"visibility_timeout": 2}
+
+    @pytest.fixture(autouse=True)
+    def _use(self, elasticmq: ElasticMq) -> None:
+        self.sqs = elasticmq

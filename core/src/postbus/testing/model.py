@@ -120,7 +120,9 @@ class Model:
             message = self._message_of(delivery)
             self._check(message, delivery, when)
             self._check_neighbours(message, client, when)
-            if message.is_new and not message.is_delayed and self._guarantees.ordering == "fifo":
+            # What is behind another of its group becomes available only when that one is settled.
+            is_in_line = message.is_new and not message.is_delayed and message.group is None
+            if is_in_line and self._guarantees.ordering == "fifo":
                 assert client.last < message.number, f"Message {message.number} came after {client.last}."
                 client.last = message.number
             message.is_new, message.is_settled = False, False

@@ -41,6 +41,8 @@ class TransportFaults(Workbench):
     """Seconds after which a settle has certainly reached a broker that answers none; 0 for one that answers."""
     moving: ClassVar[float] = 0.0
     """Seconds after which what a worker has moved on when it was due is certainly known to others; 0 if none does."""
+    copying: ClassVar[str | None] = None
+    """As `Queues.copying`, for a fetch that stores messages once more."""
 
     def failed_dsn(self) -> str:
         """Return the DSN of a failure transport that is new and empty; by default of another queue."""
@@ -75,6 +77,7 @@ class TransportFaults(Workbench):
             plugin=self.plugin,
             unanswered=self.unanswered,
             moving=self.moving,
+            copying=self.copying,
         )
 
     def _judge(self, faults: str, run: Callable[[], Account]) -> None:
