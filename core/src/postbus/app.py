@@ -447,6 +447,7 @@ class Postbus(Handlers):
             stop_signal=self.stop_signal(),
             hooks=self.hooks,
             never_blocks=partial(self.never_blocks, bus=bus),
+            batch_handlers_for=partial(self._batch_handlers_of, bus) if self.has_batches else None,
         )
 
     def require_handlers(self, names: Collection[str], bus: str | None = None) -> None:
@@ -493,6 +494,13 @@ class Postbus(Handlers):
         """Take an envelope that a transport delivered through the bus that it was dispatched on."""
         named = envelope.last(stamps.BusName)
         return self.bus(bus or (named.name if named is not None else None)).dispatch(envelope)
+
+    def _batch_handlers_of(self, bus: str | None, envelope: Envelope) -> Sequence[Handler]:
+        """Return those batch handlers that a message may wait for, on this bus, or on that which it names."""
+        if bus is None:
+            named = envelope.last(stamps.BusName)
+            bus = named.name if named is not None else self.config.default_bus
+        return self.batch_handlers_for(envelope, bus)
 
     def never_blocks(self, envelope: Envelope, *, bus: str | None = None) -> bool:
         """Say whether nothing that `handle` calls for an envelope blocks, so that it may run on the event loop.

@@ -131,6 +131,12 @@ class Trials:
             logger.warning("Could not reject %s; it comes again: %s", label(envelope), error)
         return "failed"
 
+    def handle_together(
+        self, deliveries: Deliveries, envelopes: Sequence[Envelope], tell: Callable[[Envelope, Outcome], None]
+    ) -> None:
+        """Have each handled by itself; nothing is gathered for these processes."""
+        raise NotImplementedError
+
     def end(self) -> None:
         """End these processes; one that handles a message leaves it unfinished."""
         with self._lock:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, Interrupted, TransportError
 from postbus.events import Observers, WorkerStarted, WorkerStopped
 from postbus.failures import Failures
+from postbus.handlers import Handler
 from postbus.limits import Counters, Stopping, StopSignal
 from postbus.transport import Receiver
 from postbus.worker.controller import Controller
@@ -48,8 +49,12 @@ class Worker:
         stop_signal: StopSignal | None = None,
         hooks: Hooks | None = None,
         never_blocks: Callable[[Envelope], bool] | None = None,
+        batch_handlers_for: Callable[[Envelope], Sequence[Handler]] | None = None,
     ) -> None:
-        """``never_blocks`` says whether a message may be dispatched on the event loop; without it, none is."""
+        """``never_blocks`` says whether a message may be dispatched on the event loop; without it, none is.
+
+        ``batch_handlers_for`` says for which batch handlers a message may wait for others; without it, none does.
+        """
         if not receivers:
             raise ConfigurationError("There is no transport to consume. Name at least one.")
         check(options.strategy, options.weights, [*receivers, *options.queues])
@@ -65,6 +70,7 @@ class Worker:
         self._abandon: Callable[[WorkerStopped], object] | None = None
         self._hooks = hooks
         self._never_blocks = never_blocks
+        self._batch_handlers_for = batch_handlers_for
         self._is_prepared = False
 
     def run(
@@ -134,6 +140,7 @@ class Worker:
                     signals,
                     self._be_abandoned,
                     never_blocks=self._never_blocks,
+                    batch_handlers_for=self._batch_handlers_for,
                     isolate=isolate,
                 )
                 try:
