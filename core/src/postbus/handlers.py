@@ -229,7 +229,7 @@ class Handlers:
 
         With ``batch``, the first parameter is a ``list[Page]`` or a `Batch[Page]`, and a worker hands over up to so
         many messages at once: when there are as many, when the first has waited for ``wait`` seconds (1 if not given),
-        when none has come for a tenth of that, and when it stops. If the function raises, all of them have failed; of
+        when its transport has no more for now, and when it stops. If the function raises, all of them have failed; of
         a `Batch`, those that it has not acked. Without a worker it gets each message by itself, at once.
         """
         _check_options(options)
@@ -494,16 +494,15 @@ def _make_handler(
     for parameter in others:
         # One that takes what is handled comes second only in a method without its object.
         need = dict(needs).get(parameter.name)
-        if need in (None, *types) or (size is not None and need is Envelope):
-            raise ConfigurationError(
-                f"Nothing can be given to parameter {parameter.name!r} of {label}. "
-                + (
-                    "Each message of a batch has an envelope and stamps of its own: take a Batch, whose items have them."
-                    if size is not None and (need is Envelope or _stamp_of(function, parameter, label) is not None)
-                    else "Give it a default, or annotate it as Envelope, with a stamp, or with a class that "
-                    "app.provide() has a factory for."
-                )
+        is_of_one = size is not None and (need is Envelope or _stamp_of(function, parameter, label) is not None)
+        if is_of_one or need in (None, *types):
+            remedy = (
+                "Each message of a batch has an envelope and stamps of its own: take a Batch, whose items have them."
+                if is_of_one
+                else "Give it a default, or annotate it as Envelope, with a stamp, or with a class that app.provide() "
+                "has a factory for."
             )
+            raise ConfigurationError(f"Nothing can be given to parameter {parameter.name!r} of {label}. {remedy}")
     return Handler(
         name,
         function,

@@ -366,8 +366,7 @@ class Controller:
         return all(
             self._begin_together(deliveries, gathering)
             for deliveries in self._all_deliveries
-            for gathering in deliveries.gatherings.values()
-            if gathering.envelopes and (gathering.is_full or gathering.due_at <= now)
+            for gathering in deliveries.gathered_by(now)
         )
 
     def _begin_together(self, deliveries: Deliveries, gathering: Gathering) -> bool:
@@ -494,7 +493,7 @@ class Controller:
     def _until_due(self) -> float:
         """Return for how many seconds more all that was gathered may wait; what is due waits for a slot, which wakes."""
         now = time.monotonic()
-        due = [gathering.due_at - now for one in self._all_deliveries for gathering in one.gatherings.values()]
+        due = [gathering.late_at - now for one in self._all_deliveries for gathering in one.gatherings.values()]
         return min((seconds for seconds in due if seconds > 0), default=math.inf)
 
     def _take_in_arrived(self, arrived: Arrived) -> None:
@@ -569,7 +568,7 @@ class Controller:
         if now >= deliveries.look_at and deliveries.is_shared:
             # What is in line waits as well; it gets there again at once, unless it is given back.
             self._take_back()
-            deliveries.scatter(due_by=now)
+            deliveries.scatter(deliveries.gathered_by(now))  # What was not begun because no slot is free.
             if deliveries.release_overdue(now):
                 self._size.learn(0, 0, given_back=True)
                 self._has_given_back = True

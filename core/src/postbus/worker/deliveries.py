@@ -291,10 +291,14 @@ class Deliveries:
         """How many messages more would fill what has most to be filled; 0 if nothing was gathered."""
         return max([gathering.missing for gathering in self.gatherings.values()], default=0) if self.gatherings else 0
 
-    def scatter(self, *, due_by: float = math.inf) -> None:
-        """Let messages that were gathered wait each by itself again; or only those that are due, and find no slot."""
-        for gathering in reversed(self.gatherings.values()):
-            self.waiting.extendleft(reversed(gathering.take_all(due_by=due_by)))
+    def gathered_by(self, now: float) -> list[Gathering]:
+        """Return what is to be begun by this time: because it is full, or late, or nothing else is coming."""
+        return [one for one in self.gatherings.values() if one.is_due(now, self.asked_in_vain_at)]
+
+    def scatter(self, gatherings: Sequence[Gathering] | None = None) -> None:
+        """Let messages that were gathered wait each by itself again: all, or those that find no slot."""
+        for gathering in reversed(list(self.gatherings.values()) if gatherings is None else gatherings):
+            self.waiting.extendleft(reversed(gathering.take_all()))
 
     # what comes too early
 

@@ -16,9 +16,6 @@ class Gathering:
     None of them has been begun, so whatever happens, they are given back, or come again.
     """
 
-    IDLE = 0.1
-    """The share of its wait after which a batch is begun if no message has come meanwhile."""
-
     def __init__(self, handlers: Sequence[Handler]) -> None:
         """Several handlers get as many at once as one of them wants, after the shortest wait of all."""
         self.handlers = handlers
@@ -27,8 +24,8 @@ class Gathering:
         self._wait = min(handler.wait for handler in handlers)
         self._late_at = math.inf
         """When the first has waited for long enough, by the monotonic clock."""
-        self._idle_at = math.inf
-        """When nothing is to be waited for any more, unless another message comes."""
+        self._added_at = 0.0
+        """When the last has come."""
 
     @property
     def is_full(self) -> bool:
@@ -41,16 +38,26 @@ class Gathering:
         return max(0, self._size - len(self.envelopes)) if self.envelopes else 0
 
     @property
-    def due_at(self) -> float:
+    def late_at(self) -> float:
         """When it is to be begun, full or not; infinite as long as it is empty."""
-        return min(self._late_at, self._idle_at) if self.envelopes else math.inf
+        return self._late_at if self.envelopes else math.inf
+
+    def is_due(self, now: float, asked_in_vain_at: float | None) -> bool:
+        """Say whether it is to be begun: it is full, or late, or its transport has nothing to wait for.
+
+        It had nothing when it was asked after the last message had come, which is ``asked_in_vain_at``.
+        """
+        if not self.envelopes:
+            return False
+        is_idle = asked_in_vain_at is not None and asked_in_vain_at >= self._added_at
+        return self.is_full or is_idle or now >= self._late_at
 
     def add(self, envelope: Envelope, now: float) -> None:
         """Let a message wait."""
         if not self.envelopes:
             self._late_at = min(self._late_at, now + self._wait)
         self.envelopes.append(envelope)
-        self._idle_at = now + self._wait * self.IDLE
+        self._added_at = now
 
     def take(self) -> list[Envelope]:
         """Take out those that are to be handled together next."""
@@ -59,10 +66,8 @@ class Gathering:
             self._late_at = math.inf
         return taken
 
-    def take_all(self, *, due_by: float = math.inf) -> list[Envelope]:
-        """Take out all, if they are due by then, as they wait in vain; the time of those that follow goes on."""
-        if not self.envelopes or (not self.is_full and self.due_at > due_by):
-            return []
+    def take_all(self) -> list[Envelope]:
+        """Take out all, as they wait in vain; the time of those that follow goes on."""
         taken = list(self.envelopes)
         self.envelopes.clear()
         return taken
