@@ -1,4 +1,4 @@
-"""Handlers that get several messages at once: what is in a batch, when it is begun, and what becomes of each message."""
+"""Handlers that get several messages at once: what is in a batch, when it is begun, and what becomes of each."""
 
 from __future__ import annotations
 
@@ -238,7 +238,9 @@ def test_an_async_handler_gets_batches(app: Postbus) -> None:
         await asyncio.sleep(0)
         told.append(link)
 
-    app.dispatch_many([*(Page(n) for n in range(5)), *(Link(n) for n in range(5, 10)), *(Page(n) for n in range(10, 15))])
+    app.dispatch_many(
+        [*(Page(n) for n in range(5)), *(Link(n) for n in range(5, 10)), *(Page(n) for n in range(10, 15))]
+    )
     stopped = app.worker("pages", limits=Limits(messages=15), concurrency=50).run()
     assert (15, 0) == (stopped.handled, stopped.failed)
     assert 2 == told.count(5)

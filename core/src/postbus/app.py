@@ -252,6 +252,8 @@ class Postbus(Handlers):
         There is one in each process, for all handlers. The factory makes it when it is first needed, in a worker
         before it begins; ``async def`` ones run on the event loop of the ``async def`` handlers. A generator yields
         it, and what follows closes it, in `close`. Another factory for the same class takes the place of the first.
+        What has a method ``reset`` is had by one message at a time in a worker, which calls that after each: so there
+        are as many of it as messages need one at once.
         Raises `ConfigurationError` for a factory that has parameters.
         """
         self.hooks.provided.add(type_, factory)
@@ -397,6 +399,7 @@ class Postbus(Handlers):
         grace: float | None = GRACE,
         max_outage: float | None = None,
         health_file: str | Path | None = None,
+        reset: bool = True,
     ) -> Worker:
         """Return a worker for some transports, in order of priority; by default for all but the failure transports.
 
@@ -407,7 +410,8 @@ class Postbus(Handlers):
         first's, or by turns, in which ``weights`` (by name, 1 if not given) may make shares unequal. After
         ``grace`` seconds of stopping a running handler is interrupted, and its message given back; None
         waits for it. A broker that is away for longer than ``max_outage`` seconds ends the worker; without
-        it, reconnecting is tried for ever. Into ``health_file`` it writes signs of life.
+        it, reconnecting is tried for ever. Into ``health_file`` it writes signs of life. ``reset`` says whether
+        what `provide` has made, and has a method of that name, is reset after each message.
         """
         self.bus(bus)  # What is wrong with handlers and middleware comes out now, and is no message's failure.
         chosen = names or [name for name in self.config.transports if name not in self.failure_transports]
@@ -442,6 +446,7 @@ class Postbus(Handlers):
                 grace=grace,
                 max_outage=max_outage,
                 health_file=None if health_file is None else Path(health_file),
+                reset=reset,
             ),
             observers=self.observers,
             stop_signal=self.stop_signal(),

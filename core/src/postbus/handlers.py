@@ -48,7 +48,7 @@ class Handler(Struct, frozen=True, dict=True):
     takes_envelope: bool = False
     needs: Needs = ()
     """Which further parameters it has, by name, and what each is to be given."""
-    stamps: tuple[StampParameter, ...] = ()
+    stamped: tuple[StampParameter, ...] = ()
     """Which further parameters get a stamp of the message."""
     optional: tuple[str, ...] = ()
     """Which further parameters it has that `stamps.HandlerArguments` may fill, and need not."""
@@ -79,7 +79,7 @@ class Handler(Struct, frozen=True, dict=True):
         """Whether it is simply called with the message, for as long as it takes."""
         return (
             not self.takes_envelope
-            and not (self.needs or self.stamps or self.optional or self.takes_any)
+            and not (self.needs or self.stamped or self.optional or self.takes_any)
             and self.time_limit is None
             and self.batch is None
         )
@@ -124,7 +124,7 @@ class Handler(Struct, frozen=True, dict=True):
     def _arguments(self, envelope: Envelope, provided: Provided | None) -> Mapping[str, Any] | None:
         """Return what its further parameters are given, by name; None if there are none."""
         arguments = (provided or Provided()).arguments(self.needs, envelope) if self.needs else {}
-        for parameter in self.stamps:
+        for parameter in self.stamped:
             stamp = envelope.last(parameter.type)
             if stamp is not None or not parameter.has_default:
                 arguments[parameter.name] = stamp
@@ -134,7 +134,7 @@ class Handler(Struct, frozen=True, dict=True):
                     f"{self.name!r} needs as {parameter.name!r}. Let it be None, or put one on."
                 )
         if (self.optional or self.takes_any) and (more := envelope.last(HandlerArguments)) is not None:
-            names = {*self.optional, *(name for name, _ in self.needs), *(one.name for one in self.stamps)}
+            names = {*self.optional, *(name for name, _ in self.needs), *(one.name for one in self.stamped)}
             arguments |= {name: value for name, value in more.arguments.items() if self.takes_any or name in names}
         return arguments or None
 
@@ -280,7 +280,7 @@ class Handlers:
         origin = None
         for stamp in envelope.stamps:  # One look, as it is taken at every message.
             kind = type(stamp)
-            if kind is stamps.Received:
+            if isinstance(stamp, stamps.Received):
                 if stamp.count is not None and stamp.count > 1:
                     return ()
                 origin = stamp.transport
@@ -476,9 +476,7 @@ def _make_handler(
         raise ConfigurationError(f"{label} takes no message. Give it a first parameter annotated with one.")
 
     size, seconds_to_wait = _batch(batch, wait, label)
-    takes_envelope = (
-        size is None and len(positional) > 1 and _annotation(function, positional[1], label) is Envelope
-    )
+    takes_envelope = size is None and len(positional) > 1 and _annotation(function, positional[1], label) is Envelope
     filled = positional[: 2 if takes_envelope else 1]
     wanted = _annotation(function, positional[0], label, required=handles is None)
     takes_items = get_origin(wanted) is Batch or wanted is Batch
@@ -509,7 +507,7 @@ def _make_handler(
         types,
         takes_envelope=takes_envelope,
         needs=needs,
-        stamps=stamped,
+        stamped=stamped,
         optional=tuple(
             one.name
             for one in rest

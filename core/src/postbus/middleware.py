@@ -159,9 +159,7 @@ class BeginMessage(Step):
             if message_id is None:
                 message_id = stamps.MessageId(new_id())
                 added += (
-                    (message_id,)
-                    if parent is None or parent.id is None
-                    else (message_id, stamps.Causation(parent.id))
+                    (message_id,) if parent is None or parent.id is None else (message_id, stamps.Causation(parent.id))
                 )
             if correlation is None:
                 correlation = parent.correlation if parent is not None else None

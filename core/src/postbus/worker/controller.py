@@ -491,7 +491,7 @@ class Controller:
         return WAIT if all(fetcher.is_empty for fetcher in self._fetchers.values()) else Fetcher.PATIENCE
 
     def _until_due(self) -> float:
-        """Return for how many seconds more all that was gathered may wait; what is due waits for a slot, which wakes."""
+        """Return in how many seconds something that was gathered is late; what is, waits for a slot, which wakes."""
         now = time.monotonic()
         due = [gathering.late_at - now for one in self._all_deliveries for gathering in one.gatherings.values()]
         return min((seconds for seconds in due if seconds > 0), default=math.inf)

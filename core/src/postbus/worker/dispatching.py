@@ -66,13 +66,17 @@ class Dispatcher:
         stop: Callable[[str], None],
         is_stopping: Callable[[], bool],
         was_signalled: Callable[[], bool],
+        *,
+        resets: bool = False,
     ) -> None:
+        """Reset what batch handlers need after each batch, if it ``resets``; for others ``dispatch`` does so."""
         self._dispatch = dispatch
         self._failures = failures
         self._observers = observers
         self._stop = stop
         self._is_stopping = is_stopping
         self._was_signalled = was_signalled
+        self._resets = resets
         self._process = _process
         self.exit: SystemExit | None = None
         """What the worker is to end by, because a handler raised it."""
@@ -181,7 +185,10 @@ class Dispatcher:
         error: Exception | None = None
         try:
             with handling_together([item.envelope for item in items]):
-                call.handler.handle_batch(items, call.provided)
+                handle = call.handler.handle_batch
+                if self._resets and call.provided is not None:
+                    handle = call.provided.reset_after(handle)
+                handle(items, call.provided)
         except BaseException as problem:  # A border: whatever is raised is a failure of these messages.
             self._let_out_interruption(problem)
             error = self._failure(problem)

@@ -323,8 +323,8 @@ class Slots:
             context.copy().run(handle, deliveries, envelope)
         )
         together = dispatcher.handle_together
-        self._handle_together: HandleTogether = lambda deliveries, envelopes, tell: (
-            context.copy().run(together, deliveries, envelopes, tell)
+        self._handle_together: HandleTogether = lambda deliveries, envelopes, tell: context.copy().run(
+            together, deliveries, envelopes, tell
         )
         self.begun = 0
         """How many messages are in slots, or in line; several that are handled together count as one."""

@@ -111,13 +111,15 @@ class Worker:
             for name, receiver in self._receivers.items()
         ]
         signals = StopSignals(self.stop, self._nudged)
+        resets = self._options.reset and self._hooks is not None and self._hooks.provided.are_reset
         dispatcher = Dispatcher(
-            self._dispatch,
+            self._hooks.provided.reset_after(self._dispatch) if self._hooks is not None and resets else self._dispatch,
             self._failures,
             self._observers,
             self.stop,
             lambda: self._stopping.reason(self._counters) is not None,
             signals.have_come,
+            resets=resets,
         )
         try:
             with (
