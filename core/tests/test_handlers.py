@@ -398,7 +398,8 @@ def test_a_parameter_that_nothing_can_be_given_to_is_refused(function: Callable[
     """The error names the parameter and the handler, and all remedies."""
     assert (
         f"Nothing can be given to parameter 'mailer' of {__name__}.{function.__qualname__}(). Give it a default, or "
-        "annotate it as Envelope, or with a class that app.provide() has a factory for." == refused(function)
+        "annotate it as Envelope, with a stamp, or with a class that app.provide() has a factory for."
+        == refused(function)
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,14 @@ from typing import Any
 
 import pytest
 
-from postbus import Envelope, Limits, Postbus
+from postbus import Envelope, Limits, Postbus, Stamp, Unrecoverable, stamps
+from postbus.bus import Next
 from postbus.errors import ConfigurationError, HandlerFailed, StartFailed
 
 told: list[str] = []
+
+PATIENCE = 30.0
+"""Seconds after which something that must happen counts as never happening."""
 
 
 @dataclass(frozen=True)
@@ -403,3 +408,234 @@ def test_what_cannot_be_a_hook(app: Postbus, hook: Any, problem: str) -> None:
     for add in (app.on_start, app.on_stop):
         with pytest.raises(ConfigurationError, match=problem):
             add(hook)
+
+
+# what is reset
+
+
+class Session:
+    """Remembers what it is told until it is reset."""
+
+    def __init__(self) -> None:
+        self.orders: list[int] = []
+
+    def reset(self) -> None:
+        told.append(f"reset {self.orders}")
+        self.orders.clear()
+
+
+class AsyncSession(Session):
+    """The same, on the event loop."""
+
+    async def reset(self) -> None:  # type: ignore[override]
+        await asyncio.sleep(0)
+        super().reset()
+
+
+@pytest.mark.parametrize("session_type", [Session, AsyncSession])
+def test_what_can_be_reset_is_so_after_each_message(app: Postbus, session_type: type[Session]) -> None:
+    """Also after one that failed; the handlers of one message share it, and a worker of one at a time makes one."""
+    made: set[int] = set()
+    app.provide(session_type, session_type)
+
+    def handle(order: Order, session: Any) -> None:
+        made.add(id(session))
+        session.orders.append(order.number)
+
+    def fail(order: Order, session: Any) -> None:
+        session.orders.append(-order.number)
+        if order.number == 2:
+            raise ValueError
+
+    for function in (handle, fail):
+        function.__annotations__["session"] = session_type
+        app.handler(function)
+    app.dispatch_many([Order(1), Order(2), Order(3)])
+    work(app)
+    assert ["reset [1, -1]", "reset [2, -2]", "reset [3, -3]"] == told
+    assert 1 == len(made)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_can_be_reset_is_had_by_one_message_at_a_time(app: Postbus, is_async: bool) -> None:
+    """Several messages at once have one each, so that none is reset under another's hands."""
+    seen: list[list[int]] = []
+    barrier = threading.Barrier(4)
+    meeting = Meeting(4)
+    app.provide(Session, Session)
+
+    def handle(order: Order, session: Session) -> None:
+        session.orders.append(order.number)
+        barrier.wait(PATIENCE)
+        seen.append([*session.orders])
+
+    async def handle_async(order: Order, session: Session) -> None:
+        session.orders.append(order.number)
+        await meeting.wait()
+        seen.append([*session.orders])
+
+    app.handler(handle_async if is_async else handle)
+    app.dispatch_many(Order(n) for n in range(8))
+    app.worker(limits=Limits(messages=8), concurrency=4).run()
+    assert [[n] for n in range(8)] == sorted(seen)
+    assert sorted(f"reset [{n}]" for n in range(8)) == sorted(told)
+
+
+class Meeting:
+    """Lets coroutines wait until there are so many."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def wait(self) -> None:
+        self._waiting.append(asyncio.get_running_loop().create_future())
+        mine = self._waiting[-1]
+        if len(self._waiting) == self._number:
+            waiting, self._waiting = self._waiting, []
+            for one in waiting:
+                one.set_result(None)
+        await asyncio.wait_for(mine, PATIENCE)
+
+
+def test_what_a_batch_has_is_reset_after_it(app: Postbus) -> None:
+    """Once, when all of its messages have been handled."""
+    app.provide(Session, Session)
+
+    @app.handler(batch=3)
+    def handle(orders: list[Order], session: Session) -> None:
+        session.orders += [order.number for order in orders]
+
+    app.dispatch_many(Order(n) for n in range(6))
+    app.worker(limits=Limits(messages=6)).run()
+    assert ["reset [0, 1, 2]", "reset [3, 4, 5]"] == told
+
+
+def test_nothing_is_reset_where_that_is_not_wanted(app: Postbus) -> None:
+    """Nor where messages are handled as they are dispatched, in a process that has its own ideas of when."""
+    app.provide(Session, Session)
+
+    @app.handler
+    def handle(order: Order, session: Session) -> None: ...
+
+    app.dispatch(Order(1), stamps.HERE)
+    app.dispatch(Order(2))
+    app.worker(limits=Limits(idle=0, time=60), reset=False).run()
+    assert [] == told
+
+
+class Broken(Session):
+    """Cannot be reset."""
+
+    def reset(self) -> None:
+        raise ValueError("no")
+
+
+def test_what_cannot_be_reset_is_made_anew(app: Postbus, caplog: pytest.LogCaptureFixture) -> None:
+    """It is closed, and no message has failed for it."""
+    app.provide(Broken, make_broken)
+
+    @app.handler
+    def handle(order: Order, session: Broken) -> None:
+        assert not session.orders
+        session.orders.append(order.number)
+
+    app.dispatch_many([Order(1), Order(2)])
+    stopped = app.worker(limits=Limits(messages=2)).run()
+    assert (2, 0) == (stopped.handled, stopped.failed)
+    assert ["open", "close", "open", "close"] == told
+    assert "Resetting Broken failed, so it is closed, and made anew." in caplog.text
+
+
+def make_broken() -> Iterator[Broken]:
+    told.append("open")
+    yield Broken()
+    told.append("close")
+
+
+class Variable:
+    """What is reset in another sense."""
+
+    def reset(self, token: object) -> None:
+        raise AssertionError
+
+
+def test_a_reset_that_takes_arguments_is_another_one(app: Postbus, caplog: pytest.LogCaptureFixture) -> None:
+    """Such as that of a context variable: there is one object, as of everything else."""
+    app.provide(Variable, Variable)
+
+    @app.handler
+    def handle(order: Order, variable: Variable) -> None: ...
+
+    app.dispatch(Order(1))
+    work(app)
+    assert not caplog.text
+
+
+# stamps, and arguments of a middleware
+
+
+class Tenant(Stamp):
+    """Whose message it is."""
+
+    wire_name = "tenant-of-provided"
+    name: str
+
+
+def test_a_handler_gets_the_stamps_of_its_message(app: Postbus) -> None:
+    """Each parameter that is annotated with one; None, or its default, where the message has none."""
+    given: list[object] = []
+
+    @app.handler
+    def handle(
+        order: Order,
+        tenant: Tenant,
+        retried: stamps.Retried | None,
+        sent: stamps.Delay = stamps.Delay(5),  # noqa: B008
+        *,
+        received: stamps.Received,
+    ) -> None:
+        given.extend([tenant, retried, sent, received.transport])
+
+    app.dispatch(Order(1), Tenant("a"), Tenant("b"))
+    work(app)
+    assert [Tenant("b"), None, stamps.Delay(5), "orders"] == given
+
+
+def test_a_message_without_a_stamp_that_is_needed_fails() -> None:
+    """Trying it again would not bring the stamp."""
+    app = Postbus()
+
+    @app.handler
+    def handle(order: Order, tenant: Tenant) -> None: ...
+
+    with pytest.raises(HandlerFailed, match="has no stamp Tenant, which handler .* needs as 'tenant'") as caught:
+        app.dispatch(Order(1))
+    assert isinstance(caught.value.__cause__, Unrecoverable)
+
+
+def test_a_middleware_gives_arguments() -> None:
+    """A handler gets those that it has parameters for, in place of their defaults; the last stamp counts."""
+    given: list[object] = []
+
+    def identify(envelope: Envelope, call_next: Next) -> Envelope:
+        first = stamps.HandlerArguments({"user": "nobody", "unknown": 1})
+        return call_next(envelope.with_(first, stamps.HandlerArguments({"user": "ann", "database": 3, "more": 4})))
+
+    app = Postbus(buses={"default": {"middleware": [identify]}})
+    app.provide(Database, Database)
+
+    @app.handler
+    def handle(order: Order, user: str = "none", *, unknown: int = 0) -> None:
+        given.append((user, unknown))
+
+    @app.handler
+    def handle_too(order: Order, database: Database, **others: object) -> None:
+        given.append((database, others))
+
+    @app.handler
+    def handle_alone(order: Order) -> None:
+        given.append(order)
+
+    app.dispatch(Order(1))
+    assert [("ann", 0), (3, {"user": "ann", "more": 4}), Order(1)] == given

@@ -36,6 +36,7 @@ STAYING = [
     stamps.Delay,
     stamps.TransportNames,
     stamps.Duplicate,
+    stamps.HandlerArguments,
     stamps.AfterCurrent,
     stamps.Received,
     stamps.Sent,

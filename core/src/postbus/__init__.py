@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from postbus import stamps
 from postbus.app import Postbus
+from postbus.batches import Batch
 from postbus.bus import never_blocks
 from postbus.envelope import Envelope
 from postbus.errors import (
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Backoff",
+    "Batch",
     "ConfigurationError",
     "Envelope",
     "HandlerFailed",

@@ -250,6 +250,8 @@ class Postbus(Handlers):
         There is one in each process, for all handlers. The factory makes it when it is first needed, in a worker
         before it begins; ``async def`` ones run on the event loop of the ``async def`` handlers. A generator yields
         it, and what follows closes it, in `close`. Another factory for the same class takes the place of the first.
+        What has a method ``reset`` is had by one message at a time in a worker, which calls that after each: so there
+        are as many of it as messages need one at once.
         Raises `ConfigurationError` for a factory that has parameters.
         """
         self.hooks.provided.add(type_, factory)
@@ -395,6 +397,7 @@ class Postbus(Handlers):
         grace: float | None = GRACE,
         max_outage: float | None = None,
         health_file: str | Path | None = None,
+        reset: bool = True,
     ) -> Worker:
         """Return a worker for some transports, in order of priority; by default for all but the failure transports.
 
@@ -405,7 +408,8 @@ class Postbus(Handlers):
         first's, or by turns, in which ``weights`` (by name, 1 if not given) may make shares unequal. After
         ``grace`` seconds of stopping a running handler is interrupted, and its message given back; None
         waits for it. A broker that is away for longer than ``max_outage`` seconds ends the worker; without
-        it, reconnecting is tried for ever. Into ``health_file`` it writes signs of life.
+        it, reconnecting is tried for ever. Into ``health_file`` it writes signs of life. ``reset`` says whether
+        what `provide` has made, and has a method of that name, is reset after each message.
         """
         self.bus(bus)  # What is wrong with handlers and middleware comes out now, and is no message's failure.
         chosen = names or [name for name in self.config.transports if name not in self.failure_transports]
@@ -440,12 +444,14 @@ class Postbus(Handlers):
                 grace=grace,
                 max_outage=max_outage,
                 health_file=None if health_file is None else Path(health_file),
+                reset=reset,
             ),
             observers=self.observers,
             stop_signal=self.stop_signal(),
             control=self.control,
             hooks=self.hooks,
             never_blocks=partial(self.never_blocks, bus=bus),
+            batch_handlers_for=partial(self._batch_handlers_of, bus) if self.has_batches else None,
         )
 
     def require_handlers(self, names: Collection[str], bus: str | None = None) -> None:
@@ -492,6 +498,13 @@ class Postbus(Handlers):
         """Take an envelope that a transport delivered through the bus that it was dispatched on."""
         named = envelope.last(stamps.BusName)
         return self.bus(bus or (named.name if named is not None else None)).dispatch(envelope)
+
+    def _batch_handlers_of(self, bus: str | None, envelope: Envelope) -> Sequence[Handler]:
+        """Return those batch handlers that a message may wait for, on this bus, or on that which it names."""
+        if bus is None:
+            named = envelope.last(stamps.BusName)
+            bus = named.name if named is not None else self.config.default_bus
+        return self.batch_handlers_for(envelope, bus)
 
     def never_blocks(self, envelope: Envelope, *, bus: str | None = None) -> bool:
         """Say whether nothing that `handle` calls for an envelope blocks, so that it may run on the event loop.

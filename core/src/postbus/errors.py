@@ -63,6 +63,13 @@ class HandlerFailed(PostbusError):
         self.__cause__ = first
 
 
+class BatchFailed(PostbusError):
+    """A batch handler raised an `Unrecoverable` for several messages, which may be the fault of any one of them.
+
+    Each is tried again by itself, so that none is buried for another one.
+    """
+
+
 class DeferredFailed(PostbusError):
     """A message was handled, but one that it had deferred until afterwards failed.
 

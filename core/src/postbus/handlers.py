@@ -10,17 +10,19 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iter
 from datetime import timedelta
 from functools import cached_property, partial
 from types import CoroutineType, SimpleNamespace
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, overload
+from typing import Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin, overload
 
 from msgspec import Struct
 
 from postbus import stamps
+from postbus.batches import Batch, Item, conclude
 from postbus.display import sentence
 from postbus.envelope import Envelope
-from postbus.errors import ConfigurationError, PostbusError, qualified_name, seconds_of
+from postbus.errors import ConfigurationError, PostbusError, Unrecoverable, qualified_name, seconds_of
 from postbus.event_loop import loop
 from postbus.provided import Needs, Provided, is_required, needs_of
 from postbus.spelling import nearest
+from postbus.stamps import HandlerArguments, Stamp
 from postbus.time_limits import TimedRun
 
 T = TypeVar("T")
@@ -46,8 +48,20 @@ class Handler(Struct, frozen=True, dict=True):
     takes_envelope: bool = False
     needs: Needs = ()
     """Which further parameters it has, by name, and what each is to be given."""
+    stamped: tuple[StampParameter, ...] = ()
+    """Which further parameters get a stamp of the message."""
+    optional: tuple[str, ...] = ()
+    """Which further parameters it has that `stamps.HandlerArguments` may fill, and need not."""
+    takes_any: bool = False
+    """Whether it takes arguments of whatever name."""
     time_limit: float | None = None
     """Seconds that it may take; None for any time."""
+    batch: int | None = None
+    """How many messages it gets together at most; None if it gets one at a time."""
+    wait: float = 0.0
+    """Seconds that a batch waits for more messages."""
+    takes_items: bool = False
+    """Whether it gets a `Batch` of items in place of a list of messages."""
     # What is the same for every message is found out once.
 
     @cached_property
@@ -63,7 +77,12 @@ class Handler(Struct, frozen=True, dict=True):
     @cached_property
     def is_plain(self) -> bool:
         """Whether it is simply called with the message, for as long as it takes."""
-        return not self.takes_envelope and not self.needs and self.time_limit is None
+        return (
+            not self.takes_envelope
+            and not (self.needs or self.stamped or self.optional or self.takes_any)
+            and self.time_limit is None
+            and self.batch is None
+        )
 
     def handle(self, envelope: Envelope, succeeded: Sequence[str] = (), provided: Provided | None = None) -> Any:
         """Handle the message and return what the function returned; what can be awaited is waited for.
@@ -74,11 +93,50 @@ class Handler(Struct, frozen=True, dict=True):
         ``succeeded`` are the message's other handlers that have, for who must give this one up; ``provided`` is what
         has the objects that it needs.
         """
-        arguments = (provided or Provided()).arguments(self.needs, envelope) if self.needs else None
+        if self.batch is not None:
+            item = Item[Any](envelope)
+            error: Exception | None = None
+            try:
+                self.handle_batch([item], provided, succeeded)
+            except Exception as problem:  # A border: it is raised below, unless the handler has acked before.
+                error = problem
+            conclude([item], self, error)
+            return item.outcome()
+        arguments = self._arguments(envelope, provided)
         if self.time_limit is None:
             return self._handle(envelope, arguments)
         run = TimedRun(self.name, self.time_limit, envelope.message, succeeded)
         return run.work(partial(self._handle, envelope, arguments, run))
+
+    def handle_batch(
+        self, items: Sequence[Item[Any]], provided: Provided | None = None, succeeded: Sequence[str] = ()
+    ) -> None:
+        """Handle several messages at once; raise what the function raises. `conclude` is for who calls this."""
+        batch = Batch(items)
+        given: object = batch if self.takes_items else batch.messages
+        arguments = provided.arguments(self.needs) if provided is not None and self.needs else {}
+        if self.time_limit is None:
+            self.finished(self.function(given, **arguments))
+            return
+        run = TimedRun(self.name, self.time_limit, batch if len(items) > 1 else items[0].message, succeeded)
+        run.work(lambda: self.finished(self.function(given, **arguments), run))
+
+    def _arguments(self, envelope: Envelope, provided: Provided | None) -> Mapping[str, Any] | None:
+        """Return what its further parameters are given, by name; None if there are none."""
+        arguments = (provided or Provided()).arguments(self.needs, envelope) if self.needs else {}
+        for parameter in self.stamped:
+            stamp = envelope.last(parameter.type)
+            if stamp is not None or not parameter.has_default:
+                arguments[parameter.name] = stamp
+            if stamp is None and parameter.is_required:
+                raise Unrecoverable(
+                    f"{type(envelope.message).__qualname__} has no stamp {parameter.type.__qualname__}, which handler "
+                    f"{self.name!r} needs as {parameter.name!r}. Let it be None, or put one on."
+                )
+        if (self.optional or self.takes_any) and (more := envelope.last(HandlerArguments)) is not None:
+            names = {*self.optional, *(name for name, _ in self.needs), *(one.name for one in self.stamped)}
+            arguments |= {name: value for name, value in more.arguments.items() if self.takes_any or name in names}
+        return arguments or None
 
     def _handle(self, envelope: Envelope, arguments: Mapping[str, Any] | None, run: TimedRun | None = None) -> Any:
         result: Any
@@ -99,6 +157,16 @@ class Handler(Struct, frozen=True, dict=True):
         return result
 
 
+class StampParameter(NamedTuple):
+    """A parameter that gets a stamp of the message."""
+
+    name: str
+    type: type[Stamp]
+    is_required: bool
+    """Whether a message without such a stamp cannot be handled."""
+    has_default: bool
+
+
 class Handlers:
     """A group of handlers, in the order in which they were added; the app is one such group.
 
@@ -112,6 +180,9 @@ class Handlers:
         """Whether some of them are only for messages from a certain transport."""
         self.has_async = False
         """Whether some of them are ``async def``."""
+        self.has_batches = False
+        """Whether some of them get several messages at once."""
+        self._batch_handlers: dict[tuple[type, str, str | None], tuple[Handler, ...]] = {}
 
     @overload
     def handler(
@@ -125,6 +196,8 @@ class Handlers:
         handles: Handles | Iterable[Handles] | None = None,
         name: str | None = None,
         time_limit: float | timedelta | None = None,
+        batch: int | None = None,
+        wait: float | timedelta | None = None,
     ) -> T: ...
     @overload
     def handler(
@@ -138,6 +211,8 @@ class Handlers:
         handles: Handles | Iterable[Handles] | None = None,
         name: str | None = None,
         time_limit: float | timedelta | None = None,
+        batch: int | None = None,
+        wait: float | timedelta | None = None,
     ) -> Callable[[T], T]: ...
     def handler(self, target: Any = None, /, **options: Any) -> Any:
         """Add a handler; a decorator with or without options, or a call with an object.
@@ -145,10 +220,17 @@ class Handlers:
         ``target`` is a function, ``def`` or ``async def``, whose first parameter is annotated with what it
         handles (a class, a base class, a protocol, a union) unless ``handles`` says so; or an object with
         a ``__call__`` like that, or with methods marked by `handles`. A further parameter annotated `Envelope`
-        gets the envelope, and one annotated with a class that `Postbus.provide` has a factory for gets that object.
+        gets the envelope, one annotated with a stamp gets that of the message (``Tenant | None`` may be without), and
+        one annotated with a class that `Postbus.provide` has a factory for gets that object. `stamps.HandlerArguments`
+        fills others by name, which must have a default.
         ``time_limit``, in seconds, is how long it may take: an ``async def`` handler is cancelled then, and in a
         worker a ``def`` handler is interrupted, or its process replaced; the message has failed, and is retried or
         buried.
+
+        With ``batch``, the first parameter is a ``list[Page]`` or a `Batch[Page]`, and a worker hands over up to so
+        many messages at once: when there are as many, when the first has waited for ``wait`` seconds (1 if not given),
+        when its transport has no more for now, and when it stops. If the function raises, all of them have failed; of
+        a `Batch`, those that it has not acked. Without a worker it gets each message by itself, at once.
         """
         _check_options(options)
         if target is None:
@@ -165,6 +247,8 @@ class Handlers:
                 "is retried; give one of them another: name=..."
             )
         self._found = {}
+        self._batch_handlers = {}
+        self.has_batches = self.has_batches or handler.batch is not None
         self.depend_on_transport = self.depend_on_transport or handler.from_transport is not None
         self.has_async = self.has_async or handler.is_async
 
@@ -186,6 +270,31 @@ class Handlers:
             if not handler.is_async:
                 return False
         return bool(handlers)
+
+    def batch_handlers_for(self, envelope: Envelope, bus: str) -> tuple[Handler, ...]:
+        """Return those batch handlers that a received message may wait for with others; none if it goes alone.
+
+        That is what comes again, for whatever reason: if one of a batch makes all fail, or kills its worker, it does so
+        to no other a second time. Equal answers are the same object.
+        """
+        origin = None
+        for stamp in envelope.stamps:  # One look, as it is taken at every message.
+            kind = type(stamp)
+            if isinstance(stamp, stamps.Received):
+                if stamp.count is not None and stamp.count > 1:
+                    return ()
+                origin = stamp.transport
+            elif kind in _COMES_AGAIN:
+                return ()
+        if not self.depend_on_transport:
+            origin = None
+        key = envelope.message.__class__, bus, origin
+        found = self._batch_handlers.get(key)
+        if found is None:
+            handlers = tuple(one for one in self.handlers_for(envelope.message, bus, origin) if one.batch is not None)
+            found = next((one for one in self._batch_handlers.values() if one == handlers), handlers)
+            self._batch_handlers[key] = found
+        return found
 
     def __iter__(self) -> Iterator[Handler]:
         return iter(self._handlers.values())
@@ -226,6 +335,8 @@ def handles(
     handles: Handles | Iterable[Handles] | None = None,
     name: str | None = None,
     time_limit: float | timedelta | None = None,
+    batch: int | None = None,
+    wait: float | timedelta | None = None,
 ) -> Callable[[T], T]: ...
 def handles(method: Any = None, /, **options: Any) -> Any:
     """Mark a method as a handler; ``app.handler(Orders(...))`` then adds every marked method of the object."""
@@ -284,7 +395,13 @@ def _distance(message: Any, wanted: tuple[Handles, ...]) -> int | None:
     return min((distance for distance in distances if distance is not None), default=None)
 
 
-OPTIONS = ("bus", "from_transport", "priority", "handles", "name", "time_limit")
+WAIT = 1.0
+"""Seconds that a batch waits for more messages, unless its handler says how many."""
+
+_COMES_AGAIN = (stamps.Retried, stamps.Buried, stamps.Handled)
+"""What is on a message that a worker has had before."""
+
+OPTIONS = ("bus", "from_transport", "priority", "handles", "name", "time_limit", "batch", "wait")
 """The options of a handler."""
 
 
@@ -343,6 +460,8 @@ def _make_handler(
     *,
     handles: Handles | Iterable[Handles] | None = None,
     time_limit: float | timedelta | None = None,
+    batch: int | None = None,
+    wait: float | timedelta | None = None,
     **options: Any,
 ) -> Handler:
     label = f"{qualified_name(function) if hasattr(function, '__qualname__') else name}()"
@@ -356,21 +475,99 @@ def _make_handler(
     if not positional:
         raise ConfigurationError(f"{label} takes no message. Give it a first parameter annotated with one.")
 
-    takes_envelope = len(positional) > 1 and _annotation(function, positional[1], label) is Envelope
+    size, seconds_to_wait = _batch(batch, wait, label)
+    takes_envelope = size is None and len(positional) > 1 and _annotation(function, positional[1], label) is Envelope
     filled = positional[: 2 if takes_envelope else 1]
-    wanted = handles if handles is not None else _annotation(function, positional[0], label, required=True)
+    wanted = _annotation(function, positional[0], label, required=handles is None)
+    takes_items = get_origin(wanted) is Batch or wanted is Batch
+    if handles is not None:
+        wanted = handles
+    elif size is not None:
+        wanted = _member(wanted, label)
     types = _types(wanted, label)
-    others = [parameter for parameter in parameters if parameter not in filled and is_required(parameter)]
+    rest = [parameter for parameter in parameters if parameter not in filled]
+    stamped = tuple(_stamp_parameters(function, rest, label)) if size is None else ()
+    others = [one for one in rest if is_required(one) and one.name not in {parameter.name for parameter in stamped}]
     needs = needs_of(others, lambda parameter: _annotation(function, parameter, label))
     for parameter in others:
         # One that takes what is handled comes second only in a method without its object.
-        if dict(needs).get(parameter.name) in (None, *types):
-            raise ConfigurationError(
-                f"Nothing can be given to parameter {parameter.name!r} of {label}. Give it a default, or annotate it "
-                "as Envelope, or with a class that app.provide() has a factory for."
+        need = dict(needs).get(parameter.name)
+        is_of_one = size is not None and (need is Envelope or _stamp_of(function, parameter, label) is not None)
+        if is_of_one or need in (None, *types):
+            remedy = (
+                "Each message of a batch has an envelope and stamps of its own: take a Batch, whose items have them."
+                if is_of_one
+                else "Give it a default, or annotate it as Envelope, with a stamp, or with a class that app.provide() "
+                "has a factory for."
             )
-    seconds = _time_limit(time_limit, label)
-    return Handler(name, function, types, takes_envelope=takes_envelope, needs=needs, time_limit=seconds, **options)
+            raise ConfigurationError(f"Nothing can be given to parameter {parameter.name!r} of {label}. {remedy}")
+    return Handler(
+        name,
+        function,
+        types,
+        takes_envelope=takes_envelope,
+        needs=needs,
+        stamped=stamped,
+        optional=tuple(
+            one.name
+            for one in rest
+            if one not in others and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) and size is None
+        ),
+        takes_any=size is None and any(one.kind is one.VAR_KEYWORD for one in rest),
+        time_limit=_time_limit(time_limit, label),
+        batch=size,
+        wait=seconds_to_wait,
+        takes_items=takes_items,
+        **options,
+    )
+
+
+def _batch(size: object, wait: object, label: str) -> tuple[int | None, float]:
+    """Return how many messages a handler gets at once, and how long these wait, as was said of it."""
+    if size is None:
+        if wait is not None:
+            raise ConfigurationError(f"{label} has a wait and no batch. Say how many messages it gets: batch=...")
+        return None, 0.0
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ConfigurationError(f"batch of {label} must be a number of messages from 1 up, got {size!r}.")
+    seconds = WAIT if wait is None else seconds_of(wait)
+    if seconds is None or seconds < 0:
+        raise ConfigurationError(
+            f"wait of {label} must be a number of seconds from 0 up, or a timedelta, got {wait!r}."
+        )
+    return size, seconds
+
+
+def _member(annotation: Any, label: str) -> Any:
+    """Return what the list, or the `Batch`, of a batch handler is one of."""
+    if get_origin(annotation) not in (list, Sequence, Batch) or not get_args(annotation):
+        raise ConfigurationError(
+            f"{label} gets several messages at once. Annotate its first parameter as list[...] or Batch[...]."
+        )
+    return get_args(annotation)[0]
+
+
+def _stamp_of(
+    function: Callable[..., Any], parameter: inspect.Parameter, label: str
+) -> tuple[type[Stamp], bool] | None:
+    """Return the stamp that a parameter is annotated with, and whether it may be None; None if it is with no stamp."""
+    annotation = _annotation(function, parameter, label)
+    members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    kinds = [member for member in members if isinstance(member, type) and issubclass(member, Stamp)]
+    if len(kinds) != 1 or {*members} - {*kinds} - {types.NoneType}:
+        return None
+    return kinds[0], len(members) > 1
+
+
+def _stamp_parameters(
+    function: Callable[..., Any], parameters: Iterable[inspect.Parameter], label: str
+) -> Iterator[StampParameter]:
+    for parameter in parameters:
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            found = _stamp_of(function, parameter, label)
+            if found is not None:
+                has_default = parameter.default is not parameter.empty
+                yield StampParameter(parameter.name, found[0], not (found[1] or has_default), has_default)
 
 
 def _time_limit(given: object, label: str) -> float | None:

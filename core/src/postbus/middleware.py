@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from postbus import stamps
+from postbus.batches import leave_to_batch
 from postbus.bus import Next, Step
 from postbus.default_stamps import DefaultStamps
 from postbus.envelope import Envelope
@@ -83,8 +84,10 @@ def new_id() -> str:
 class _Current(Struct):
     """The message that is being dispatched, as those see it that its handlers dispatch."""
 
-    id: str
-    correlation: stamps.Correlation
+    id: str | None
+    """None of several that are handled at once: then, what is dispatched has no cause."""
+    correlation: stamps.Correlation | None
+    """None where these are of several conversations."""
     outermost: _Current | None
     """The message that all began with; None if it is this one."""
     deferred: list[tuple[Envelope, Next, _Current]] | None = None
@@ -155,9 +158,13 @@ class BeginMessage(Step):
                 kinds, message_id, correlation, added = _NO_KINDS, None, None, only_own_bus
             if message_id is None:
                 message_id = stamps.MessageId(new_id())
-                added += (message_id,) if parent is None else (message_id, stamps.Causation(parent.id))
+                added += (
+                    (message_id,) if parent is None or parent.id is None else (message_id, stamps.Causation(parent.id))
+                )
             if correlation is None:
-                correlation = stamps.Correlation(message_id.id) if parent is None else parent.correlation
+                correlation = parent.correlation if parent is not None else None
+                if correlation is None:
+                    correlation = stamps.Correlation(message_id.id)
                 added += (correlation,)
             if added:
                 envelope = Envelope(envelope.message, came + added)
@@ -198,6 +205,34 @@ class BeginMessage(Step):
         if buried.transport not in self._origins:
             return envelope
         return envelope.with_(stamps.Received(buried.transport))
+
+
+@contextmanager
+def handling_together(envelopes: Sequence[Envelope]) -> Generator[None]:
+    """Let what is dispatched meanwhile inherit what all of these messages have in common.
+
+    What waits for the message that is being handled waits for the end of this, and is forgotten if it raises.
+    """
+    first, others = envelopes[0], envelopes[1:]
+    message_id, correlation = first.last(stamps.MessageId), first.last(stamps.Correlation)
+    current = _Current(
+        message_id.id if message_id is not None and not others else None,
+        correlation if all(one.last(stamps.Correlation) == correlation for one in others) else None,
+        None,
+        inherited=tuple(
+            stamp
+            for stamp in (first.stamps if stamps.propagating else ())
+            if type(stamp) in stamps.propagating and all(stamp in one.stamps for one in others)
+        ),
+    )
+    token = _current.set(current)
+    try:
+        yield
+        if current.deferred:
+            _dispatch_deferred(current.deferred)
+    finally:
+        _current.reset(token)
+        current.is_over = True
 
 
 def has_deferred() -> bool:
@@ -454,6 +489,8 @@ class HandleMessage(Step):
                         if result is not None:
                             result = handler.finished(result)
                     else:
+                        if handler.batch is not None and leave_to_batch(handler, envelope, provided):
+                            continue
                         succeeded = _succeeded(envelope, outcome) if handler.time_limit is not None else ()
                         result = handler.handle(envelope, succeeded, provided)
                 except Exception as error:  # A border: what a handler raises is for the caller, or for `failures`.

@@ -8,7 +8,8 @@ import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
-from typing import Any, TypeVar, cast
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, PostbusError, qualified_name
@@ -18,6 +19,7 @@ from postbus.threads import aside
 logger = logging.getLogger("postbus")
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 Factory = Callable[
     [],
@@ -30,7 +32,11 @@ Needs = tuple[tuple[str, type], ...]
 
 
 class Provided:
-    """One object of each type that has a factory, in this process; made when it is first asked for."""
+    """One object of each type that has a factory, in this process; made when it is first asked for.
+
+    What has a method ``reset`` is had, in a worker, by one message at a time, and reset before the next one gets it:
+    see `reset_after`. So there are as many of it as messages need it at once.
+    """
 
     def __init__(self) -> None:
         self._factories: dict[type, Callable[[], Any]] = {}
@@ -39,8 +45,10 @@ class Provided:
 
     def _forget(self) -> None:
         self._made: dict[type, Any] = {}
-        self._endings: list[tuple[type, Callable[[], object]]] = []
+        self._endings: list[tuple[type, Any, Callable[[], object]]] = []
         """What closes each, in the order in which they were made."""
+        self._free: dict[type, list[Any]] = {}
+        """What is to be reset: of each such type, those objects that no message has."""
         self._lock = threading.RLock()
         self._pid = os.getpid()
 
@@ -76,29 +84,77 @@ class Provided:
             # The parent still uses them: closing them here, or letting them be collected, would do so for the parent.
             self._inherited += [self._made, self._endings]
             self._forget()
-        try:
+        if type_ in self._made and (type_ not in self._free or _borrowed.get() is None):
             return self._made[type_]
-        except KeyError:
-            pass
         return aside(lambda: self._get(type_), f"that needs {type_.__qualname__}")
 
     def _get(self, type_: type) -> Any:
         with self._lock:
             if type_ not in self._made:
-                self._made[type_] = self._make(type_)
-            return self._made[type_]
+                self._made[type_] = made = self._make(type_)
+                if _can_be_reset(made):
+                    self._free[type_] = [made]
+            borrowed = _borrowed.get()
+            if borrowed is None or type_ not in self._free:
+                return self._made[type_]
+            if type_ not in borrowed:
+                free = self._free[type_]
+                borrowed[type_] = free.pop() if free else self._make(type_)
+            return borrowed[type_]
+
+    @property
+    def are_reset(self) -> bool:
+        """Whether something was made that is to be reset between two messages."""
+        return bool(self._free)
+
+    def reset_after(self, call: Callable[P, T]) -> Callable[P, T]:
+        """Return a call that handles a message, or a batch, and resets what handlers have got in it, when it is over.
+
+        They have it to themselves until then. What cannot be reset is logged, closed, and made anew.
+        """
+
+        def call_and_reset(*args: P.args, **kwargs: P.kwargs) -> T:
+            borrowed: dict[type, Any] = {}
+            token = _borrowed.set(borrowed)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                _borrowed.reset(token)
+                if borrowed:
+                    aside(lambda: self._reset(borrowed), "whose services are reset")
+
+        return call_and_reset
+
+    def _reset(self, borrowed: dict[type, Any]) -> None:
+        for type_, made in borrowed.items():
+            try:
+                finished(made.reset(), f"{type_.__qualname__}.reset")
+            except Exception:  # A border: it is somebody else's code.
+                logger.exception("Resetting %s failed, so it is closed, and made anew.", type_.__qualname__)
+                self._discard(type_, made)
+                continue
+            with self._lock:
+                if type_ in self._free:  # Else everything was closed meanwhile.
+                    self._free[type_].append(made)
+
+    def _discard(self, type_: type, made: Any) -> None:
+        with self._lock:
+            ending = next((one for one in self._endings if one[1] is made), None)
+            if ending is not None:
+                self._endings.remove(ending)
+            if self._made.get(type_) is made:
+                del self._made[type_]
+        if ending is not None:
+            _end(type_, ending[2])
 
     def close(self) -> None:
         """Close what was made, the last first. What cannot be closed is logged, and does not keep the others."""
         if self._pid != os.getpid():
             return
         with self._lock:
-            endings, self._endings, self._made = self._endings, [], {}
-        for type_, end in reversed(endings):
-            try:
-                end()
-            except Exception:  # A border: it is somebody else's code.
-                logger.exception("Closing %s failed.", type_.__qualname__)
+            endings, self._endings, self._made, self._free = self._endings, [], {}, {}
+        for type_, _, end in reversed(endings):
+            _end(type_, end)
 
     def _make(self, type_: type) -> Any:
         factory = self._factories.get(type_)
@@ -109,16 +165,32 @@ class Provided:
         if inspect.isgeneratorfunction(inner):
             manager = contextmanager(factory)() if inner is factory else factory()
             made = manager.__enter__()
-            self._endings.append((type_, lambda: manager.__exit__(None, None, None)))
+            self._endings.append((type_, made, lambda: manager.__exit__(None, None, None)))
         elif inspect.isasyncgenfunction(inner):
             manager = asynccontextmanager(factory)() if inner is factory else factory()
             made = loop.run(manager.__aenter__(), name)
-            self._endings.append((type_, lambda: loop.run(manager.__aexit__(None, None, None), name)))
+            self._endings.append((type_, made, lambda: loop.run(manager.__aexit__(None, None, None), name)))
         else:
             made = finished(factory(), name)
         if made is None:
             raise PostbusError(f"{name}() made no {type_.__qualname__}, but None. Let it return, or yield, one.")
         return made
+
+
+_borrowed: ContextVar[dict[type, Any] | None] = ContextVar("postbus_borrowed", default=None)
+"""What the message that is being handled has to itself, by type; None outside of workers that reset it."""
+
+
+def _can_be_reset(made: object) -> bool:
+    reset = getattr(made, "reset", None)
+    return callable(reset) and not requires_arguments(reset)
+
+
+def _end(type_: type, end: Callable[[], object]) -> None:
+    try:
+        end()
+    except Exception:  # A border: it is somebody else's code.
+        logger.exception("Closing %s failed.", type_.__qualname__)
 
 
 def needs_of(parameters: Iterable[inspect.Parameter], annotation_of: Callable[[inspect.Parameter], Any]) -> Needs:

@@ -175,6 +175,16 @@ HERE = TransportNames(())
 """Handle this message where it is dispatched, whatever the routing says. Names that happen to be none are logged."""
 
 
+class HandlerArguments(Stamp):
+    """Further arguments for the handlers of a message, by name; mostly a middleware puts them on, the last counts.
+
+    A handler gets those that it has parameters for; these must have a default, for messages without. What is given so
+    takes the place of what `Postbus.provide` makes, and of other stamps.
+    """
+
+    arguments: Mapping[str, Any]
+
+
 class AfterCurrent(Stamp):
     """Wait until the message that is being handled has succeeded; forgotten if it fails."""
 

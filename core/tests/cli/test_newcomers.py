@@ -185,9 +185,9 @@ def test_what_the_factory_of_a_transport_refuses_is_told_by_its_key(store: Store
         "@app.handler\ndef send(order):\n    pass\n": "Cannot tell which message store.handlers.send() handles. "
         "Annotate its first parameter, or pass handles=...",
         "@app.handler(time_limt=3)\ndef send(order: OrderPlaced):\n    pass\n": "A handler has no option 'time_limt'. "
-        "Did you mean 'time_limit'? Options: bus, from_transport, priority, handles, name, time_limit.",
+        "Did you mean 'time_limit'? Options: bus, from_transport, priority, handles, name, time_limit, batch, wait.",
         "@app.handler(retries=3)\ndef send(order: OrderPlaced):\n    pass\n": "A handler has no option 'retries'. "
-        "Options: bus, from_transport, priority, handles, name, time_limit.",
+        "Options: bus, from_transport, priority, handles, name, time_limit, batch, wait.",
     }.items(),
 )
 def test_a_wrong_handler(store: Store, handler: str, problem: str) -> None:

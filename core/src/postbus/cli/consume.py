@@ -155,6 +155,9 @@ def pass_standby(
     help=f"Write a sign of life into this file, for `postbus check --worker`. Also {HEALTH_FILE}.",
 )
 @click.option(
+    "--no-reset", is_flag=True, help="Do not call the method reset() of what handlers need, after each message."
+)
+@click.option(
     "--processes",
     type=processes_range,
     metavar="N|MIN:MAX",
@@ -201,6 +204,7 @@ def consume(
     grace: float,
     max_outage: float | None,
     health_file: Path | None,
+    no_reset: bool,
     processes: tuple[int, int] | None,
     watch: bool,
     verbosity: int,
@@ -230,7 +234,7 @@ def consume(
     logs.configure(verbosity, log_format, process=process)
     if summons is not None:
         app = invocation.loaded_app
-        trial = worker_for(app, summons, bus=bus, grace=grace)
+        trial = worker_for(app, summons, bus=bus, grace=grace, reset=not no_reset)
         standby.hand_over(lambda number: trial.stop(f"it got {number.name}"))
         trial.run(abandon=lambda _: _end(app, REPLACE))
         context.exit(0)
@@ -275,6 +279,7 @@ def consume(
         grace=grace,
         max_outage=max_outage,
         health_file=own_file(health_file, child) if processes else health_file,
+        reset=not no_reset,
     )
     worker.prepare()
     standby.hand_over(lambda number: worker.stop(f"it got {number.name}"))

@@ -126,7 +126,7 @@ class TrialConnection:
         return ()
 
 
-def worker_for(app: Postbus, summons: Summons, *, bus: str | None, grace: float) -> Worker:
+def worker_for(app: Postbus, summons: Summons, *, bus: str | None, grace: float, reset: bool = True) -> Worker:
     """Return a worker that handles what is sent, until nobody is there any more; tell that it begins."""
     app.bus(bus)
     broker = app.transport(summons.transport)
@@ -141,7 +141,7 @@ def worker_for(app: Postbus, summons: Summons, *, bus: str | None, grace: float)
         {broker.name: transport},
         app.handle if bus is None else partial(app.handle, bus=bus),
         app.failures_among(transports),
-        Options(grace=grace),
+        Options(grace=grace, reset=reset),
         observers=app.observers,
         hooks=app.hooks,
     )

@@ -7,16 +7,19 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from postbus.envelope import Envelope
 from postbus.event_loop import loop
 from postbus.events import Observers, WorkerStopping
+from postbus.handlers import Handler
 from postbus.limits import STUCK, Counters, Stopping
 from postbus.worker.deliveries import Deliveries, all_of
 from postbus.worker.dispatching import Dispatcher, Unstored
 from postbus.worker.fetching import WAIT, Arrived, Fetcher, FetchSize
+from postbus.worker.gathering import Gathering
 from postbus.worker.health import Health
 from postbus.worker.idleness import Idleness
 from postbus.worker.options import Options
@@ -62,11 +65,13 @@ class Controller:
         abandon: Callable[[str | None], None],
         *,
         never_blocks: Callable[[Envelope], bool] | None = None,
+        batch_handlers_for: Callable[[Envelope], Sequence[Handler]] | None = None,
         isolate: Isolate | None = None,
     ) -> None:
         """Handle what workers may have died of in processes that ``isolate`` starts; without it, alone.
 
         Several messages at once of which ``never_blocks`` says so are handled on the event loop, the others in threads.
+        Those that have batch handlers, which ``batch_handlers_for`` tells, are gathered, and handled together.
         ``abandon`` is told why the worker ends if the main thread is held in a handler that is not ours any more.
         """
         self._dispatcher = dispatcher
@@ -90,6 +95,7 @@ class Controller:
         self._slots = Slots(options.concurrency, dispatcher, line, signals.nudge if options.concurrency == 1 else None)
         self._strands: Strands | None = None
         self._never_blocks = never_blocks
+        self._batch_handlers_for = batch_handlers_for
         if never_blocks is not None and options.concurrency > 1 and loop.strands is not None:
             self._strands = Strands(options.concurrency, dispatcher, Line(self._wake, self._note_failed))
         self._trials: Trials | None = None
@@ -104,8 +110,10 @@ class Controller:
         self._all_slots = [*self._own_slots, *([self._trial_slots] if self._trial_slots is not None else [])]
         for deliveries in all_deliveries:
             deliveries.suspects.are_tried = self._trials is not None
-            # One slot handles everything in order; nothing may overtake what is in another one.
-            deliveries.keeps_groups = deliveries.has_groups and (options.concurrency > 1 or self._trials is not None)
+            # One slot handles everything in order; nothing may overtake what is in another one, or gathered.
+            deliveries.keeps_groups = deliveries.has_groups and (
+                options.concurrency > 1 or self._trials is not None or batch_handlers_for is not None
+            )
         self._all_deliveries = all_deliveries
         self._fetchers = {
             deliveries.name: Fetcher(deliveries, self._inbox, is_alone=self._is_alone) for deliveries in all_deliveries
@@ -115,6 +123,8 @@ class Controller:
         self._learned = (0, 0.0)
         """How many messages have left their slots since the size was learned last, and the seconds they were there."""
         self._has_given_back = False
+        self._keeps_gathered = False
+        """Whether what was gathered is handled yet, while all else that is not begun is given back."""
         self._settle_at = 0.0
         self._arrivals_end = math.inf
         self._quarantine = Quarantine()
@@ -134,7 +144,7 @@ class Controller:
         try:
             self._thread.start()
             if self._slots.main is not None:
-                self._slots.main.work(self._dispatcher.handle)
+                self._slots.main.work(self._dispatcher.handle, self._dispatcher.handle_together)
             self._is_over.wait()
         except BaseException:  # What a signal raises, mostly: nothing is waited for any more.
             self._is_abandoned = True
@@ -213,6 +223,7 @@ class Controller:
         if reason is not None:
             self._observers.notify(WorkerStopping(reason))
             self._health.note_stopping()
+            self._keeps_gathered = True
             self._finish()
         return reason
 
@@ -229,7 +240,10 @@ class Controller:
             fetcher = self._fetchers[name]
             waiting = len(fetcher.deliveries.waiting) + (self._in_line if self._is_alone else 0)
             limit = self._size.limit_for(fetcher.deliveries.size)
-            room = min(free + limit - 1, math.inf if left is None else left) - waiting
+            wanted = free + limit - 1
+            if free and not self._size.is_fixed:  # Else the first batches would come one by one.
+                wanted = max(wanted, fetcher.deliveries.missing)
+            room = min(wanted, math.inf if left is None else left) - waiting
             if fetcher.deliveries.size:
                 # One may be as large as it likes.
                 room = min(room, max(bytes_left // fetcher.deliveries.size, 0 if waiting else 1))
@@ -257,6 +271,8 @@ class Controller:
 
     def _begin(self) -> None:
         """Put messages in line, each from the transport whose turn it is."""
+        if self._batch_handlers_for is not None and not self._begin_gathered(are_last=self._left() == 0):
+            return
         most: float = self._concurrency
         if self._is_alone and self._concurrency == 1:
             most = math.inf  # A signal reaches this slot before its next message.
@@ -269,19 +285,26 @@ class Controller:
         if self._is_alone and not self._all_deliveries[0].is_delicate:
             self._begin_runs(self._all_deliveries[0], most)
             return
+        now = time.monotonic()
         while self._begun < most:
             # A transport that may have more keeps its turn, although none of its messages is here yet.
             wanting = [name for name, one in self._fetchers.items() if one.has_next]
             deliveries = self._fetchers[self._turns.order(wanting)[0]].deliveries if wanting else None
-            envelope = deliveries.next() if deliveries is not None else None
-            if deliveries is None or envelope is None:
+            if deliveries is None:
+                return
+            gathers = partial(self._gathering_for, deliveries) if self._batch_handlers_for is not None else None
+            envelope = deliveries.next(gathers)
+            if envelope is None:
                 return
             suspects = deliveries.suspects
             trial_slots = self._trial_slots_for(deliveries, envelope) if suspects.are_there else None
             has_last_chance = suspects.are_there and trial_slots is None and suspects.has_last_chance(envelope)
             if has_last_chance and not self._may_be_alone():
                 return
-            slots = trial_slots or self._slots_for(envelope)
+            gathering = gathers(envelope) if gathers is not None and not (trial_slots or has_last_chance) else None
+            if gathering is not None and gathering.is_full and not self._begin_together(deliveries, gathering):
+                return
+            slots = trial_slots or (self._slots_for(envelope) if gathering is None else self._slots)
             if slots is None:
                 return
             self._turns.next(wanting)
@@ -292,8 +315,11 @@ class Controller:
                 self._give_back()
                 self._quarantine.begin(envelope)
                 most = 0
-            slots.begin(deliveries, [envelope])
-            if trial_slots is not None and left is not None:
+            if gathering is not None:
+                gathering.add(envelope, now)
+            else:
+                slots.begin(deliveries, [envelope])
+            if (trial_slots is not None or gathering is not None) and left is not None:
                 most -= 1
 
     def _begins_at_once(self) -> bool:
@@ -306,10 +332,60 @@ class Controller:
     def _begin_runs(self, deliveries: Deliveries, most: float) -> None:
         """Put messages in line that need not be looked at one by one: for one slot in runs, which takes less time."""
         waiting = deliveries.waiting
+        if self._batch_handlers_for is not None:
+            self._begin_runs_and_gather(deliveries, most)
+            return
         longest = max(1, self._size.limit // 2) if self._concurrency == 1 else 1
         while waiting and (begun := self._begun) < most and (slots := self._slots_for(waiting[0])) is not None:
             number = int(min(longest, len(waiting), most - begun))
             slots.begin(deliveries, [waiting.popleft() for _ in range(number)])
+
+    def _begin_runs_and_gather(self, deliveries: Deliveries, most: float) -> None:
+        """Do the same where there are batch handlers, so that each message must be looked at."""
+        waiting, now = deliveries.waiting, time.monotonic()
+        while waiting and self._begun < most:
+            gathering = self._gathering_for(deliveries, waiting[0])
+            if gathering is None:
+                slots = self._slots_for(waiting[0])
+                if slots is None:
+                    return
+                slots.begin(deliveries, [waiting.popleft()])
+                continue
+            if gathering.is_full and not self._begin_together(deliveries, gathering):
+                return
+            gathering.add(waiting.popleft(), now)
+            most -= 1
+
+    def _gathering_for(self, deliveries: Deliveries, envelope: Envelope) -> Gathering | None:
+        """Return where a message waits for others, to be handled together with them; None if it is handled alone."""
+        assert self._batch_handlers_for is not None
+        try:
+            handlers = self._batch_handlers_for(envelope)
+        except Exception:  # A border: what a message does when it is looked at is a failure of that message.
+            return None
+        return deliveries.gathering_of(handlers) if handlers else None
+
+    def _begin_gathered(self, *, are_last: bool = False) -> bool:
+        """Begin what was gathered for long enough, or all; say whether there was a slot for that.
+
+        ``are_last`` says that nothing is to be waited for any more.
+        """
+        now = math.inf if are_last else time.monotonic()
+        return all(
+            self._begin_together(deliveries, gathering)
+            for deliveries in self._all_deliveries
+            for gathering in deliveries.gathered_by(now)
+        )
+
+    def _begin_together(self, deliveries: Deliveries, gathering: Gathering) -> bool:
+        """Begin what was gathered, if a slot is free for it, or soon will be; say so.
+
+        One batch may be in line, unless there are strands, which know nothing of it: see `_slots_for`.
+        """
+        if self._begun >= self._concurrency + (self._strands is None):
+            return False
+        self._slots.begin_together(deliveries, gathering, is_last=self._keeps_gathered)
+        return True
 
     def _slots_for(self, envelope: Envelope) -> Slots | None:
         """Return where a message is handled; None if it must wait until less is in hand.
@@ -352,10 +428,18 @@ class Controller:
     def _on_trial(self) -> int:
         return self._trial_slots.begun if self._trial_slots is not None else 0
 
+    @property
+    def _gathered(self) -> int:
+        """How many messages wait for others, to be handled together with them."""
+        return sum([deliveries.gathered for deliveries in self._all_deliveries])
+
     def _left(self) -> int | None:
         """Return how many more messages may be begun; None for any number."""
         left = self._counters.left
-        return None if left is None else max(0, left - self._begun - self._on_trial)
+        if left is None:
+            return None
+        begun = sum([len(deliveries.begun) + len(deliveries.together) for deliveries in self._all_deliveries])
+        return max(0, left - begun - self._gathered)
 
     # taking in
 
@@ -387,6 +471,7 @@ class Controller:
         ended = all_of(line.ended)
         for run in ended:
             self._take_in_done(slots, run)
+            slots.end(run)
             if slots is not self._trial_slots:
                 self._learn(run)
         if any(run.waiting for run in ended):
@@ -403,7 +488,7 @@ class Controller:
         """Take in what was handled."""
         deliveries, done = run.deliveries, run.done[:]
         del run.done[: len(done)]
-        finished = slots.finish_all(deliveries, done)
+        finished = slots.finish_all(run, done)
         deliveries.done.extend(finished)
         self._counters.handled += len(finished)
         if self._quarantine.is_taken:
@@ -413,8 +498,14 @@ class Controller:
     def _patience(self) -> float:
         """Return how long nothing need be done, as far as is known; all that is due is due within this."""
         if self._begun or any(self._all_deliveries):
-            return self.SETTLE_AFTER
+            return min(self.SETTLE_AFTER, self._until_due()) if self._batch_handlers_for else self.SETTLE_AFTER
         return WAIT if all(fetcher.is_empty for fetcher in self._fetchers.values()) else Fetcher.PATIENCE
+
+    def _until_due(self) -> float:
+        """Return in how many seconds something that was gathered is late; what is, waits for a slot, which wakes."""
+        now = time.monotonic()
+        due = [gathering.late_at - now for one in self._all_deliveries for gathering in one.gatherings.values()]
+        return min((seconds for seconds in due if seconds > 0), default=math.inf)
 
     def _take_in_arrived(self, arrived: Arrived) -> None:
         if arrived.error is not None:
@@ -483,10 +574,12 @@ class Controller:
         deliveries.release_rested(now)
         if deliveries.is_paused:
             self._take_back()
+            deliveries.scatter()
             deliveries.release_waiting()
         if now >= deliveries.look_at and deliveries.is_shared:
             # What is in line waits as well; it gets there again at once, unless it is given back.
             self._take_back()
+            deliveries.scatter(deliveries.gathered_by(now))  # What was not begun because no slot is free.
             if deliveries.release_overdue(now):
                 self._size.learn(0, 0, given_back=True)
                 self._has_given_back = True
@@ -514,28 +607,33 @@ class Controller:
 
     def _give_back_waiting(self) -> None:
         for deliveries in self._all_deliveries:
+            if not self._keeps_gathered:
+                deliveries.scatter()
             deliveries.release_waiting()
 
     def _look_for_stuck(self, now: float) -> None:
         """Find handlers that do not end although their time is over: their worker is to be replaced, with them."""
         self._stuck = [stuck for slots in self._own_slots for stuck in slots.enforce_time_limits(now)]
         for stuck in self._stuck:
-            self._dispatcher.report_stuck(stuck.run, stuck.deliveries, stuck.envelope)
+            self._dispatcher.report_stuck(stuck.run, stuck.batch.deliveries, stuck.envelopes)
         if self._stuck and self._arrivals_end == math.inf:
             self._stopping.tell(STUCK, is_stuck=True)
 
     def _fail_stuck(self) -> None:
         """Deal with the messages of these handlers, as late as can be, so that they are not tried again meanwhile."""
         for stuck in self._stuck:
-            outcome = self._dispatcher.fail_stuck(stuck.run, stuck.deliveries, stuck.envelope)
-            if outcome is None:
+            deliveries = stuck.batch.deliveries
+            outcomes = self._dispatcher.fail_stuck(stuck.run, deliveries, stuck.envelopes)
+            if outcomes is None:
                 continue
-            stuck.slots.finish(stuck.deliveries, stuck.envelope)
-            self._counters.note_failed()
-            if isinstance(outcome, Unstored):
-                stuck.deliveries.release([stuck.envelope], begun=True)
-            elif outcome == "owed":
-                stuck.deliveries.done.append(stuck.envelope)
+            for envelope, outcome in zip(stuck.envelopes, outcomes, strict=True):
+                stuck.slots.finish(deliveries, envelope)
+                self._counters.note_failed()
+                if isinstance(outcome, Unstored):
+                    deliveries.release([envelope], begun=True)
+                elif outcome == "owed":
+                    deliveries.done.append(envelope)
+            stuck.slots.end(stuck.batch)
         self._stuck = []
 
     # stopping
@@ -543,12 +641,17 @@ class Controller:
     def _finish(self) -> None:
         """Let what is running finish, as long as it may, and what is being fetched arrive; give back the rest."""
         self._stop_fetchers()
+        self._give_back()
+        for slots in self._own_slots:
+            slots.line.is_cleared.set()
         end = math.inf
-        while (self._begun or self._on_trial or self._may_arrive()) and not self._is_abandoned:
+        while (self._begun or self._on_trial or self._gathered or self._may_arrive()) and not self._is_abandoned:
             self._give_back()
+            self._begin_gathered(are_last=True)
             now = time.monotonic()
             self._stopping.look(now, self._counters)  # After a limit, which gives all the time, it may be told to.
             if now >= self._stopping.deadline or self._signals.is_second:
+                self._keeps_gathered = False
                 if end == math.inf:
                     is_any = sum(slots.interrupt(surely=self._signals.is_second) for slots in self._own_slots) > 0
                     are_tried = self._trials is not None and self._trials.interrupt()
@@ -570,13 +673,14 @@ class Controller:
             self._take_in_last(WAIT)
         for fetcher in self._fetchers.values():
             fetcher.abandon()
+        self._keeps_gathered = False
         self._take_in_last(0.0)
         self._give_back()
         self._fail_stuck()
         for deliveries in self._all_deliveries:
             deliveries.release_rested(math.inf)
             deliveries.settle(last=True)
-            deliveries.release_unfinished(list(deliveries.begun.values()))
+            deliveries.release_unfinished([*deliveries.begun.values(), *deliveries.together.values()])
         if self._trials is not None and self._trial_slots is not None:
             self._trials.interrupt()
             self._trial_slots.close()

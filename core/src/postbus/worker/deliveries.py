@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from msgspec import Struct
@@ -26,8 +26,10 @@ from postbus.events import (
     TransportResumed,
 )
 from postbus.failures import identifiers, label
+from postbus.handlers import Handler
 from postbus.queue_transport import QueueTransport
 from postbus.transport import Receiver
+from postbus.worker.gathering import Gathering
 from postbus.worker.kill_switch import KillSwitch, Switch
 from postbus.worker.poison import Suspects, received_of
 
@@ -104,6 +106,10 @@ class Deliveries:
         """Not begun, the next one first."""
         self.begun: dict[int, Envelope] = {}
         """In line, or in a slot, by identity."""
+        self.gatherings: dict[int, Gathering] = {}
+        """What waits for others, to be handled together with them; by the identity of its handlers."""
+        self.together: dict[int, Envelope] = {}
+        """In line, or in a slot, together with others; by identity."""
         self.done: deque[Envelope] = deque()
         """Handled, and not yet acknowledged."""
         self.resting: dict[int, tuple[float, Envelope]] = {}
@@ -140,7 +146,13 @@ class Deliveries:
         self._settle_again_at = 0.0
 
     def __len__(self) -> int:
-        return len(self.begun) + len(self.waiting) + len(self.done)
+        number = len(self.begun) + len(self.waiting) + len(self.done)
+        return number + len(self.together) + self.gathered if self.gatherings else number
+
+    @property
+    def gathered(self) -> int:
+        """How many messages wait for others, to be handled together with them."""
+        return sum([len(gathering.envelopes) for gathering in self.gatherings.values()])
 
     @property
     def is_paused(self) -> bool:
@@ -278,16 +290,33 @@ class Deliveries:
 
     # groups
 
-    def next(self) -> Envelope | None:
+    def next(self, gathers: Callable[[Envelope], Gathering | None] | None = None) -> Envelope | None:
         """Return what is to be begun next, and leave it where it is; None if all that waits has to.
 
         A message waits as long as another one of its group is begun; others overtake it. One that fails does not hold
-        up its group: it is another message that comes later.
+        up its group: it is another message that comes later. As long as one of its group is gathered, only those may
+        begin that get into the same batch, which ``gathers`` tells.
         """
         if not self.keeps_groups:
             return self.waiting[0] if self.waiting else None
-        busy = {received_of(envelope).group for envelope in self.begun.values()} - {None}
-        return next((envelope for envelope in self.waiting if received_of(envelope).group not in busy), None)
+        busy = {received_of(one).group for one in (*self.begun.values(), *self.together.values())} - {None}
+        filling = {
+            received_of(one).group: gathering for gathering in self.gatherings.values() for one in gathering.envelopes
+        }
+        return next((one for one in self.waiting if self._may_begin(one, busy, filling, gathers)), None)
+
+    def _may_begin(
+        self,
+        envelope: Envelope,
+        busy: Collection[str | None],
+        filling: Mapping[str | None, Gathering],
+        gathers: Callable[[Envelope], Gathering | None] | None,
+    ) -> bool:
+        group = received_of(envelope).group
+        if group is None or (group not in busy and group not in filling):
+            return True
+        # In the same batch it comes after those before it.
+        return group not in busy and gathers is not None and gathers(envelope) is filling[group]
 
     def begin(self, envelope: Envelope) -> None:
         """Take out what `next` returned, because it begins now."""
@@ -295,6 +324,29 @@ class Deliveries:
             self.waiting.popleft()
         else:
             self.waiting.remove(envelope)
+
+    # what is handled together
+
+    def gathering_of(self, handlers: Sequence[Handler]) -> Gathering:
+        """Return where messages wait for others that have the same batch handlers."""
+        gathering = self.gatherings.get(id(handlers))
+        if gathering is None:
+            gathering = self.gatherings[id(handlers)] = Gathering(handlers)
+        return gathering
+
+    @property
+    def missing(self) -> int:
+        """How many messages more would fill what has most to be filled; 0 if nothing was gathered."""
+        return max([gathering.missing for gathering in self.gatherings.values()], default=0) if self.gatherings else 0
+
+    def gathered_by(self, now: float) -> list[Gathering]:
+        """Return what is to be begun by this time: because it is full, or late, or nothing else is coming."""
+        return [one for one in self.gatherings.values() if one.is_due(now, self.asked_in_vain_at)]
+
+    def scatter(self, gatherings: Sequence[Gathering] | None = None) -> None:
+        """Let messages that were gathered wait each by itself again: all, or those that find no slot."""
+        for gathering in reversed(list(self.gatherings.values()) if gatherings is None else gatherings):
+            self.waiting.extendleft(reversed(gathering.take_all()))
 
     # what comes too early
 
@@ -436,6 +488,8 @@ class Deliveries:
         """Give back what was not begun; return how many messages that were."""
         waiting = all_of(self.waiting)
         self.release(waiting)
+        for gathering in self.gatherings.values():
+            gathering.forget()
         return len(waiting)
 
     def release_overdue(self, now: float) -> bool:
@@ -517,7 +571,9 @@ class Deliveries:
 
     def _held(self) -> list[Envelope]:
         resting = [envelope for _, envelope in self.resting.copy().values()]
-        return [*self.begun.copy().values(), *self.waiting.copy(), *self.done.copy(), *resting]
+        gathered = [envelope for gathering in self.gatherings.values() for envelope in gathering.envelopes]
+        begun = [*self.begun.copy().values(), *self.together.values()]
+        return [*begun, *gathered, *self.waiting.copy(), *self.done.copy(), *resting]
 
     def _note_lost(self, envelopes: Sequence[Envelope]) -> None:
         assert isinstance(self.receiver, QueueTransport)

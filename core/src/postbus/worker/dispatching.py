@@ -6,12 +6,13 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 from msgspec import Struct
 
+from postbus.batches import Call, Collected, Collection, Item, conclude
 from postbus.display import one_line
 from postbus.envelope import Envelope
 from postbus.errors import (
@@ -32,6 +33,7 @@ from postbus.errors import (
 from postbus.event_loop import loop
 from postbus.events import EventLoopBlocked, HandlerStuck, MessageHandled, MessageReceived, Observers
 from postbus.failures import Failures, Settled, identifiers, label
+from postbus.middleware import handling_together
 from postbus.serialization import Undecodable
 from postbus.threads import aside
 from postbus.time_limits import TimedRun
@@ -64,13 +66,17 @@ class Dispatcher:
         stop: Callable[[str], None],
         is_stopping: Callable[[], bool],
         was_signalled: Callable[[], bool],
+        *,
+        resets: bool = False,
     ) -> None:
+        """Reset what batch handlers need after each batch, if it ``resets``; for others ``dispatch`` does so."""
         self._dispatch = dispatch
         self._failures = failures
         self._observers = observers
         self._stop = stop
         self._is_stopping = is_stopping
         self._was_signalled = was_signalled
+        self._resets = resets
         self._process = _process
         self.exit: SystemExit | None = None
         """What the worker is to end by, because a handler raised it."""
@@ -129,6 +135,76 @@ class Dispatcher:
                     self._tell_handled(deliveries, envelope, handled, time.monotonic() - started)
                 return "handled"
 
+    def handle_together(
+        self, deliveries: Deliveries, envelopes: Sequence[Envelope], tell: Callable[[Envelope, Outcome], None]
+    ) -> None:
+        """Dispatch messages, each by itself, and have batch handlers called with all of them; deal with each failure.
+
+        Tells what the worker has to do yet with each. None of them is told of before its batch handlers are done.
+        """
+        started, is_watched = time.monotonic(), self._is_watched
+        collections: list[Collection] = []
+        with Collected() as collected:
+            for envelope in envelopes:
+                if deliveries.may_be_early and (early := deliveries.early(envelope)):
+                    tell(envelope, self._postpone(deliveries, envelope, early))
+                    continue
+                if is_watched:
+                    self._observers.notify(MessageReceived(envelope, deliveries.name))
+                collection = collected.collect(envelope, self._dispatch)
+                if _process is not self._process:
+                    _end_forked()
+                if collection.error is not None:
+                    self._let_out_interruption(collection.error)
+                collections.append(collection)
+        for call in collected.calls.values():
+            size = call.handler.batch or 1
+            for first in range(0, len(call.items), size):
+                self._call(call, call.items[first : first + size])
+        counts = True
+        for collection in collections:
+            envelope = collection.envelope
+            problem = collection.error
+            if problem is None or isinstance(problem, HandlerFailed):
+                problem = collection.failure()
+            if problem is None:
+                if deliveries.switch is not None:
+                    deliveries.switch.note_handled()
+                if is_watched:
+                    self._tell_handled(deliveries, envelope, collection.result(), time.monotonic() - started)
+                tell(envelope, "handled")
+                continue
+            failure, seconds = self._failure(problem), time.monotonic() - started
+            outcome = self._deal_with(failure, deliveries, envelope, envelope, None, seconds, counts=counts)
+            assert not isinstance(outcome, Envelope)  # It comes again by itself, and not at once.
+            counts = False
+            tell(envelope, outcome)
+
+    def _call(self, call: Call, items: Sequence[Item[Any]]) -> None:
+        """Call a batch handler, and take note of what has come of each item."""
+        error: Exception | None = None
+        try:
+            with handling_together([item.envelope for item in items]):
+                handle = call.handler.handle_batch
+                if self._resets and call.provided is not None:
+                    handle = call.provided.reset_after(handle)
+                handle(items, call.provided)
+        except BaseException as problem:  # A border: whatever is raised is a failure of these messages.
+            self._let_out_interruption(problem)
+            error = self._failure(problem)
+        finally:
+            if _process is not self._process:
+                _end_forked()
+        conclude(items, call.handler, error)
+
+    def _let_out_interruption(self, problem: BaseException) -> None:
+        """Raise what interrupted a handler, if that is behind what it raised."""
+        interruption = self._interruption_behind(problem)
+        if interruption is problem:
+            raise problem
+        if interruption is not None:
+            raise interruption from problem
+
     def report_blocked(self, now: float) -> None:
         """Tell, once, that an ``async def`` handler keeps all others waiting, and where it is; ask again and again."""
         where = loop.blocked(now)
@@ -141,34 +217,42 @@ class Dispatcher:
             )
             self._observers.notify(EventLoopBlocked(loop.BLOCKED))
 
-    def report_stuck(self, run: TimedRun, deliveries: Deliveries, envelope: Envelope) -> None:
+    def report_stuck(self, run: TimedRun, deliveries: Deliveries, envelopes: Sequence[Envelope]) -> None:
         """Tell, once, that a handler does not end although its time is over, and where it is."""
         if run.is_reported:
             return
         run.is_reported = True
         logger.error(
-            "%s Ending this worker, for another to take its place; then %s has failed. The handler is here:\n%s",
+            "%s Ending this worker, for another to take its place; then %s%s has failed. The handler is here:\n%s",
             run.error("cannot be stopped"),
-            label(envelope),
+            label(envelopes[0]),
+            f", with {len(envelopes) - 1} others," if len(envelopes) > 1 else "",
             run.where(),
-            extra=identifiers(envelope),
+            extra=identifiers(envelopes[0]),
         )
-        self._observers.notify(HandlerStuck(envelope, deliveries.name, run.handler, run.seconds))
+        for envelope in envelopes:
+            self._observers.notify(HandlerStuck(envelope, deliveries.name, run.handler, run.seconds))
 
-    def fail_stuck(self, run: TimedRun, deliveries: Deliveries, envelope: Envelope) -> Outcome | None:
-        """Deal with a message whose handler does not end as with one that failed; return None if it just has ended."""
+    def fail_stuck(
+        self, run: TimedRun, deliveries: Deliveries, envelopes: Sequence[Envelope]
+    ) -> Sequence[Outcome] | None:
+        """Deal with what a handler has that does not end as with what failed; return None if it just has ended."""
         if not run.claim():
             return None
         error: Exception = run.error("could not be stopped")
         error.add_note(f"It was here:\n{run.where()}")
-        of, again = self._repeated.get(id(envelope), (None, envelope))
-        attempt = again if of is envelope else envelope
-        if run.message is attempt.message:
-            error = HandlerFailed(type(attempt.message).__qualname__, {run.handler: error}, run.succeeded)
-        deliveries.unfinished += 1
-        outcome = self._deal_with(error, deliveries, envelope, attempt, None, run.seconds)
-        assert not isinstance(outcome, Envelope)
-        return outcome
+        outcomes: list[Outcome] = []
+        for envelope in envelopes:
+            of, again = self._repeated.get(id(envelope), (None, envelope))
+            attempt = again if of is envelope else envelope
+            failure = error
+            if run.message is attempt.message or len(envelopes) > 1:
+                failure = HandlerFailed(type(attempt.message).__qualname__, {run.handler: error}, run.succeeded)
+            deliveries.unfinished += 1
+            outcome = self._deal_with(failure, deliveries, envelope, attempt, None, run.seconds, counts=not outcomes)
+            assert not isinstance(outcome, Envelope)
+            outcomes.append(outcome)
+        return outcomes
 
     def _failure(self, problem: BaseException) -> Exception:
         """Return what was raised, as a failure of its message; SystemExit ends the worker besides."""
@@ -217,8 +301,13 @@ class Dispatcher:
         attempt: Envelope,
         repeats: int | None,
         seconds: float,
+        *,
+        counts: bool = True,
     ) -> Outcome | Envelope:
-        """Deal with a failure of an attempt; return what has come of the message, or the next attempt at it."""
+        """Deal with a failure of an attempt; return what has come of the message, or the next attempt at it.
+
+        Of several that failed together, one ``counts`` for whether their transport is paused.
+        """
         stop = next((leaf for leaf in leaves(error) if isinstance(leaf, StopWorker)), None)
         if stop is not None:
             self._stop(f"a handler asked for it: {one_line(text_of(stop))}")
@@ -231,7 +320,7 @@ class Dispatcher:
         outcome = self._store(store, deliveries, envelope)
         # What is wrong with one message by itself says nothing about the next.
         is_general = not all(isinstance(leaf, Unrecoverable) for leaf in leaves(error))
-        if deliveries.switch is not None and is_general and not isinstance(outcome, Envelope):
+        if deliveries.switch is not None and counts and is_general and not isinstance(outcome, Envelope):
             deliveries.switch.note_failed()
         return outcome
 

@@ -34,6 +34,7 @@ class FetchSize:
 
     def __init__(self, fixed: int | None = None, most_bytes: int | None = None) -> None:
         self._fixed = fixed
+        self.is_fixed = fixed is not None
         self.most_bytes = math.inf if most_bytes is None else most_bytes
         self.limit = fixed or 1
 

@@ -35,6 +35,8 @@ class Options(Struct, frozen=True, kw_only=True):
     max_outage: float | None = None
     """Seconds after which a broker that is away ends the worker; None for never."""
     health_file: Path | None = None
+    reset: bool = True
+    """Whether what `Postbus.provide` has made, and can be reset, is so after each message."""
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:

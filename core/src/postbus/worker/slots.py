@@ -19,15 +19,26 @@ from postbus.event_loop import Waiting, interrupt, loop
 from postbus.time_limits import TimedRun, enforce, expire, is_any_timed
 from postbus.worker.deliveries import Deliveries, all_of
 from postbus.worker.dispatching import Outcome, Unstored
+from postbus.worker.gathering import Gathering
 
 logger = logging.getLogger("postbus")
 
 
+HandleTogether = Callable[[Deliveries, Sequence[Envelope], Callable[[Envelope, Outcome], None]], None]
+"""Handles several messages at once, and tells what is to be done with each."""
+
+
 class Handles(Protocol):
-    """What handles a message in a slot."""
+    """What handles messages in a slot."""
 
     def handle(self, deliveries: Deliveries, envelope: Envelope) -> Outcome | None:
         """Return what is to be done with it; None if it was interrupted, "left" if it was not begun."""
+        ...
+
+    def handle_together(
+        self, deliveries: Deliveries, envelopes: Sequence[Envelope], tell: Callable[[Envelope, Outcome], None]
+    ) -> None:
+        """Tell what is to be done with each of several."""
         ...
 
 
@@ -45,6 +56,12 @@ class Run(Struct, eq=False, gc=False):
     """Once it has ended: how many messages a handler had."""
     seconds: float = 0.0
     """And how long that took."""
+    gathering: Gathering | None = None
+    """What they were gathered in, if they are to be handled together, and not one after the other."""
+    is_last: bool = False
+    """Whether they may be begun although the line is closed."""
+    is_over: bool = False
+    """Of what is handled together: whether it has left its slot, or never got there."""
 
 
 class Finished(Struct, frozen=True):
@@ -61,11 +78,12 @@ class Finished(Struct, frozen=True):
 
 
 class Stuck(Struct, frozen=True):
-    """A message whose handler does not end although its time is over."""
+    """A message, or several, whose handler does not end although its time is over."""
 
     slots: Slots
-    deliveries: Deliveries
-    envelope: Envelope
+    batch: Run
+    """What the slot has taken from the line."""
+    envelopes: Sequence[Envelope]
     run: TimedRun
 
 
@@ -90,6 +108,8 @@ class Line:
         """Runs that a slot has done with; it may have left some of their messages."""
         self.is_open = True
         """Whether messages may be begun; at once, also for what is in a slot."""
+        self.is_cleared = threading.Event()
+        """Set once nothing is in a closed line but what is handled last."""
         self.low = 0
         """How many runs are left in line when the controller is woken."""
         self.is_woken = False
@@ -132,9 +152,9 @@ class Line:
 
     def break_off(self, slot: Slot, error: BaseException) -> None:
         """Take note of the end of a slot; in its thread."""
-        run, envelope = slot.run, slot.current
-        if run is not None and envelope is not None:
-            self.finished.append(Finished(run.deliveries, envelope, None))
+        run = slot.run
+        if run is not None:
+            self.finished.extend(Finished(run.deliveries, envelope, None) for envelope in slot.in_hand)
         if run is not None:
             self.ended.append(run)
         self.error = error
@@ -149,28 +169,41 @@ class Line:
 class Slot:
     """One thread, or one strand, that handles messages, one after the other."""
 
-    def __init__(self, line: Line, take: Callable[[], Run | None]) -> None:
+    def __init__(self, line: Line, take: Callable[[], Run | None], *, stays: bool = True) -> None:
+        """One that ``stays`` waits, once the line is closed, for what is handled last."""
         self._line = line
         self._take = take
+        self._stays = stays
         self.thread: Waiting = 0
         self.run: Run | None = None
         """What it has taken from the line."""
         self.current: Envelope | None = None
-        """What it handles at present, of that run."""
+        """What it handles at present, of that run; of several that are handled together, the first."""
+        self._together: dict[int, Envelope] = {}
+        """What it handles together at present, and has not told of, by identity."""
         self.is_over = False
         """Whether it handles nothing any more."""
         self._is_to_be_interrupted = False
 
-    def work(self, handle: Callable[[Deliveries, Envelope], Outcome | None]) -> None:
-        """Handle what is in line, in this thread or strand, until the line is closed, or nothing comes of taking.
+    def work(
+        self,
+        handle: Callable[[Deliveries, Envelope], Outcome | None],
+        handle_together: HandleTogether,
+    ) -> None:
+        """Handle what is in line, in this thread or strand, until nothing comes of taking.
 
-        What a handler lets out, or a signal raises here, ends this too; but `Interrupted` that message alone.
+        What a handler lets out, or a signal raises here, ends this too; but `Interrupted` that message alone. Once the
+        line is closed, there is nothing in it but what is handled last.
         """
         line, take, monotonic = self._line, self._take, time.monotonic
         self.thread = loop.here()
         try:
-            while line.is_open and (run := take()) is not None:
+            while (line.is_open or (self._stays and line.is_cleared.wait())) and (run := take()) is not None:
                 self.run = run
+                if run.gathering is not None:
+                    self._work_together(run, handle_together)
+                    del run
+                    continue
                 deliveries, waiting, done, number = run.deliveries, run.waiting, run.done, 0
                 lost, held, may_pause = deliveries.lost, deliveries.held, deliveries.switch is not None
                 envelope: Envelope | None = None
@@ -200,6 +233,42 @@ class Slot:
                 del run, waiting, done, envelope  # Else they would be kept until the next ones come.
         finally:
             self.is_over = True
+
+    def _work_together(self, run: Run, handle_together: HandleTogether) -> None:
+        """Handle the messages of a run together, but for those that must not be begun; tell of each."""
+        line, deliveries, started = self._line, run.deliveries, time.monotonic()
+        envelopes = all_of(run.waiting)
+        barred = [one for one in envelopes if not (line.is_open or run.is_last) or deliveries.bars(one)]
+        if barred:
+            run.waiting.extend(barred)
+            envelopes = [envelope for envelope in envelopes if not any(envelope is one for one in barred)]
+        if envelopes:
+            together = self._together = {id(envelope): envelope for envelope in envelopes}
+            self.current = envelopes[0]
+
+            def tell(envelope: Envelope, outcome: Outcome) -> None:
+                if outcome == "handled":
+                    run.done.append(envelope)
+                else:
+                    line.tell(Finished(deliveries, envelope, outcome))
+                del together[id(envelope)]
+
+            try:
+                handle_together(deliveries, envelopes, tell)
+            except Interrupted:  # The controller gives back those of which nothing was told.
+                for envelope in together.values():
+                    line.tell(Finished(deliveries, envelope, None))
+            self.current, self._together = None, {}
+        run.number, run.seconds = len(envelopes), time.monotonic() - started
+        line.end(run)
+        self.run = None
+
+    @property
+    def in_hand(self) -> Sequence[Envelope]:
+        """What it handles at present, and has not told of."""
+        if self.run is not None and self.run.gathering is not None:
+            return list(self._together.copy().values())
+        return [self.current] if self.current is not None else []
 
     @property
     def is_free(self) -> bool:
@@ -253,8 +322,12 @@ class Slots:
         self._handle: Callable[[Deliveries, Envelope], Outcome | None] = lambda deliveries, envelope: (
             context.copy().run(handle, deliveries, envelope)
         )
+        together = dispatcher.handle_together
+        self._handle_together: HandleTogether = lambda deliveries, envelopes, tell: context.copy().run(
+            together, deliveries, envelopes, tell
+        )
         self.begun = 0
-        """How many messages are in slots, or in line."""
+        """How many messages are in slots, or in line; several that are handled together count as one."""
 
     def begin(self, deliveries: Deliveries, envelopes: Sequence[Envelope]) -> None:
         """Handle messages, one after the other, as soon as a slot is free."""
@@ -266,31 +339,58 @@ class Slots:
         if len(self._all) < min(self.begun, self._number):
             self._start()
 
+    def begin_together(self, deliveries: Deliveries, gathering: Gathering, *, is_last: bool = False) -> None:
+        """Handle messages that were gathered together, as soon as a slot is free; one slot is enough for all."""
+        envelopes = gathering.take()
+        if deliveries.lost:
+            envelopes = [envelope for envelope in envelopes if not deliveries.has_lost(envelope, begun=False)]
+        if not envelopes:
+            return
+        deliveries.together.update({id(envelope): envelope for envelope in envelopes})
+        self.begun += 1
+        self.line.put(Run(deliveries, deque(envelopes), gathering=gathering, is_last=is_last))
+        if len(self._all) < min(self.begun, self._number):
+            self._start()
+
     def finish(self, deliveries: Deliveries, envelope: Envelope) -> bool:
         """Take note that a message has left its slot, or was given up; say whether that is news."""
         if deliveries.begun.pop(id(envelope), None) is None:
-            return False
+            return deliveries.together.pop(id(envelope), None) is not None
         self.begun -= 1
         return True
 
-    def finish_all(self, deliveries: Deliveries, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
-        """Take note of that for many, in less time; return those of which it is news."""
-        pop = deliveries.begun.pop
+    def finish_all(self, run: Run, envelopes: Sequence[Envelope]) -> Sequence[Envelope]:
+        """Take note of that for many of a run, in less time; return those of which it is news."""
+        if run.gathering is not None:
+            pop = run.deliveries.together.pop
+            return [envelope for envelope in envelopes if pop(id(envelope), None) is not None]
+        pop = run.deliveries.begun.pop
         finished = [envelope for envelope in envelopes if pop(id(envelope), None) is not None]
         self.begun -= len(finished)
         return finished
 
+    def end(self, run: Run) -> None:
+        """Take note that what was handled together has left its slot, or was given up."""
+        if run.gathering is not None and not run.is_over:
+            run.is_over = True
+            self.begun -= 1
+
     def take_back(self) -> Sequence[Envelope]:
         """Let what no slot has begun yet wait again, as if it had never been given away; return it."""
         runs = self.line.take_back()
+        for run in runs:
+            self.end(run)
         if self.main is not None and self.main.run is not None:
             runs.insert(0, self.main.run)
         return [envelope for run in reversed(runs) for envelope in self.put_back(run)]
 
     def put_back(self, run: Run) -> Sequence[Envelope]:
         """Let what a run has not begun wait again; return it."""
-        left = self.finish_all(run.deliveries, all_of(run.waiting))
-        run.deliveries.waiting.extendleft(reversed(left))
+        left = self.finish_all(run, all_of(run.waiting))
+        if run.gathering is not None:
+            run.gathering.put_back(left)
+        else:
+            run.deliveries.waiting.extendleft(reversed(left))
         return left
 
     def interrupt(self, *, surely: bool = False) -> bool:
@@ -308,9 +408,9 @@ class Slots:
             return []
         found: list[Stuck] = []
         for slot in self._all.copy():
-            run, envelope = slot.run, slot.current
-            if run is not None and envelope is not None and (timed := enforce(slot.thread, now, self._nudge)):
-                found.append(Stuck(self, run.deliveries, envelope, timed))
+            run, envelopes = slot.run, slot.in_hand
+            if run is not None and envelopes and (timed := enforce(slot.thread, now, self._nudge)):
+                found.append(Stuck(self, run, envelopes, timed))
         return found
 
     def close(self) -> None:
@@ -318,6 +418,7 @@ class Slots:
         self.line.is_open = False
         for _ in self._all.copy():
             self.line.put(None)
+        self.line.is_cleared.set()
 
     def _start(self) -> None:
         slot = Slot(self.line, self.line.take)
@@ -335,7 +436,7 @@ class Slots:
 
     def _run(self, slot: Slot) -> None:
         try:
-            slot.work(self._handle)
+            slot.work(self._handle, self._handle_together)
         except BaseException as error:  # A border: it comes out in the thread of the controller.
             self.line.break_off(slot, error)
 
@@ -369,7 +470,7 @@ class Strands(Slots):
         self._start()
 
     def _run_one(self) -> None:
-        slot = Slot(self.line, self._take)
+        slot = Slot(self.line, self._take, stays=False)
         self._all.add(slot)
         self._run(slot)
         self._all.discard(slot)

@@ -10,7 +10,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 from msgspec import Struct
@@ -130,6 +130,12 @@ class Trials:
         except TransportError as error:
             logger.warning("Could not reject %s; it comes again: %s", label(envelope), error)
         return "failed"
+
+    def handle_together(
+        self, deliveries: Deliveries, envelopes: Sequence[Envelope], tell: Callable[[Envelope, Outcome], None]
+    ) -> None:
+        """Have each handled by itself; nothing is gathered for these processes."""
+        raise NotImplementedError
 
     def end(self) -> None:
         """End these processes; one that handles a message leaves it unfinished."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from postbus.control import Control
@@ -12,6 +12,7 @@ from postbus.envelope import Envelope
 from postbus.errors import ConfigurationError, Interrupted, TransportError
 from postbus.events import Observers, WorkerStarted, WorkerStopped
 from postbus.failures import Failures
+from postbus.handlers import Handler
 from postbus.limits import Counters, Stopping, StopSignal
 from postbus.transport import Receiver
 from postbus.worker.controller import Controller
@@ -51,8 +52,12 @@ class Worker:
         control: Control | None = None,
         hooks: Hooks | None = None,
         never_blocks: Callable[[Envelope], bool] | None = None,
+        batch_handlers_for: Callable[[Envelope], Sequence[Handler]] | None = None,
     ) -> None:
-        """``never_blocks`` says whether a message may be dispatched on the event loop; without it, none is."""
+        """``never_blocks`` says whether a message may be dispatched on the event loop; without it, none is.
+
+        ``batch_handlers_for`` says for which batch handlers a message may wait for others; without it, none does.
+        """
         if not receivers:
             raise ConfigurationError("There is no transport to consume. Name at least one.")
         check(options.strategy, options.weights, [*receivers, *options.queues])
@@ -69,6 +74,7 @@ class Worker:
         self._abandon: Callable[[WorkerStopped], object] | None = None
         self._hooks = hooks
         self._never_blocks = never_blocks
+        self._batch_handlers_for = batch_handlers_for
         self._is_prepared = False
 
     def run(
@@ -109,13 +115,15 @@ class Worker:
             for name, receiver in self._receivers.items()
         ]
         signals = StopSignals(self.stop, self._nudged)
+        resets = self._options.reset and self._hooks is not None and self._hooks.provided.are_reset
         dispatcher = Dispatcher(
-            self._dispatch,
+            self._hooks.provided.reset_after(self._dispatch) if self._hooks is not None and resets else self._dispatch,
             self._failures,
             self._observers,
             self.stop,
             lambda: self._stopping.reason(self._counters) is not None,
             signals.have_come,
+            resets=resets,
         )
         try:
             with (
@@ -139,6 +147,7 @@ class Worker:
                     signals,
                     self._be_abandoned,
                     never_blocks=self._never_blocks,
+                    batch_handlers_for=self._batch_handlers_for,
                     isolate=isolate,
                 )
                 try:
