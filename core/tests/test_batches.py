@@ -15,6 +15,7 @@ import pytest
 from postbus import Batch, ConfigurationError, Envelope, HandlerFailed, Limits, Postbus, Unrecoverable, stamps
 from postbus.errors import BatchFailed, PostbusError
 from postbus.events import Event, MessageHandled, WorkerStopped
+from postbus.transport import Outgoing
 
 PATIENCE = 30.0
 """Seconds after which something that must happen counts as never happening."""
@@ -406,6 +407,49 @@ def test_a_handler_that_exits_stops_the_worker(app: Postbus) -> None:
     with pytest.raises(SystemExit):
         app.worker("pages").run()
     assert 2 == transport(app, "pages").connection.count().delayed
+
+
+def test_a_batch_that_takes_too_long_has_failed(app: Postbus) -> None:
+    """At its time limit the handler is interrupted, and each of its messages is retried."""
+
+    @app.handler(batch=10, wait=LONG, time_limit=0.1)
+    def index(pages: list[Page]) -> None:
+        threading.Event().wait(PATIENCE)
+
+    app.dispatch_many([Page(1), Page(2)])
+    stopped = app.worker("pages", limits=Limits(messages=2)).run()
+    assert (0, 2) == (stopped.handled, stopped.failed)
+    assert 2 == transport(app, "pages").connection.count().delayed
+
+
+def test_a_batch_that_is_stuck_has_failed(app: Postbus) -> None:
+    """In a thread nothing interrupts it: its worker stops, and all of its messages are retried then."""
+    is_over = threading.Event()
+
+    @app.handler(batch=10, wait=LONG, time_limit=0.1)
+    def index(pages: list[Page]) -> None:
+        is_over.wait(PATIENCE)
+
+    app.dispatch_many([Page(1), Page(2)])
+    stopped = app.worker("pages", limits=Limits(messages=2), concurrency=2, grace=0).run()
+    is_over.set()
+    assert stopped.stuck
+    assert (0, 2) == (stopped.handled, stopped.failed)
+    assert 2 == transport(app, "pages").connection.count().delayed
+
+
+def test_what_cannot_be_decoded_is_in_no_batch(app: Postbus) -> None:
+    """Also where a handler takes everything."""
+    batches: list[Sequence[object]] = []
+
+    @app.handler(batch=10, wait=LONG, handles="*")
+    def index(things: list[Any]) -> None:
+        batches.append(things)
+
+    app.dispatch_many([Page(1), Page(2)])
+    transport(app, "pages").connection.publish([Outgoing(b"{", {"type": "nobody"})])
+    app.worker("pages", limits=Limits(messages=3)).run()
+    assert [[Page(1), Page(2)]] == batches
 
 
 # several handlers

@@ -242,3 +242,37 @@ def test_what_only_comes_back_to_us_is_not_given_back() -> None:
     slow.join()
     assert [] == broker.released
     assert list(range(10)) == handled
+
+
+@dataclass(frozen=True)
+class Single:
+    """A message of the same groups, which is handled by itself."""
+
+    group: str
+    number: int
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_groups_hold_for_batches(concurrency: int) -> None:
+    """Several of a group may be in one batch, in order; what comes behind them and is not in it waits for its end."""
+    app = Broker().app()
+    handled: list[Task | Single] = []
+
+    @app.handler(batch=4, wait=10 * PATIENCE)
+    def handle_many(tasks: list[Task]) -> None:
+        threading.Event().wait(0.01)
+        handled.extend(tasks)
+
+    @app.handler
+    def handle_one(single: Single) -> None:
+        handled.append(single)
+
+    tasks = [Single("ab"[n % 2], n) if n % 7 == 0 else Task("ab"[n % 2], n) for n in range(60)]
+    for task in tasks:
+        app.dispatch(task, stamps.TransportNames(["tasks"]))
+    stopped = app.worker("tasks", limits=Limits(messages=60), concurrency=concurrency).run()
+    assert (60, 0) == (stopped.handled, stopped.failed)
+    for group in "ab":
+        assert [task.number for task in tasks if task.group == group] == [
+            task.number for task in handled if task.group == group
+        ]

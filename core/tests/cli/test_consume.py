@@ -28,6 +28,28 @@ def test_it_handles_what_waits(shop: Shop) -> None:
     assert 1 == shop.json("stats")["transports"]["orders"]["waiting"]
 
 
+def test_nothing_is_reset_if_so_told(shop: Shop) -> None:
+    """What handlers need is reset after each message, but not with ``--no-reset``."""
+    shop.append(
+        """
+        class Session:
+            def reset(self) -> None:
+                print("reset")
+
+
+        app.provide(Session, Session)
+
+
+        @app.handler
+        def keep(order: OrderPlaced, session: Session) -> None:
+            print("kept")
+        """
+    )
+    shop.dispatch(1, 2, 3, 4)
+    assert ["kept", "reset", "kept", "reset"] == shop.run("consume", "orders", "-l", "2").stdout.splitlines()
+    assert ["kept", "kept"] == shop.run("consume", "orders", "-l", "2", "--no-reset").stdout.splitlines()
+
+
 def test_it_shows_each_message_when_asked(shop: Shop) -> None:
     """With -v there is a line for each message; without, only the start and the end."""
     shop.dispatch(1, 2)

@@ -16,6 +16,7 @@ from postbus.event_loop import loop
 from postbus.events import Observers, WorkerStopping
 from postbus.handlers import Handler
 from postbus.limits import STUCK, Counters, Stopping
+from postbus.serialization import Undecodable
 from postbus.worker.deliveries import Deliveries, all_of
 from postbus.worker.dispatching import Dispatcher, Unstored
 from postbus.worker.fetching import WAIT, Arrived, Fetcher, FetchSize
@@ -358,7 +359,8 @@ class Controller:
 
     def _gathering_for(self, deliveries: Deliveries, envelope: Envelope) -> Gathering | None:
         """Return where a message waits for others, to be handled together with them; None if it is handled alone."""
-        assert self._batch_handlers_for is not None
+        if self._batch_handlers_for is None or isinstance(envelope.message, Undecodable):
+            return None
         try:
             handlers = self._batch_handlers_for(envelope)
         except Exception:  # A border: what a message does when it is looked at is a failure of that message.
@@ -374,6 +376,7 @@ class Controller:
         return all(
             self._begin_together(deliveries, gathering)
             for deliveries in self._all_deliveries
+            if not deliveries.is_paused
             for gathering in deliveries.gathered_by(now)
         )
 

@@ -151,9 +151,7 @@ class Dispatcher:
                     continue
                 if is_watched:
                     self._observers.notify(MessageReceived(envelope, deliveries.name))
-                collection = collected.collect(envelope, self._dispatch)
-                if _process is not self._process:
-                    _end_forked()
+                collection = collected.collect(envelope, self._dispatch_here)
                 if collection.error is not None:
                     self._let_out_interruption(collection.error)
                 collections.append(collection)
@@ -179,6 +177,14 @@ class Dispatcher:
             assert not isinstance(outcome, Envelope)  # It comes again by itself, and not at once.
             counts = False
             tell(envelope, outcome)
+
+    def _dispatch_here(self, envelope: Envelope) -> Envelope:
+        """Dispatch a message, and come back in this process alone."""
+        try:
+            return self._dispatch(envelope)
+        finally:
+            if _process is not self._process:
+                _end_forked()
 
     def _call(self, call: Call, items: Sequence[Item[Any]]) -> None:
         """Call a batch handler, and take note of what has come of each item."""
