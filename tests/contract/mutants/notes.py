@@ -46,11 +46,7 @@ class FoldsNames(Plain):
         return super().read_notes([name.lower() for name in names])
 
 
-@breaks(
-    "a_note_is_no_message",
-    # Who waits gets it.
-    also=["notes_are_read_and_written_while_another_thread_waits"],
-)
+@breaks("a_note_is_no_message")
 class DeliversNotes(Plain):
     """Puts a note where the messages are, too."""
 
