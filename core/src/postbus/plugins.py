@@ -276,9 +276,9 @@ def _package_for(scheme: str) -> str | None:
         wanted = requires("postbus") or []
     except PackageNotFoundError:
         wanted = []
-    for requirement in wanted:
-        package, _, marker = requirement.partition(";")
-        for name in (family, family.removesuffix("s")):
-            if package.startswith("postbus-") and marker.strip() in (f"extra == '{name}'", f'extra == "{name}"'):
-                return package.strip()
-    return None
+    names = {family, family.removesuffix("s")}
+    extras = {f"extra == {quote}{name}{quote}" for name in names for quote in "'\""}
+    parts = [requirement.partition(";") for requirement in wanted]
+    found = {package.strip() for package, _, marker in parts if marker.strip() in extras}
+    # What brings several packages is not named after a scheme.
+    return found.pop() if len(found) == 1 and all(package.startswith("postbus-") for package in found) else None
