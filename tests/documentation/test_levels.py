@@ -9,12 +9,12 @@ from tests.documentation.levels import BLOCK, LINE, filled
 from tests.documentation.tables import PLUGINS
 
 
-def tests_of(folder):
+def read_tests_of(folder):
     """Return the text of a plugin's tests."""
     return "".join(path.read_text(encoding="utf-8") for path in folder.glob("tests/**/*.py"))
 
 
-HELD = [folder for folder in PLUGINS if "TransportContract" in tests_of(folder)]
+HELD = [folder for folder in PLUGINS if "TransportContract" in read_tests_of(folder)]
 """Those whose tests hold a transport to the contract."""
 
 RESTS_ON = {"silver": ("TransportHistories", "put_foreign"), "gold": ("TransportFaults",)}
@@ -32,7 +32,7 @@ def test_a_readme_says_the_level(folder):
     assert said or block[1].strip().startswith("Not certified yet:")
 
     reached = LEVELS[1 : LEVELS.index(said[1]) + 1] if said else ()
-    assert [] == [part for level in reached for part in RESTS_ON.get(level, ()) if part not in tests_of(folder)]
+    assert [] == [part for level in reached for part in RESTS_ON.get(level, ()) if part not in read_tests_of(folder)]
 
 
 def test_what_is_proven_stands_there():
