@@ -65,7 +65,9 @@ class GroupedForAll(Grouped):
 
 
 class TestGroupedForAll(Healthy, connection=GroupedForAll):
-    """So do groups."""
+    """So do groups, which come one message after the other."""
+
+    patience = 30.0
 
 
 class InManyHands(Groups):
