@@ -115,6 +115,8 @@ class Controller:
             deliveries.keeps_groups = deliveries.has_groups and (
                 options.concurrency > 1 or self._trials is not None or batch_handlers_for is not None
             )
+            if batch_handlers_for is not None:
+                deliveries.gathers = partial(self._gathering_for, deliveries)
         self._all_deliveries = all_deliveries
         self._fetchers = {
             deliveries.name: Fetcher(deliveries, self._inbox, is_alone=self._is_alone) for deliveries in all_deliveries
@@ -291,20 +293,22 @@ class Controller:
             # A transport that may have more keeps its turn, although none of its messages is here yet.
             wanting = [name for name, one in self._fetchers.items() if one.has_next]
             deliveries = self._fetchers[self._turns.order(wanting)[0]].deliveries if wanting else None
-            if deliveries is None:
-                return
-            gathers = partial(self._gathering_for, deliveries) if self._batch_handlers_for is not None else None
-            envelope = deliveries.next(gathers)
-            if envelope is None:
+            envelope = deliveries.next() if deliveries is not None else None
+            if deliveries is None or envelope is None:
+                if self._batch_handlers_for is not None:
+                    self._begin_gathered()  # It may be in the way of all that waits.
                 return
             suspects = deliveries.suspects
             trial_slots = self._trial_slots_for(deliveries, envelope) if suspects.are_there else None
             has_last_chance = suspects.are_there and trial_slots is None and suspects.has_last_chance(envelope)
             if has_last_chance and not self._may_be_alone():
                 return
+            gathers = deliveries.gathers
             gathering = gathers(envelope) if gathers is not None and not (trial_slots or has_last_chance) else None
-            if gathering is not None and gathering.is_full and not self._begin_together(deliveries, gathering):
-                return
+            if gathering is not None and gathering.is_full:
+                if not self._begin_together(deliveries, gathering):
+                    return
+                continue  # This one may have to wait for the end of those.
             slots = trial_slots or (self._slots_for(envelope) if gathering is None else self._slots)
             if slots is None:
                 return

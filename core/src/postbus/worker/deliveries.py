@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from msgspec import Struct
@@ -108,6 +108,8 @@ class Deliveries:
         """In line, or in a slot, by identity."""
         self.gatherings: dict[int, Gathering] = {}
         """What waits for others, to be handled together with them; by the identity of its handlers."""
+        self.gathers: Callable[[Envelope], Gathering | None] | None = None
+        """What tells where a message waits for others; None if nothing is gathered."""
         self.together: dict[int, Envelope] = {}
         """In line, or in a slot, together with others; by identity."""
         self.done: deque[Envelope] = deque()
@@ -290,12 +292,12 @@ class Deliveries:
 
     # groups
 
-    def next(self, gathers: Callable[[Envelope], Gathering | None] | None = None) -> Envelope | None:
+    def next(self) -> Envelope | None:
         """Return what is to be begun next, and leave it where it is; None if all that waits has to.
 
         A message waits as long as another one of its group is begun; others overtake it. One that fails does not hold
         up its group: it is another message that comes later. As long as one of its group is gathered, only those may
-        begin that get into the same batch, which ``gathers`` tells.
+        begin that get into the same batch, which `gathers` tells.
         """
         if not self.keeps_groups:
             return self.waiting[0] if self.waiting else None
@@ -303,20 +305,17 @@ class Deliveries:
         filling = {
             received_of(one).group: gathering for gathering in self.gatherings.values() for one in gathering.envelopes
         }
-        return next((one for one in self.waiting if self._may_begin(one, busy, filling, gathers)), None)
+        passed = {*busy}
+        for envelope in self.waiting:
+            group = received_of(envelope).group
+            if group is None or (group not in passed and self._fits(envelope, filling.get(group))):
+                return envelope
+            passed.add(group)  # What is behind it does not overtake it.
+        return None
 
-    def _may_begin(
-        self,
-        envelope: Envelope,
-        busy: Collection[str | None],
-        filling: Mapping[str | None, Gathering],
-        gathers: Callable[[Envelope], Gathering | None] | None,
-    ) -> bool:
-        group = received_of(envelope).group
-        if group is None or (group not in busy and group not in filling):
-            return True
-        # In the same batch it comes after those before it.
-        return group not in busy and gathers is not None and gathers(envelope) is filling[group]
+    def _fits(self, envelope: Envelope, filling: Gathering | None) -> bool:
+        """Say whether a message may begin while ``filling`` has others of its group: in there, it comes after them."""
+        return filling is None or (self.gathers is not None and self.gathers(envelope) is filling)
 
     def begin(self, envelope: Envelope) -> None:
         """Take out what `next` returned, because it begins now."""
@@ -341,7 +340,12 @@ class Deliveries:
 
     def gathered_by(self, now: float) -> list[Gathering]:
         """Return what is to be begun by this time: because it is full, or late, or nothing else is coming."""
-        return [one for one in self.gatherings.values() if one.is_due(now, self.asked_in_vain_at)]
+        if not self.gatherings:
+            return []
+        # What waits may wait for the end of what was gathered, and is not to wait for others that come behind it.
+        is_in_the_way = bool(self.waiting) and self.keeps_groups and self.next() is None
+        all_gathered = [one for one in self.gatherings.values() if one.envelopes]
+        return [one for one in all_gathered if is_in_the_way or one.is_due(now, self.asked_in_vain_at)]
 
     def scatter(self, gatherings: Sequence[Gathering] | None = None) -> None:
         """Let messages that were gathered wait each by itself again: all, or those that find no slot."""
