@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import click
 from msgspec import UNSET, Struct, UnsetType
@@ -12,7 +13,7 @@ from postbus.app import Postbus
 from postbus.cli.invocation import Invocation, pass_invocation, transport_names
 from postbus.cli.options import complete_transports, format_option
 from postbus.cli.output import print_json
-from postbus.control import Pause
+from postbus.control import Control, Pause
 from postbus.errors import ConfigurationError, PostbusError
 
 
@@ -37,11 +38,7 @@ def pause(invocation: Invocation, context: click.Context, names: tuple[str, ...]
     know within five seconds; what they have begun then they finish, and what they have not they give back. Their other
     transports go on. What is dispatched is stored as ever.
     """
-    app = invocation.app
-    chosen = _reachable(app, names)
-    changes = [_change(name, app.control.pause, "paused") for name in chosen]
-    _report(changes, format, lambda before: f"was paused already, {before}")
-    context.exit(1 if any(change.error for change in changes) else 0)
+    context.exit(_change_all(invocation.app, names, Control.pause, "paused", "was paused already,", format))
 
 
 @click.command(epilog="Example: postbus resume orders")
@@ -54,11 +51,22 @@ def resume(invocation: Invocation, context: click.Context, names: tuple[str, ...
 
     They know within five seconds.
     """
-    app = invocation.app
+    context.exit(_change_all(invocation.app, names, Control.resume, "resumed", "resumed, was paused", format))
+
+
+def _change_all(
+    app: Postbus,
+    names: Iterable[str],
+    change: Callable[[Control, str], Pause | None],
+    done: str,
+    about: str,
+    format: str,
+) -> int:
+    """Change transports, print what came of each, and return the exit code; ``about`` comes before an earlier pause."""
     chosen = _reachable(app, names)
-    changes = [_change(name, app.control.resume, "resumed") for name in chosen]
-    _report(changes, format, lambda before: f"resumed, was paused {before}")
-    context.exit(1 if any(change.error for change in changes) else 0)
+    changes = [_change(name, partial(change, app.control), done) for name in chosen]
+    _report(changes, format, about)
+    return 1 if any(change.error for change in changes) else 0
 
 
 def _reachable(app: Postbus, names: Iterable[str]) -> Sequence[str]:
@@ -83,7 +91,7 @@ def _change(name: str, change: Callable[[str], Pause | None], done: str) -> Chan
     return Change(name, done if is_done else "unchanged", before if before is not None else UNSET)
 
 
-def _report(changes: Sequence[Change], format: str, say: Callable[[Pause], str]) -> None:
+def _report(changes: Sequence[Change], format: str, about: str) -> None:
     if format == "json":
         print_json(changes)
         return
@@ -91,7 +99,7 @@ def _report(changes: Sequence[Change], format: str, say: Callable[[Pause], str])
         if change.error is not UNSET:
             click.echo(f"Error: {change.transport}: {change.error}", err=True)
         elif change.before is not UNSET:
-            click.echo(f"{change.transport}: {say(change.before)}")
+            click.echo(f"{change.transport}: {about} {change.before}")
         else:
             click.echo(f"{change.transport}: {'was not paused' if change.result == 'unchanged' else change.result}")
 

@@ -34,9 +34,13 @@ class FetchSize:
 
     def __init__(self, fixed: int | None = None, most_bytes: int | None = None) -> None:
         self._fixed = fixed
-        self.is_fixed = fixed is not None
         self.most_bytes = math.inf if most_bytes is None else most_bytes
         self.limit = fixed or 1
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it was given, and is not found out."""
+        return self._fixed is not None
 
     def limit_for(self, size: float | None) -> int:
         """Return how many messages of so many bytes to fetch at once; None for an unknown number of bytes."""
